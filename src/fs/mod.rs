@@ -1,0 +1,1 @@
+//! POSIX meaning: namespace, inodes, handles, extents, dirty data, locks, extended attributes.

@@ -1,0 +1,1 @@
+//! The background coder: queue, policy, worker.

@@ -1,0 +1,150 @@
+//! The few types every layer shares. Imports nothing of ours.
+
+use std::fmt;
+
+/// Inode number. Never reused within a store; 1 is the root directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ino(pub u64);
+
+impl Ino {
+    /// The root directory.
+    pub const ROOT: Self = Self(1);
+}
+
+impl fmt::Display for Ino {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A point in time: seconds since the epoch (may be negative) and nanoseconds (`0..1_000_000_000`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Time {
+    /// Seconds since 1970-01-01 UTC.
+    pub sec: i64,
+    /// Nanoseconds within the second.
+    pub nsec: u32,
+}
+
+impl Time {
+    /// The wall clock now.
+    pub fn now() -> Self {
+        let d = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        Self { sec: d.as_secs() as i64, nsec: d.subsec_nanos() }
+    }
+}
+
+/// What an inode is, apart from its names, extents and extended attributes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attr {
+    /// File type and permission bits, as in `st_mode`.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Names of the inode; 0 for an orphan (unlinked but open).
+    pub nlink: u32,
+    /// Device number, for device nodes.
+    pub rdev: u32,
+    /// Size in bytes.
+    pub size: u64,
+    /// Last access.
+    pub atime: Time,
+    /// Last change of content.
+    pub mtime: Time,
+    /// Last change of anything.
+    pub ctime: Time,
+    /// Birth.
+    pub btime: Time,
+    /// For directories: the parent (needed for `..` and for rename's loop check); else 0.
+    pub parent: u64,
+}
+
+impl Attr {
+    /// The `S_IFMT` part of the mode.
+    pub fn file_type(&self) -> u32 {
+        self.mode & libc::S_IFMT
+    }
+    /// True for a directory.
+    pub fn is_dir(&self) -> bool {
+        self.file_type() == libc::S_IFDIR
+    }
+    /// True for a regular file.
+    pub fn is_file(&self) -> bool {
+        self.file_type() == libc::S_IFREG
+    }
+}
+
+/// How a frame's payload was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Form {
+    /// The bytes themselves.
+    Raw = 0,
+    /// A zstd frame.
+    Zstd = 1,
+    /// Experts and arithmetic coder, no language model.
+    Fast = 2,
+    /// Language model, experts and arithmetic coder.
+    Lm = 3,
+}
+
+impl Form {
+    /// The form with this number on disk, if it is known to this version.
+    pub fn from_u8(v: u8) -> Option<Self> {
+        Some(match v {
+            0 => Self::Raw,
+            1 => Self::Zstd,
+            2 => Self::Fast,
+            3 => Self::Lm,
+            _ => return None,
+        })
+    }
+}
+
+/// Where a frame lies: segment number, byte offset in it, bytes from first header to second, inclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FrameRef {
+    /// Segment number.
+    pub segment: u32,
+    /// Byte offset of the frame's first header in the segment file.
+    pub offset: u32,
+    /// Length of the whole frame in bytes.
+    pub len: u32,
+}
+
+/// A run of a file's bytes and the frame that holds them.
+///
+/// Extents of one inode never overlap; a gap between them is a hole and reads as zeros. A newer
+/// extent cuts what it covers out of older ones, so an extent may be a *piece* of its frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// First byte in the file.
+    pub off: u64,
+    /// Length in bytes, at least 1.
+    pub len: u64,
+    /// The frame that holds it.
+    pub frame: FrameRef,
+    /// Offset of the extent's first byte in the frame's plaintext.
+    pub frame_off: u32,
+    /// Length of the frame's whole plaintext.
+    pub plain_len: u32,
+    /// Form of the frame.
+    pub form: Form,
+    /// True for what a write left behind (raw or zstd-1), false once the background coder chose.
+    pub staged: bool,
+    /// Content generation of the frame: the store-wide number of the write that made the content.
+    pub generation: u64,
+    /// The primer that the frame was coded with; 0 for none.
+    pub primer: u64,
+}
+
+impl Extent {
+    /// One past the last byte in the file.
+    pub fn end(&self) -> u64 {
+        self.off + self.len
+    }
+}
