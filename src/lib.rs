@@ -12,6 +12,7 @@ pub mod cache;
 pub mod cli;
 pub mod codec;
 pub mod control;
+pub mod fetch;
 pub mod fs;
 pub mod fuse;
 pub mod recode;

@@ -29,9 +29,8 @@ pub struct Time {
 impl Time {
     /// The wall clock now.
     pub fn now() -> Self {
-        let d = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
+        let d =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self { sec: d.as_secs() as i64, nsec: d.subsec_nanos() }
     }
 }

@@ -1,1 +1,381 @@
 //! The background coder: queue, policy, worker.
+//!
+//! Rested data are rewritten as coded frames at idle priority. A write that comes in between wins:
+//! the swap is a compare-and-swap on the extents that were read, so no lock is held while coding.
+//! The age of data is told from content generations: once a second the newest generation is noted
+//! beside the clock, and whatever is at or below the note of `rest` seconds ago has rested.
+
+mod plan;
+mod worker;
+
+use crate::block::Primer;
+use crate::fetch::FetchError;
+use crate::store::Store;
+use crate::types::Ino;
+use plan::{Plan, Rested, Run};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use worker::PrimerSlot;
+
+/// The extended attribute that governs how a file is coded.
+pub const MODEL_XATTR: &[u8] = b"user.lmfs.model";
+/// The model name that keeps a file uncoded.
+pub const MODEL_OFF: &[u8] = b"off";
+/// How much longer than a whole block a tail must rest.
+const TAIL_FACTOR: u32 = 10;
+
+/// How the background coder works.
+#[derive(Debug, Clone)]
+pub struct RecodeOptions {
+    /// Time that data must have been left alone.
+    pub rest: Duration,
+    /// Worker threads.
+    pub threads: usize,
+    /// False: only `settle` codes.
+    pub enabled: bool,
+}
+
+/// What a settle did, in stored bytes of the runs and blocks coded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SettleReport {
+    /// Live bytes in the store before.
+    pub before_bytes: u64,
+    /// Live bytes in the store after.
+    pub after_bytes: u64,
+    /// Blocks coded.
+    pub blocks: u64,
+}
+
+/// What waits and how fast it goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RecodeStatus {
+    /// Blocks that wait to be coded.
+    pub pending_blocks: u64,
+    /// Their bytes.
+    pub backlog_bytes: u64,
+    /// Bytes coded per second of working time, lately; 0 if nothing was coded yet.
+    pub coding_bytes_per_s: u64,
+    /// Seconds until the backlog is coded, at that rate.
+    pub eta_s: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// When an inode is to be looked at next.
+    due: HashMap<Ino, Instant>,
+    order: BTreeSet<(Instant, Ino)>,
+    /// (when, newest generation then), oldest first.
+    ages: VecDeque<(Instant, u64)>,
+}
+
+impl Queue {
+    /// Looks at `ino` at `when`, or earlier if it was to be looked at earlier.
+    fn put(&mut self, ino: Ino, when: Instant) {
+        if let Some(old) = self.due.get(&ino) {
+            if *old <= when {
+                return;
+            }
+            self.order.remove(&(*old, ino));
+        }
+        self.due.insert(ino, when);
+        self.order.insert((when, ino));
+    }
+
+    fn pop_due(&mut self, now: Instant) -> Option<Ino> {
+        let &(when, ino) = self.order.first()?;
+        if when > now {
+            return None;
+        }
+        self.order.pop_first();
+        self.due.remove(&ino);
+        Some(ino)
+    }
+
+    /// The newest generation that is at least `age` old.
+    fn rested(&self, now: Instant, age: Duration) -> u64 {
+        let old = |t: &Instant| now.saturating_duration_since(*t) >= age;
+        self.ages.iter().rev().find(|(t, _)| old(t)).map_or(0, |(_, g)| *g)
+    }
+}
+
+/// The background coder of one open store.
+#[derive(Debug)]
+pub struct Recoder {
+    store: Arc<Store>,
+    options: RecodeOptions,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    stop: AtomicBool,
+    coded_bytes: AtomicU64,
+    busy_us: AtomicU64,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// One run of one inode, for a worker.
+struct Job {
+    ino: Ino,
+    run: Run,
+    slot: Arc<PrimerSlot>,
+}
+
+impl Recoder {
+    /// Starts the coder's thread; what was left staged by earlier mounts is queued at once.
+    pub fn start(store: Arc<Store>, options: RecodeOptions) -> Arc<Self> {
+        let this = Arc::new(Self {
+            store,
+            options,
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            stop: AtomicBool::new(false),
+            coded_bytes: AtomicU64::new(0),
+            busy_us: AtomicU64::new(0),
+            thread: Mutex::new(None),
+        });
+        match this.store.staged_inodes() {
+            Ok(inos) => inos.into_iter().for_each(|ino| this.touch(ino)),
+            Err(e) => log::error!("cannot list what waits for coding: {e}"),
+        }
+        if this.options.enabled && !this.store.read_only() {
+            let me = Arc::clone(&this);
+            let spawned = std::thread::Builder::new().name("recode".into()).spawn(move || me.run());
+            match spawned {
+                Ok(handle) => {
+                    *this.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
+                }
+                Err(e) => log::error!("no background coding: {e}"),
+            }
+        }
+        this
+    }
+
+    /// Tells the coder that an inode has new staged extents, or a new model.
+    pub fn touch(&self, ino: Ino) {
+        self.queue().put(ino, Instant::now() + self.options.rest);
+    }
+
+    /// Stops the coder's thread after the runs it is at.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.wake.notify_all();
+        let handle = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(handle) = handle
+            && handle.join().is_err()
+        {
+            log::error!("the background coder panicked");
+        }
+    }
+
+    /// Codes all that waits, now, of these inodes or of all; `progress(done, total)` in blocks.
+    pub fn settle(
+        &self,
+        inos: Option<Vec<Ino>>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<SettleReport, FetchError> {
+        let inos = match inos {
+            Some(inos) => inos,
+            None => self.store.staged_inodes()?,
+        };
+        let before_bytes = self.live_bytes()?;
+        let mut blocks = 0;
+        // A write between planning and swapping costs another round; a busy writer is not chased.
+        for _ in 0..3 {
+            let mut total = 0;
+            for &ino in &inos {
+                total += self.plan(ino, Rested::ALL)?.map_or(0, |(p, _)| p.ready.len() as u64);
+            }
+            if total == 0 {
+                break;
+            }
+            let mut done = 0;
+            progress(0, total);
+            let coded = self.code(&inos, Rested::ALL, self.settle_threads(), false, &mut |_| {
+                done += 1;
+                progress(done, total.max(done));
+            })?;
+            blocks += coded;
+        }
+        self.store.sync()?;
+        Ok(SettleReport { before_bytes, after_bytes: self.live_bytes()?, blocks })
+    }
+
+    /// What waits, how fast it goes.
+    pub fn status(&self) -> RecodeStatus {
+        let inos = self.store.staged_inodes().unwrap_or_default();
+        let mut s = RecodeStatus::default();
+        for ino in inos {
+            if let Ok(Some((p, _))) = self.plan(ino, Rested { block: 0, tail: 0 }) {
+                s.pending_blocks += p.waiting;
+                s.backlog_bytes += p.waiting_bytes;
+            }
+        }
+        let busy = self.busy_us.load(Ordering::Relaxed);
+        if let Some(rate) = (self.coded_bytes.load(Ordering::Relaxed) * 1_000_000).checked_div(busy)
+        {
+            s.coding_bytes_per_s = rate;
+        }
+        s.eta_s = if s.backlog_bytes == 0 {
+            Some(0)
+        } else {
+            s.backlog_bytes.checked_div(s.coding_bytes_per_s)
+        };
+        s
+    }
+
+    fn settle_threads(&self) -> usize {
+        std::thread::available_parallelism().map_or(1, usize::from).max(self.options.threads)
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn live_bytes(&self) -> Result<u64, FetchError> {
+        let s = self.store.stats()?;
+        Ok(s.coded_bytes + s.staged_bytes + s.meta_bytes + s.parity_bytes)
+    }
+
+    fn run(&self) {
+        let tick = Duration::from_secs(1).min(self.options.rest.max(Duration::from_millis(20)));
+        let keep = self.options.rest * TAIL_FACTOR;
+        while !self.stop.load(Ordering::SeqCst) {
+            let mut inos = Vec::new();
+            let rested = {
+                let mut q = self.queue();
+                let now = Instant::now();
+                q.ages.push_back((now, self.store.next_generation()));
+                // Keep one note that is older than the oldest age asked for.
+                while q.ages.len() > 1 && now.duration_since(q.ages[1].0) >= keep {
+                    q.ages.pop_front();
+                }
+                while inos.len() < 256
+                    && let Some(ino) = q.pop_due(now)
+                {
+                    inos.push(ino);
+                }
+                let rest = self.options.rest;
+                Rested { block: q.rested(now, rest), tail: q.rested(now, keep) }
+            };
+            if inos.is_empty() {
+                let q = self.queue();
+                drop(self.wake.wait_timeout(q, tick));
+                continue;
+            }
+            if let Err(e) = self.code(&inos, rested, self.options.threads, true, &mut |_| {}) {
+                log::error!("background coding: {e}");
+            }
+            for ino in inos {
+                if matches!(self.plan(ino, rested), Ok(Some((p, _))) if p.waiting > 0 || !p.ready.is_empty())
+                {
+                    self.queue().put(ino, Instant::now() + self.options.rest.max(tick));
+                }
+            }
+        }
+    }
+
+    /// Plans an inode; `None` if there is nothing to code in it by kind or by wish.
+    fn plan(&self, ino: Ino, rested: Rested) -> Result<Option<(Plan, PrimerSlot)>, FetchError> {
+        let Some(attr) = self.store.inode(ino)?.filter(crate::types::Attr::is_file) else {
+            return Ok(None);
+        };
+        let model = self.store.xattr(ino, MODEL_XATTR)?;
+        let model = model.as_deref().unwrap_or(self.store.superblock().model.as_bytes());
+        if model == MODEL_OFF {
+            return Ok(None);
+        }
+        let extents = self.store.extents_in(ino, 0, u64::MAX)?;
+        let block = u64::from(self.store.superblock().block_size.max(4096));
+        let id = extents.iter().map(|e| e.primer).find(|p| *p != 0).unwrap_or(0);
+        // A file of one block would only pay for its primer.
+        let wanted = attr.size > block && attr.size > Primer::LEN as u64;
+        Ok(Some((plan::plan(&extents, attr.size, block, rested), PrimerSlot::new(id, wanted))))
+    }
+
+    /// Codes the ready runs of `inos` with `threads` workers; returns how many were swapped in.
+    /// `done` is called once per run, with the bytes coded.
+    fn code(
+        &self,
+        inos: &[Ino],
+        rested: Rested,
+        threads: usize,
+        idle: bool,
+        done: &mut dyn FnMut(u64),
+    ) -> Result<u64, FetchError> {
+        let began = Instant::now();
+        let (job_tx, job_rx) = mpsc::sync_channel::<Job>(threads * 4);
+        let (done_tx, done_rx) = mpsc::channel::<Result<u64, FetchError>>();
+        let job_rx = Mutex::new(job_rx);
+        let (mut coded, mut bytes, mut failed) = (0, 0, None);
+        std::thread::scope(|scope| {
+            for _ in 0..threads.max(1) {
+                let done_tx = done_tx.clone();
+                let job_rx = &job_rx;
+                scope.spawn(move || {
+                    if idle {
+                        lower_priority();
+                    }
+                    loop {
+                        let job = job_rx.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                        let Ok(job) = job else { break };
+                        let result = worker::code_run(&self.store, job.ino, &job.run, &job.slot);
+                        if let Err(e) = &result {
+                            log::error!("inode {} offset {}: not coded: {e}", job.ino, job.run.off);
+                        }
+                        if done_tx.send(result).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop(done_tx);
+            let mut take = |r: Result<u64, FetchError>| match r {
+                Ok(n) => {
+                    coded += u64::from(n > 0);
+                    bytes += n;
+                    done(n);
+                }
+                Err(e) => failed = Some(e),
+            };
+            for &ino in inos {
+                if idle && self.stop.load(Ordering::SeqCst) {
+                    break;
+                }
+                match self.plan(ino, rested) {
+                    Ok(Some((plan, slot))) => {
+                        let slot = Arc::new(slot);
+                        for run in plan.ready {
+                            if idle && self.stop.load(Ordering::SeqCst) {
+                                break;
+                            }
+                            done_rx.try_iter().for_each(&mut take);
+                            let job = Job { ino, run, slot: Arc::clone(&slot) };
+                            if job_tx.send(job).is_err() {
+                                break;
+                            }
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(e) => take(Err(e)),
+                }
+            }
+            drop(job_tx);
+            done_rx.iter().for_each(take);
+        });
+        self.coded_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if bytes > 0 {
+            self.busy_us.fetch_add(began.elapsed().as_micros() as u64, Ordering::Relaxed);
+        }
+        failed.map_or(Ok(coded), Err)
+    }
+}
+
+/// Lets everybody else go first: idle class for the processor.
+fn lower_priority() {
+    let param = libc::sched_param { sched_priority: 0 };
+    // SAFETY: plain system call on the calling thread with a valid pointer; failure is harmless.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const param) } != 0 {
+        log::debug!("no idle priority: {}", std::io::Error::last_os_error());
+    }
+}

@@ -32,7 +32,9 @@ pub enum StoreError {
         reason: String,
     },
     /// Another process has the store open.
-    #[error("{path} is in use by process {pid}; unmount it there first (lmfs umount), or use its mount point")]
+    #[error(
+        "{path} is in use by process {pid}; unmount it there first (lmfs umount), or use its mount point"
+    )]
     InUse {
         /// The store's directory.
         path: String,

@@ -1,0 +1,164 @@
+//! Policy: which runs of an inode's bytes the background coder takes now.
+//!
+//! A *run* is a maximal stretch of extents without a hole, cut at block boundaries. A run waits
+//! when any part of it is staged. It is taken once all its staged parts have rested; a run that
+//! ends inside its block at the end of the file (a *tail*) is likely to grow, so it must have
+//! rested longer, unless small writes have shattered it.
+
+use crate::types::Extent;
+
+/// Pieces in a tail beyond which it is coded after the ordinary rest: fewer, larger frames.
+const SHATTERED: usize = 32;
+
+/// Content generations at or below these have rested.
+#[derive(Debug, Clone, Copy)]
+pub struct Rested {
+    /// Rested long enough for a whole block.
+    pub block: u64,
+    /// Rested long enough for a tail.
+    pub tail: u64,
+}
+
+impl Rested {
+    /// Everything has rested: what `settle` wants.
+    pub const ALL: Self = Self { block: u64::MAX, tail: u64::MAX };
+}
+
+/// A run of bytes to be coded as one frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// First byte in the file.
+    pub off: u64,
+    /// Length in bytes, at most a block.
+    pub len: u64,
+    /// The extents that overlap it, whole: what the swap is guarded by.
+    pub extents: Vec<Extent>,
+}
+
+/// What there is to do for an inode.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Runs to code now, in file order.
+    pub ready: Vec<Run>,
+    /// Runs that wait but have not rested yet.
+    pub waiting: u64,
+    /// Their bytes.
+    pub waiting_bytes: u64,
+}
+
+/// Plans one inode: `extents` are all of its extents in order, `size` its size, `block` the unit.
+pub fn plan(extents: &[Extent], size: u64, block: u64, rested: Rested) -> Plan {
+    let mut plan = Plan::default();
+    let mut i = 0;
+    while i < extents.len() {
+        // A block's worth at a time: [start, end) is the run that begins in extents[i].
+        let mut start = extents[i].off;
+        let mut first = i;
+        loop {
+            let limit = (start / block + 1) * block;
+            let mut last = first;
+            while extents[last].end() < limit
+                && extents.get(last + 1).is_some_and(|n| n.off == extents[last].end())
+            {
+                last += 1;
+            }
+            let end = extents[last].end().min(limit);
+            consider(&mut plan, &extents[first..=last], start, end, limit, size, rested);
+            // The last extent may reach into the next block.
+            if extents[last].end() > limit {
+                (start, first) = (limit, last);
+            } else {
+                i = last + 1;
+                break;
+            }
+        }
+    }
+    plan
+}
+
+fn consider(
+    plan: &mut Plan,
+    parts: &[Extent],
+    start: u64,
+    end: u64,
+    limit: u64,
+    size: u64,
+    rested: Rested,
+) {
+    if !parts.iter().any(|e| e.staged) {
+        return;
+    }
+    let tail = end < limit && end >= size && parts.len() <= SHATTERED;
+    let bar = if tail { rested.tail } else { rested.block };
+    let newest = parts.iter().filter(|e| e.staged).map(|e| e.generation).max().unwrap_or(0);
+    if newest <= bar {
+        plan.ready.push(Run { off: start, len: end - start, extents: parts.to_vec() });
+    } else {
+        plan.waiting += 1;
+        plan.waiting_bytes += end - start;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Form, FrameRef};
+
+    const BLOCK: u64 = 100;
+
+    fn extent(off: u64, len: u64, staged: bool, generation: u64) -> Extent {
+        Extent {
+            off,
+            len,
+            frame: FrameRef { segment: 1, offset: off as u32, len: len as u32 },
+            frame_off: 0,
+            plain_len: len as u32,
+            form: Form::Raw,
+            staged,
+            generation,
+            primer: 0,
+        }
+    }
+
+    fn runs(extents: &[Extent], size: u64, rested: Rested) -> Vec<(u64, u64, usize)> {
+        plan(extents, size, BLOCK, rested)
+            .ready
+            .iter()
+            .map(|r| (r.off, r.len, r.extents.len()))
+            .collect()
+    }
+
+    #[test]
+    fn one_large_extent_is_cut_at_blocks() {
+        let e = [extent(30, 250, true, 1)];
+        assert_eq!(runs(&e, 280, Rested::ALL), [(30, 70, 1), (100, 100, 1), (200, 80, 1)]);
+    }
+
+    #[test]
+    fn holes_end_runs_and_neighbours_join() {
+        let e = [extent(0, 10, true, 1), extent(10, 20, false, 2), extent(50, 10, true, 3)];
+        assert_eq!(runs(&e, 60, Rested::ALL), [(0, 30, 2), (50, 10, 1)]);
+    }
+
+    #[test]
+    fn coded_blocks_are_left_alone() {
+        let e = [extent(0, 100, false, 1), extent(100, 100, true, 2)];
+        assert_eq!(runs(&e, 200, Rested::ALL), [(100, 100, 1)]);
+    }
+
+    #[test]
+    fn young_data_waits_and_tails_wait_longer() {
+        let e = [extent(0, 100, true, 5), extent(100, 50, true, 5)];
+        let p = plan(&e, 150, BLOCK, Rested { block: 4, tail: 4 });
+        assert_eq!((p.ready.len(), p.waiting, p.waiting_bytes), (0, 2, 150));
+        let p = plan(&e, 150, BLOCK, Rested { block: 5, tail: 4 });
+        assert_eq!((p.ready.len(), p.waiting, p.waiting_bytes), (1, 1, 50));
+    }
+
+    #[test]
+    fn a_shattered_tail_rests_like_a_block() {
+        let e: Vec<_> = (0..40).map(|i| extent(i, 1, true, i)).collect();
+        let p = plan(&e, 40, BLOCK, Rested { block: 50, tail: 0 });
+        assert_eq!(p.ready.len(), 1);
+    }
+}
