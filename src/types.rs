@@ -139,6 +139,8 @@ pub struct Extent {
     pub generation: u64,
     /// The primer that the frame was coded with; 0 for none.
     pub primer: u64,
+    /// The store's number of the language model that the frame was coded with; 0 for none.
+    pub model: u16,
 }
 
 impl Extent {

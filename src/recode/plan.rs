@@ -117,6 +117,7 @@ mod tests {
             staged,
             generation,
             primer: 0,
+            model: 0,
         }
     }
 

@@ -101,6 +101,7 @@ pub fn code_run(store: &Store, ino: Ino, run: &Run, slot: &PrimerSlot) -> Result
                 plain_len: primer.plain().len() as u32,
                 plain_hash: block::plain_hash(primer.plain()),
                 primer: 0,
+                model: 0,
                 payload: coded.payload,
             });
         }
@@ -115,6 +116,7 @@ pub fn code_run(store: &Store, ino: Ino, run: &Run, slot: &PrimerSlot) -> Result
         plain_len: plain.len() as u32,
         plain_hash: block::plain_hash(&plain),
         primer: primer_id,
+        model: 0,
         payload: encoded.payload,
     });
     match store.append(txn) {

@@ -123,8 +123,23 @@ pub struct NewFrame {
     pub plain_hash: u64,
     /// Primer it was coded with; 0 for none.
     pub primer: u64,
+    /// Store's number of the language model it was coded with; 0 for none.
+    pub model: u16,
     /// The coded bytes.
     pub payload: Vec<u8>,
+}
+
+/// A language model that frames of this store may name. Immutable once put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelEntry {
+    /// The store's number for it, from 1.
+    pub number: u16,
+    /// BLAKE3 of the model's canonical file.
+    pub id: [u8; 32],
+    /// Version of the engine's numerics that frames were coded with.
+    pub engine: u16,
+    /// Name it goes by.
+    pub name: String,
 }
 
 /// One change of state. A transaction's changes become visible and durable together.
@@ -170,6 +185,8 @@ pub enum Op {
         /// Index into [`Txn::frames`].
         frame: usize,
     },
+    /// Enter a language model into the store's table, or rename it.
+    PutModel(ModelEntry),
     /// Unmap a byte range (truncate, punch): it reads as zeros from now on.
     Punch {
         /// Inode.
@@ -221,6 +238,8 @@ pub struct Frame {
     pub plain_len: u32,
     /// First 8 bytes (little-endian) of the plaintext's BLAKE3 hash.
     pub plain_hash: u64,
+    /// Store's number of the language model it was coded with; 0 for none.
+    pub model: u16,
     /// The coded bytes.
     pub payload: Vec<u8>,
 }
@@ -358,6 +377,11 @@ impl Store {
 
     /// Where the primer with this id lies.
     pub fn primer(&self, _id: u64) -> Result<Option<FrameRef>> {
+        todo!()
+    }
+
+    /// The language models that frames of this store may name, by number.
+    pub fn models(&self) -> Result<Vec<ModelEntry>> {
         todo!()
     }
 
