@@ -1,0 +1,114 @@
+//! Namespace checkpoints: the whole table in the log, so that nothing before it is replayed.
+
+use super::api::{Result, StoreError};
+use super::frame::{self, HEADER, Kind};
+use super::log::{Segments, Writer, checked, meta_frame, squeeze, summary};
+use super::record::{In, Out, unsqueeze};
+use super::state::{State, Totals};
+use super::superblock::SEGMENT_HEADER;
+use super::table::Table;
+
+/// Plaintext of a part, at most; a pair is never split.
+const PART: usize = 1 << 20;
+
+/// What a checkpoint's end says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// Parts before it.
+    pub parts: u32,
+    /// The last group it contains.
+    pub seq: u64,
+    /// Chain hash after that group.
+    pub chain: u64,
+    /// The totals.
+    pub totals: Totals,
+}
+
+/// Writes a checkpoint at the head of a new segment. Returns its length in bytes. If it fails for
+/// want of room, what was written of it is harmless.
+pub fn write(w: &mut Writer, state: &State) -> Result<u64> {
+    w.roll(true)?;
+    let mut parts = 0;
+    let mut total = 0;
+    let (mut out, mut failed) = (Out::default(), None);
+    let mut emit = |w: &mut Writer, out: &mut Out| -> Result<()> {
+        let (form, plain_len, payload) = squeeze(std::mem::take(&mut out.0));
+        let bytes = meta_frame(Kind::Checkpoint, w.seq, plain_len, form, &payload);
+        w.ensure(bytes.len() as u64, true)?;
+        w.append(Kind::Checkpoint, &bytes)?;
+        parts += 1;
+        total += bytes.len() as u64;
+        Ok(())
+    };
+    state.table.each(&[], &[0xff], |(k, v)| {
+        out.bytes(&k).bytes(&v);
+        if out.0.len() >= PART
+            && let Err(e) = emit(w, &mut out)
+        {
+            failed = Some(e);
+        }
+        failed.is_none()
+    })?;
+    if let Some(e) = failed {
+        return Err(e);
+    }
+    emit(w, &mut out)?;
+    let mut o = Out::default();
+    o.u32(parts).u64(w.seq).u64(w.chain);
+    state.totals.encode(&mut o);
+    let (form, plain_len, payload) = squeeze(o.0);
+    let bytes = meta_frame(Kind::CheckpointEnd, w.seq, plain_len, form, &payload);
+    w.ensure(bytes.len() as u64, true)?;
+    w.append(Kind::CheckpointEnd, &bytes)?;
+    w.since_checkpoint = 0;
+    Ok(total)
+}
+
+/// Loads the checkpoint that begins in `segment`: its end, and where the groups after it start
+/// (segment, offset). The error says why it cannot be used.
+pub fn load(segments: &Segments, segment: u32, table: &mut Table) -> Result<(End, u32, u64)> {
+    let broken = |reason: &str| StoreError::Damaged {
+        segment,
+        offset: SEGMENT_HEADER as u32,
+        reason: format!("checkpoint: {reason}"),
+    };
+    let mut parts = 0;
+    let mut number = segment;
+    loop {
+        let (lines, _) = summary(segments, number, SEGMENT_HEADER as u64)?;
+        if lines.is_empty() {
+            return Err(broken("it has no end"));
+        }
+        for l in lines {
+            if l.kind == Kind::Footer {
+                continue;
+            }
+            if !matches!(l.kind, Kind::Checkpoint | Kind::CheckpointEnd) {
+                return Err(broken("it was not finished"));
+            }
+            let bytes = segments.read(l.frame)?;
+            let h = checked(l.frame, &bytes)?;
+            let payload = &bytes[HEADER..bytes.len() - HEADER];
+            let body = unsqueeze(h.form, payload, h.plain_len).ok_or_else(|| broken("part"))?;
+            let mut i = In(&body);
+            if l.kind == Kind::CheckpointEnd {
+                let end = (|| {
+                    let (parts, seq, chain) = (i.u32()?, i.u64()?, i.u64()?);
+                    Some(End { parts, seq, chain, totals: Totals::decode(&mut i)? })
+                })();
+                let end =
+                    end.filter(|e| e.parts == parts).ok_or_else(|| broken("parts missing"))?;
+                return Ok((end, number, u64::from(l.frame.offset) + u64::from(l.frame.len)));
+            }
+            while !i.0.is_empty() {
+                let pair = (|| Some((i.bytes()?, i.bytes()?)))();
+                let (k, v) = pair.ok_or_else(|| broken("unreadable pair"))?;
+                table.put(k, v);
+            }
+            parts += 1;
+        }
+        number += 1;
+    }
+}
+
+const _: () = assert!(PART * 8 < frame::MAX_LEN);

@@ -1,0 +1,94 @@
+//! The thread that moves durable changes from memory into the index.
+
+use super::table::Base;
+use super::{Bell, Store, lock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Changes moved at a time.
+const BATCH: usize = 20_000;
+/// Changes in memory from which on the thread is woken early.
+const CROWD: usize = 100_000;
+/// The thread looks this often.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// The thread's handle.
+#[derive(Debug, Default)]
+pub struct Indexer {
+    bell: Arc<Bell>,
+    stop: Arc<AtomicBool>,
+    broken: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Indexer {
+    /// Starts the thread; it ends with the store, or at [`Self::stop`].
+    pub fn start(&self, store: &Arc<Store>) {
+        let weak: Weak<Store> = Arc::downgrade(store);
+        let (bell, stop) = (Arc::clone(&self.bell), Arc::clone(&self.stop));
+        let run = move || {
+            while !stop.load(Ordering::SeqCst) {
+                bell.wait(EVERY);
+                let Some(store) = weak.upgrade() else { return };
+                while !stop.load(Ordering::SeqCst) && step(&store) > 0 {}
+            }
+        };
+        match std::thread::Builder::new().name("indexer".into()).spawn(run) {
+            Ok(h) => *lock(&self.thread) = Some(h),
+            Err(e) => log::warn!("the index stays in memory: {e}"),
+        }
+    }
+
+    /// Wakes the thread if many changes wait.
+    pub fn nudge(&self, waiting: usize) {
+        if waiting > CROWD {
+            self.bell.ring();
+        }
+    }
+
+    /// Ends the thread.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.bell.ring();
+        let handle = lock(&self.thread).take();
+        if let Some(h) = handle
+            && h.thread().id() != std::thread::current().id()
+            && h.join().is_err()
+        {
+            log::error!("the indexer panicked");
+        }
+    }
+}
+
+/// Moves one batch of durable changes; returns how many.
+pub fn step(store: &Store) -> usize {
+    if store.indexer.broken.load(Ordering::Relaxed) {
+        return 0;
+    }
+    let durable = store.durable.load(Ordering::Acquire);
+    let (base, batch): (Arc<dyn Base>, _) = {
+        let state = store.state();
+        if state.table.base().is_volatile() {
+            return 0;
+        }
+        (Arc::clone(state.table.base()), state.table.ripe(durable, BATCH))
+    };
+    if batch.is_empty() {
+        return 0;
+    }
+    if let Err(e) = base.write(&batch) {
+        log::error!("{e}");
+        store.indexer.broken.store(true, Ordering::Relaxed);
+        return 0;
+    }
+    let mut state = store.state.write().unwrap_or_else(PoisonError::into_inner);
+    state.table.settle(&batch, durable);
+    batch.len()
+}
+
+/// True if the index took all it was given.
+pub fn is_whole(store: &Store) -> bool {
+    !store.indexer.broken.load(Ordering::Relaxed)
+}
