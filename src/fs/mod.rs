@@ -1,15 +1,36 @@
 //! POSIX meaning: namespace, inodes, byte ranges, dirty data, extended attributes.
 
+mod attr;
+mod data;
+mod dirty;
 mod error;
+mod names;
+mod node;
+mod pool;
+mod read;
+#[cfg(test)]
+mod tests;
+mod xattr;
 
 pub use crate::cache::CacheStats;
+pub use attr::{SetAttr, StatFs};
 pub use error::{FsError, Result};
+pub use names::{Entry, NewInode, RenameHow};
+pub use xattr::{FileStats, SetHow};
 
+use crate::cache::Cache;
 use crate::recode::{RecodeOptions, Recoder};
-use crate::store::Store;
-use crate::types::Ino;
-use std::sync::Arc;
+use crate::store::{Op, Store, StoreError, Txn};
+use crate::types::{FrameRef, Ino};
+use node::{Held, Nodes};
+use pool::Pool;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
+
+/// Largest file in bytes.
+pub const MAX_SIZE: u64 = 1 << 47;
 
 /// How a file system is served.
 #[derive(Debug, Clone)]
@@ -44,18 +65,79 @@ impl Default for FsOptions {
     }
 }
 
+/// What the kernel still knows.
+#[derive(Debug, Default)]
+struct Known {
+    /// Lookups not yet forgotten.
+    lookups: HashMap<Ino, u64>,
+    /// Inodes without a name, to be deleted once nobody uses them.
+    orphans: HashSet<Ino>,
+}
+
 /// An open file system.
 #[derive(Debug)]
 pub struct Fs {
     store: Arc<Store>,
     recoder: Arc<Recoder>,
+    options: FsOptions,
+    cache: Cache,
+    nodes: Nodes,
+    /// Held while names change.
+    names: Mutex<()>,
+    known: Mutex<Known>,
+    /// Memory of all dirty data.
+    dirty_bytes: AtomicU64,
+    decoders: Pool,
+    /// Threads that wait for `fdatasync`, so that requests do not.
+    syncers: Pool,
+    stop: Mutex<bool>,
+    stopped: Condvar,
+    committer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    /// Damaged frames that were reported already.
+    reported: Mutex<HashSet<FrameRef>>,
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Fs {
     /// Starts serving an open store.
     pub fn open(store: Arc<Store>, options: FsOptions) -> Result<Arc<Self>> {
-        let recoder = Recoder::start(Arc::clone(&store), options.recode);
-        Ok(Arc::new(Self { store, recoder }))
+        let thread = |source| StoreError::Io { what: "starting a thread".into(), source };
+        let decoders = Pool::start("decode", options.decode_threads).map_err(thread)?;
+        let syncers = Pool::start("sync", 4).map_err(thread)?;
+        if !store.read_only() {
+            let orphans = store.orphans()?;
+            for ino in orphans {
+                store.append(Txn { ops: vec![Op::DelInode(ino)], ..Txn::default() })?;
+            }
+        }
+        let recoder = Recoder::start(Arc::clone(&store), options.recode.clone());
+        let fs = Arc::new(Self {
+            cache: Cache::new(options.cache_bytes),
+            store,
+            recoder,
+            options,
+            nodes: Nodes::default(),
+            names: Mutex::default(),
+            known: Mutex::default(),
+            dirty_bytes: AtomicU64::new(0),
+            decoders,
+            syncers,
+            stop: Mutex::new(false),
+            stopped: Condvar::new(),
+            committer: Mutex::default(),
+            reported: Mutex::default(),
+        });
+        let weak = Arc::downgrade(&fs);
+        let tick = (fs.options.commit / 2).max(Duration::from_millis(10));
+        let handle = std::thread::Builder::new()
+            .name("commit".into())
+            .spawn(move || commit_regularly(&weak, tick))
+            .map_err(thread)?;
+        *lock(&fs.committer) = Some(handle);
+        Ok(fs)
     }
 
     /// The store below.
@@ -70,11 +152,15 @@ impl Fs {
 
     /// Figures of the cache of decoded frames.
     pub fn cache_stats(&self) -> CacheStats {
-        CacheStats::default()
+        self.cache.stats()
     }
 
     /// Stages and syncs everything dirty.
     pub fn flush_all(&self) -> Result<()> {
+        if self.store.read_only() {
+            return Ok(());
+        }
+        self.stage_all()?;
         Ok(self.store.sync()?)
     }
 
@@ -82,15 +168,123 @@ impl Fs {
     pub fn resolve(&self, path: &[u8]) -> Result<Ino> {
         let mut ino = Ino::ROOT;
         for name in path.split(|b| *b == b'/').filter(|n| !n.is_empty()) {
-            ino = self.store.dirent(ino, name)?.ok_or(FsError::NotFound)?.ino;
+            ino = self.find(ino, name)?;
         }
         Ok(ino)
     }
 
     /// Flushes, stops the background coder, deletes orphans, closes the store.
     pub fn shutdown(&self) -> Result<()> {
-        self.flush_all()?;
+        *lock(&self.stop) = true;
+        self.stopped.notify_all();
+        if let Some(handle) = lock(&self.committer).take() {
+            // A panic there was logged by the panic hook; the flush below is what counts.
+            let _ = handle.join();
+        }
+        let flushed = self.flush_all();
         self.recoder.stop();
-        Ok(self.store.close()?)
+        if !self.store.read_only() {
+            for ino in self.store.orphans()? {
+                self.store.append(Txn { ops: vec![Op::DelInode(ino)], ..Txn::default() })?;
+            }
+        }
+        self.store.close()?;
+        flushed
+    }
+
+    fn hold(&self, ino: Ino) -> Result<Held<'_>> {
+        self.nodes.hold(&self.store, ino)
+    }
+
+    fn writable(&self) -> Result<()> {
+        if self.store.read_only() { Err(StoreError::ReadOnly.into()) } else { Ok(()) }
+    }
+
+    /// The kernel learned of an inode by a reply.
+    pub fn learned(&self, ino: Ino) {
+        *lock(&self.known).lookups.entry(ino).or_default() += 1;
+    }
+
+    /// The kernel dropped `n` lookups of an inode.
+    pub fn forget(&self, ino: Ino, n: u64) {
+        let mut known = lock(&self.known);
+        let left = match known.lookups.get_mut(&ino) {
+            Some(count) => {
+                *count = count.saturating_sub(n);
+                *count
+            }
+            None => 0,
+        };
+        if left == 0 {
+            known.lookups.remove(&ino);
+            let orphan = known.orphans.contains(&ino);
+            drop(known);
+            if orphan {
+                self.reap(ino);
+            }
+        }
+    }
+
+    /// Deletes an inode that has no name, once no handle and no lookup is left.
+    fn reap(&self, ino: Ino) {
+        let result = (|| {
+            let node = self.hold(ino)?;
+            let _stage = lock(&node.stage);
+            let mut s = node.state();
+            {
+                let known = lock(&self.known);
+                if s.open > 0 || s.gone || s.attr.nlink > 0 || known.lookups.contains_key(&ino) {
+                    return Ok(());
+                }
+            }
+            self.store.append(Txn { ops: vec![Op::DelInode(ino)], ..Txn::default() })?;
+            s.gone = true;
+            self.account(s.dirty.memory(), 0);
+            s.dirty = dirty::Dirty::default();
+            s.reserved.clear();
+            lock(&self.known).orphans.remove(&ino);
+            Ok::<_, FsError>(())
+        })();
+        match result {
+            Ok(()) | Err(FsError::NotFound) => {}
+            Err(e) => log::error!("inode {ino}: not deleted until the next mount: {e}"),
+        }
+    }
+
+    /// Notes that a node's dirty memory changed.
+    fn account(&self, before: u64, after: u64) {
+        if after >= before {
+            self.dirty_bytes.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.dirty_bytes.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Fs {
+    fn drop(&mut self) {
+        *lock(&self.stop) = true;
+        self.stopped.notify_all();
+        self.recoder.stop();
+    }
+}
+
+fn commit_regularly(fs: &Weak<Fs>, tick: Duration) {
+    loop {
+        let Some(fs) = fs.upgrade() else { return };
+        {
+            let stop = lock(&fs.stop);
+            // The last owner may be this very thread: it must not wait for long.
+            let (stop, _) = fs
+                .stopped
+                .wait_timeout_while(stop, tick, |stop| !*stop)
+                .unwrap_or_else(PoisonError::into_inner);
+            if *stop {
+                return;
+            }
+        }
+        if let Err(e) = fs.flush_all() {
+            log::error!("periodic commit: {e}");
+        }
     }
 }

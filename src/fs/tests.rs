@@ -1,0 +1,1 @@
+//! Against a model kept in memory.
