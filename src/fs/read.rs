@@ -149,3 +149,12 @@ impl ReadPlan {
         out
     }
 }
+
+impl Fs {
+    /// Ranges of a file whose frames do not pass their checks (their payloads are not decoded).
+    pub fn damaged(&self, ino: Ino) -> Result<Vec<(u64, u64)>> {
+        let extents = self.store.extents_in(ino, 0, u64::MAX)?;
+        let bad = |e: &&Extent| self.store.read_frame(e.frame).is_err();
+        Ok(extents.iter().filter(bad).map(|e| (e.off, e.len)).collect())
+    }
+}
