@@ -49,7 +49,7 @@ pub(super) fn drop_set_id(attr: &mut Attr) {
 
 impl Fs {
     /// Attributes as they are now.
-    pub fn attr(&self, ino: Ino) -> Result<Attr> {
+    pub fn getattr(&self, ino: Ino) -> Result<Attr> {
         match self.nodes.attr(ino) {
             Some(attr) => Ok(attr),
             None => Ok(self.store.inode(ino)?.ok_or(FsError::NotFound)?),

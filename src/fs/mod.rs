@@ -16,7 +16,7 @@ pub use crate::cache::CacheStats;
 pub use attr::{SetAttr, StatFs};
 pub use error::{FsError, Result};
 pub use names::{Entry, NewInode, RenameHow};
-pub use xattr::{FileStats, SetHow};
+pub use xattr::{Coding, SetHow};
 
 use crate::cache::Cache;
 use crate::recode::{RecodeOptions, Recoder};

@@ -119,7 +119,7 @@ impl Fs {
         }
         match name {
             b"." => Ok(parent),
-            b".." => Ok(Ino(self.attr(parent)?.parent)),
+            b".." => Ok(Ino(self.getattr(parent)?.parent)),
             _ => Ok(self.store.dirent(parent, name)?.ok_or(FsError::NotFound)?.ino),
         }
     }
@@ -358,7 +358,7 @@ impl Fs {
             if at == Ino::ROOT {
                 break;
             }
-            at = Ino(self.attr(at)?.parent);
+            at = Ino(self.getattr(at)?.parent);
         }
         Ok(())
     }

@@ -23,13 +23,15 @@ pub enum SetHow {
 
 /// How a file's bytes are held.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FileStats {
+pub struct Coding {
     /// Bytes that are not holes, staged or coded.
     pub mapped: u64,
     /// The file's share of its frames, in bytes.
     pub coded_size: u64,
     /// Frames by codec; those not coded yet count as `staged`.
     pub codecs: BTreeMap<String, u64>,
+    /// Bytes in memory that are not staged yet.
+    pub dirty: u64,
 }
 
 fn check(name: &[u8]) -> Result<()> {
@@ -129,8 +131,8 @@ impl Fs {
     }
 
     /// How a file's bytes are held.
-    pub fn file_stats(&self, ino: Ino) -> Result<FileStats> {
-        let mut stats = FileStats::default();
+    pub fn coding(&self, ino: Ino) -> Result<Coding> {
+        let mut stats = Coding::default();
         let models = self.store.models()?;
         let mut last = None;
         for e in self.store.extents_in(ino, 0, u64::MAX)? {
@@ -150,14 +152,26 @@ impl Fs {
             };
             *stats.codecs.entry(codec.to_owned()).or_default() += 1;
         }
+        let node = self.hold(ino)?;
+        let s = node.state();
+        for layer in [&s.dirty, &*s.staging] {
+            stats.dirty += layer.ranges().map(|(_, b)| b.len() as u64).sum::<u64>();
+        }
         Ok(stats)
     }
 
+    /// Ranges of a file whose frames do not pass their checks (their payloads are not decoded).
+    pub fn damaged(&self, ino: Ino) -> Result<Vec<(u64, u64)>> {
+        let extents = self.store.extents_in(ino, 0, u64::MAX)?;
+        let bad = |e: &&crate::types::Extent| self.store.read_frame(e.frame).is_err();
+        Ok(extents.iter().filter(bad).map(|e| (e.off, e.len)).collect())
+    }
+
     fn virtual_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
-        if !self.attr(ino)?.is_file() {
+        if !self.getattr(ino)?.is_file() {
             return Err(FsError::NoAttr);
         }
-        let stats = self.file_stats(ino)?;
+        let stats = self.coding(ino)?;
         let mut out = String::new();
         // Writing to a string cannot fail.
         let _ = match name {

@@ -586,7 +586,7 @@ impl Adaptor {
         offset: u64,
         mut add: impl FnMut(Ino, u64, u32, &[u8]) -> crate::fs::Result<bool>,
     ) -> crate::fs::Result<()> {
-        let attr = self.fs.attr(dir)?;
+        let attr = self.fs.getattr(dir)?;
         self.fs.dir_accessed(dir)?;
         if offset < 1 && add(dir, 1, libc::S_IFDIR, b".")? {
             return Ok(());

@@ -7,7 +7,10 @@ use super::record::{In, Out, unsqueeze};
 use super::state::{State, Totals};
 use super::superblock::SEGMENT_HEADER;
 use super::table::Table;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
+/// Pairs taken from the table at a time.
+const PAIRS: usize = 4096;
 /// Plaintext of a part, at most; a pair is never split.
 const PART: usize = 1 << 20;
 
@@ -22,46 +25,56 @@ pub struct End {
     pub chain: u64,
     /// The totals.
     pub totals: Totals,
+    /// Bytes of all its frames; not stored, told from the reading.
+    pub len: u64,
 }
 
 /// Writes a checkpoint at the head of a new segment. Returns its length in bytes. If it fails for
 /// want of room, what was written of it is harmless.
-pub fn write(w: &mut Writer, state: &State) -> Result<u64> {
+///
+/// The hold on the writer keeps the table from changing; the state's lock is taken for some pairs at
+/// a time, so that readers go on meanwhile.
+pub fn write(w: &mut Writer, state: &RwLock<State>) -> Result<u64> {
     w.roll(true)?;
     let mut parts = 0;
     let mut total = 0;
-    let (mut out, mut failed) = (Out::default(), None);
+    let mut out = Out::default();
     let mut emit = |w: &mut Writer, out: &mut Out| -> Result<()> {
         let (form, plain_len, payload) = squeeze(std::mem::take(&mut out.0));
-        let bytes = meta_frame(Kind::Checkpoint, w.seq, plain_len, form, &payload);
+        let bytes = meta_frame(w.tag(), Kind::Checkpoint, w.seq, plain_len, form, &payload);
         w.ensure(bytes.len() as u64, true)?;
         w.append(Kind::Checkpoint, &bytes)?;
         parts += 1;
         total += bytes.len() as u64;
         Ok(())
     };
-    state.table.each(&[], &[0xff], |(k, v)| {
-        out.bytes(&k).bytes(&v);
-        if out.0.len() >= PART
-            && let Err(e) = emit(w, &mut out)
-        {
-            failed = Some(e);
+    let mut from = Vec::new();
+    loop {
+        let some = read(state).table.scan(&from, &[0xff], PAIRS)?;
+        let Some((last, _)) = some.last() else { break };
+        from.clone_from(last);
+        from.push(0);
+        for (k, v) in some {
+            out.bytes(&k).bytes(&v);
+            if out.0.len() >= PART {
+                emit(w, &mut out)?;
+            }
         }
-        failed.is_none()
-    })?;
-    if let Some(e) = failed {
-        return Err(e);
     }
     emit(w, &mut out)?;
     let mut o = Out::default();
     o.u32(parts).u64(w.seq).u64(w.chain);
-    state.totals.encode(&mut o);
+    read(state).totals.encode(&mut o);
     let (form, plain_len, payload) = squeeze(o.0);
-    let bytes = meta_frame(Kind::CheckpointEnd, w.seq, plain_len, form, &payload);
+    let bytes = meta_frame(w.tag(), Kind::CheckpointEnd, w.seq, plain_len, form, &payload);
     w.ensure(bytes.len() as u64, true)?;
     w.append(Kind::CheckpointEnd, &bytes)?;
     w.since_checkpoint = 0;
     Ok(total)
+}
+
+fn read(state: &RwLock<State>) -> RwLockReadGuard<'_, State> {
+    state.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Loads the checkpoint that begins in `segment`: its end, and where the groups after it start
@@ -72,7 +85,7 @@ pub fn load(segments: &Segments, segment: u32, table: &mut Table) -> Result<(End
         offset: SEGMENT_HEADER as u32,
         reason: format!("checkpoint: {reason}"),
     };
-    let mut parts = 0;
+    let (mut parts, mut len) = (0, 0);
     let mut number = segment;
     loop {
         let (lines, _) = summary(segments, number, SEGMENT_HEADER as u64)?;
@@ -87,6 +100,7 @@ pub fn load(segments: &Segments, segment: u32, table: &mut Table) -> Result<(End
                 return Err(broken("it was not finished"));
             }
             let bytes = segments.read(l.frame)?;
+            len += bytes.len() as u64;
             let h = checked(l.frame, &bytes)?;
             let payload = &bytes[HEADER..bytes.len() - HEADER];
             let body = unsqueeze(h.form, payload, h.plain_len).ok_or_else(|| broken("part"))?;
@@ -94,7 +108,7 @@ pub fn load(segments: &Segments, segment: u32, table: &mut Table) -> Result<(End
             if l.kind == Kind::CheckpointEnd {
                 let end = (|| {
                     let (parts, seq, chain) = (i.u32()?, i.u64()?, i.u64()?);
-                    Some(End { parts, seq, chain, totals: Totals::decode(&mut i)? })
+                    Some(End { parts, seq, chain, totals: Totals::decode(&mut i)?, len })
                 })();
                 let end =
                     end.filter(|e| e.parts == parts).ok_or_else(|| broken("parts missing"))?;

@@ -33,17 +33,7 @@ pub fn clean(store: &Store, dead_percent: u32) -> Result<CleanReport> {
         w.usable()?;
         store.write_checkpoint(&mut w)?;
     }
-    store.sync()?;
-    // With nothing new to make durable, sync has not come to the deleting.
-    if store.prune.swap(false, Ordering::AcqRel) {
-        let mut w = lock(&store.writer);
-        w.flush()?;
-        for (number, blob) in w.take_unsynced() {
-            blob.sync().map_err(|e| super::log::io_error("fdatasync", number, e))?;
-        }
-        drop(w);
-        store.remove_dead_segments()?;
-    }
+    store.commit(&lock(&store.sync))?;
     report.after_bytes = total();
     Ok(report)
 }

@@ -1,4 +1,4 @@
-//! Frames: a header, a payload, the header again. `docs/format.md` has the picture.
+//! Frames: a header, a payload, the header again (told apart by its first byte). `docs/format.md` has the picture.
 
 use crate::types::Form;
 
@@ -6,8 +6,10 @@ use crate::types::Form;
 pub const HEADER: usize = 48;
 /// Bytes a frame adds to its payload.
 pub const OVERHEAD: usize = 2 * HEADER;
-/// First byte of every header.
-const MAGIC: u8 = 0xF5;
+/// First byte of a frame's first header.
+const FIRST: u8 = 0xF5;
+/// First byte of its second header; the rest is the same but for the checksum.
+const SECOND: u8 = 0xF6;
 /// Largest payload and largest plaintext, in bytes.
 pub const MAX_LEN: usize = (1 << 24) - 1;
 /// Largest inode number, generation and primer id.
@@ -93,10 +95,9 @@ impl Header {
         self.payload_len + OVERHEAD as u32
     }
 
-    /// The header's bytes.
-    pub fn encode(&self) -> [u8; HEADER] {
+    fn encode(&self, magic: u8) -> [u8; HEADER] {
         let mut b = [0; HEADER];
-        b[0] = MAGIC;
+        b[0] = magic;
         b[1] = self.kind as u8 | (self.form as u8) << 3 | u8::from(self.staged) << 7;
         put(&mut b[2..4], self.model as u64);
         put(&mut b[4..7], self.payload_len as u64);
@@ -112,10 +113,19 @@ impl Header {
         b
     }
 
-    /// Reads a header; `None` unless its checksum holds and every field is known.
-    pub fn decode(b: &[u8]) -> Option<Self> {
+    /// Reads a first header; `None` unless its checksum holds and every field is known.
+    pub fn first(b: &[u8]) -> Option<Self> {
+        Self::decode(b, FIRST)
+    }
+
+    /// Reads a second header.
+    pub fn second(b: &[u8]) -> Option<Self> {
+        Self::decode(b, SECOND)
+    }
+
+    fn decode(b: &[u8], magic: u8) -> Option<Self> {
         let b = b.get(..HEADER)?;
-        if b[0] != MAGIC || u64::from(crc32c::crc32c(&b[..44])) != get(&b[44..48]) {
+        if b[0] != magic || u64::from(crc32c::crc32c(&b[..44])) != get(&b[44..48]) {
             return None;
         }
         Some(Self {
@@ -139,20 +149,19 @@ impl Header {
     pub fn frame(mut self, payload: &[u8]) -> Vec<u8> {
         self.payload_len = payload.len() as u32;
         self.payload_crc = crc32c::crc32c(payload);
-        let h = self.encode();
         let mut out = Vec::with_capacity(payload.len() + OVERHEAD);
-        out.extend_from_slice(&h);
+        out.extend_from_slice(&self.encode(FIRST));
         out.extend_from_slice(payload);
-        out.extend_from_slice(&h);
+        out.extend_from_slice(&self.encode(SECOND));
         out
     }
 }
 
 /// Checks a whole frame: either header will do, the payload must match its checksum.
 pub fn check(bytes: &[u8]) -> Result<Header, String> {
-    let last = bytes.len().checked_sub(HEADER).and_then(|at| Header::decode(&bytes[at..]));
+    let last = bytes.len().checked_sub(HEADER).and_then(|at| Header::second(&bytes[at..]));
     let fits = |h: &Header| h.frame_len() as usize == bytes.len();
-    let h = Header::decode(bytes)
+    let h = Header::first(bytes)
         .filter(fits)
         .or(last.filter(fits))
         .ok_or("neither header is readable")?;
@@ -193,7 +202,9 @@ mod tests {
             &hex[..88],
             "f5900201030000050607010203040501020304050605060708095544332211001122334455667788b73f4b36"
         );
-        assert_eq!(f[..HEADER], f[f.len() - HEADER..]);
+        let second = f.len() - HEADER;
+        assert_eq!((f[second], &f[second + 1..second + 44]), (0xf6, &f[1..44]));
+        assert_eq!((Header::first(&f[second..]), Header::second(&f)), (None, None));
         assert_eq!(check(&f).map(|h| h.plain_len), Ok(0x070605));
     }
 

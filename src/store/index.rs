@@ -26,6 +26,12 @@ fn failed(e: sled::Error) -> StoreError {
     StoreError::Index(e.to_string())
 }
 
+/// sled panics on some of its own surprises.
+fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+    caught.unwrap_or_else(|_| Err(StoreError::Index("it panicked".into())))
+}
+
 impl SledBase {
     /// Opens or creates the index in `dir`; the error says why not.
     pub fn open(dir: &Path) -> std::result::Result<Arc<Self>, String> {
@@ -57,7 +63,7 @@ impl SledBase {
 
 impl Base for SledBase {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        Ok(self.db.get(key).map_err(failed)?.map(|v| v.to_vec()))
+        guarded(|| Ok(self.db.get(key).map_err(failed)?.map(|v| v.to_vec())))
     }
 
     fn range<'a>(&'a self, lo: &[u8], hi: &[u8]) -> Pairs<'a> {
@@ -69,17 +75,19 @@ impl Base for SledBase {
     }
 
     fn write(&self, changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<()> {
-        for (k, v) in changes {
-            match v {
-                Some(v) => self.db.insert(k, v.as_slice()).map_err(failed)?,
-                None => self.db.remove(k).map_err(failed)?,
-            };
-        }
-        Ok(())
+        guarded(|| {
+            for (k, v) in changes {
+                match v {
+                    Some(v) => self.db.insert(k, v.as_slice()).map_err(failed)?,
+                    None => self.db.remove(k).map_err(failed)?,
+                };
+            }
+            Ok(())
+        })
     }
 
     fn flush(&self) -> Result<()> {
-        self.db.flush().map(drop).map_err(failed)
+        guarded(|| self.db.flush().map(drop).map_err(failed))
     }
 }
 

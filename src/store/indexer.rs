@@ -20,6 +20,8 @@ pub struct Indexer {
     bell: Arc<Bell>,
     stop: Arc<AtomicBool>,
     broken: Arc<AtomicBool>,
+    /// One batch at a time: an older value must never follow a newer one into the index.
+    turn: Mutex<()>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -32,6 +34,7 @@ impl Indexer {
             while !stop.load(Ordering::SeqCst) {
                 bell.wait(EVERY);
                 let Some(store) = weak.upgrade() else { return };
+                store.segments.forget_gone();
                 while !stop.load(Ordering::SeqCst) && step(&store) > 0 {}
             }
         };
@@ -67,6 +70,7 @@ pub fn step(store: &Store) -> usize {
     if store.indexer.broken.load(Ordering::Relaxed) {
         return 0;
     }
+    let _turn = lock(&store.indexer.turn);
     let durable = store.durable.load(Ordering::Acquire);
     let (base, batch): (Arc<dyn Base>, _) = {
         let state = store.state();

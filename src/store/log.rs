@@ -9,7 +9,8 @@ use crate::types::{Form, FrameRef};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 /// A segment is sealed when the next frame would take it beyond this many bytes.
 pub const SEGMENT_MAX: u64 = 64 << 20;
@@ -17,6 +18,8 @@ pub const SEGMENT_MAX: u64 = 64 << 20;
 const BUFFER: usize = 4 << 20;
 /// A group is closed once its changes have this many bytes.
 const GROUP_SOFT: usize = 1 << 20;
+/// How long a deleted segment stays readable.
+const GRACE: Duration = Duration::from_secs(30);
 /// Room is allocated in steps of this many bytes.
 const STEP: u64 = 8 << 20;
 /// Room kept for changes that free space, so that a full disk can be emptied.
@@ -52,14 +55,18 @@ pub struct Segment {
 pub struct Segments {
     /// The store's files.
     pub volume: Arc<dyn Volume>,
+    /// What the store's own metadata frames carry, see [`tag`].
+    pub tag: u64,
     map: RwLock<BTreeMap<u32, Segment>>,
+    /// Deleted lately; readers that looked a frame up before may still come for it.
+    gone: Mutex<Vec<(Instant, u32, Segment)>>,
     /// The writer's segment (upper half) and how much of it is in the file (lower half).
     written: AtomicU64,
 }
 
 impl Segments {
     /// Opens all segment files.
-    pub fn open(volume: Arc<dyn Volume>, write: bool) -> Result<Self> {
+    pub fn open(volume: Arc<dyn Volume>, uuid: &[u8; 16], write: bool) -> Result<Self> {
         let names = volume
             .list("segments")
             .map_err(|source| StoreError::Io { what: "list segments".into(), source })?;
@@ -76,7 +83,14 @@ impl Segments {
             };
             map.insert(number, open().map_err(|e| io_error("open", number, e))?);
         }
-        Ok(Self { volume, map: RwLock::new(map), written: AtomicU64::new(0) })
+        let tag = tag(uuid);
+        Ok(Self {
+            volume,
+            tag,
+            map: RwLock::new(map),
+            gone: Mutex::default(),
+            written: AtomicU64::new(0),
+        })
     }
 
     /// A segment, if it is there.
@@ -95,10 +109,26 @@ impl Segments {
         self.map.write().unwrap_or_else(PoisonError::into_inner).insert(number, segment);
     }
 
-    /// Deletes a segment's file. Readers that have it open keep it.
+    /// Deletes a segment's file. Its frames stay readable for [`GRACE`]: whoever looked an extent
+    /// up before the cleaner moved it need not look again.
     pub fn remove(&self, number: u32) -> Result<()> {
-        self.map.write().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        let old = self.map.write().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        if let Some(old) = old {
+            let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+            gone.push((Instant::now(), number, old));
+        }
         self.volume.remove(&segment_path(number)).map_err(|e| io_error("remove", number, e))
+    }
+
+    /// Closes files that were deleted more than [`GRACE`] ago, which frees their room.
+    pub fn forget_gone(&self) {
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.retain(|(at, ..)| at.elapsed() < GRACE);
+    }
+
+    fn lately(&self, number: u32) -> Option<Segment> {
+        let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.iter().find(|(_, n, _)| *n == number).map(|(.., s)| s.clone())
     }
 
     /// Makes the segments' names durable.
@@ -120,7 +150,8 @@ impl Segments {
             offset: f.offset,
             reason: reason.into(),
         };
-        let segment = self.get(f.segment).ok_or_else(|| damaged("the segment is missing"))?;
+        let segment = self.get(f.segment).or_else(|| self.lately(f.segment));
+        let segment = segment.ok_or_else(|| damaged("the segment is missing"))?;
         let bytes = read_up_to(&*segment.blob, f.offset.into(), f.len as usize)
             .map_err(|e| io_error("read", f.segment, e))?;
         if bytes.len() == f.len as usize {
@@ -155,15 +186,15 @@ pub fn summary(segments: &Segments, number: u32, from: u64) -> Result<(Vec<Line>
     let Some(Segment { blob, len }) = segments.get(number) else { return Ok((Vec::new(), 0)) };
     let read =
         |at: u64, n: usize| read_up_to(&*blob, at, n).map_err(|e| io_error("read", number, e));
-    if let Some(lines) = footer(&read, number, len)? {
+    if let Some(lines) = footer(&read, segments.tag, number, len)? {
         let lines = lines.into_iter().filter(|l| u64::from(l.frame.offset) >= from).collect();
         return Ok((lines, len));
     }
     let mut lines = Vec::new();
     let (mut at, mut end) = (from, from);
     while at + HEADER as u64 <= len {
-        let header = Header::decode(&read(at, HEADER)?);
-        let fits = |h: &Header| at + u64::from(h.frame_len()) <= len;
+        let header = Header::first(&read(at, HEADER)?);
+        let fits = |h: &Header| at + u64::from(h.frame_len()) <= len && ours(h, segments.tag);
         if let Some(h) = header.filter(fits) {
             let frame = FrameRef { segment: number, offset: at as u32, len: h.frame_len() };
             lines.push(Line { frame, kind: h.kind });
@@ -171,41 +202,60 @@ pub fn summary(segments: &Segments, number: u32, from: u64) -> Result<(Vec<Line>
             end = at;
             continue;
         }
-        let Some(next) = next_frame(&read, at, len)? else { break };
-        log::error!("{}: no frame at {at}..{next}, stepped over", segment_path(number));
-        at = next;
+        let Some(found) = next_frame(&read, segments.tag, at, len)? else { break };
+        match found {
+            Found::Whole(h) => {
+                let frame = FrameRef { segment: number, offset: at as u32, len: h.frame_len() };
+                log::error!("{}: first header at {at} is damaged", segment_path(number));
+                lines.push(Line { frame, kind: h.kind });
+                at += u64::from(h.frame_len());
+                end = at;
+            }
+            Found::At(next) => {
+                log::error!("{}: no frame at {at}..{next}, stepped over", segment_path(number));
+                at = next;
+            }
+        }
     }
     Ok((lines, end))
 }
 
 type ReadAt<'a> = &'a dyn Fn(u64, usize) -> Result<Vec<u8>>;
 
-/// The next offset after `from` where a readable header stands, first or second.
-fn next_frame(read: ReadAt<'_>, from: u64, len: u64) -> Result<Option<u64>> {
+/// What follows a place without a readable first header.
+enum Found {
+    /// The frame that begins there, by its second header.
+    Whole(Header),
+    /// Where to go on.
+    At(u64),
+}
+
+/// The next readable header after `from`, first or second.
+fn next_frame(read: ReadAt<'_>, tag: u64, from: u64, len: u64) -> Result<Option<Found>> {
     const WINDOW: usize = 1 << 20;
     let mut at = from + 1;
     while at + HEADER as u64 <= len {
         let bytes = read(at, WINDOW)?;
         for i in 0..bytes.len().saturating_sub(HEADER - 1) {
-            let Some(h) = Header::decode(&bytes[i..]) else { continue };
             let here = at + i as u64;
-            // A second header ends the frame whose first one was lost.
-            let first = (here + HEADER as u64).checked_sub(h.frame_len().into());
-            if first == Some(from) {
-                return Ok(Some(here + HEADER as u64));
+            if Header::first(&bytes[i..]).is_some_and(|h| ours(&h, tag)) {
+                return Ok(Some(Found::At(here)));
             }
-            return Ok(Some(here));
+            if let Some(h) = Header::second(&bytes[i..]).filter(|h| ours(h, tag)) {
+                let end = here + HEADER as u64;
+                let whole = end.checked_sub(h.frame_len().into()) == Some(from);
+                return Ok(Some(if whole { Found::Whole(h) } else { Found::At(end) }));
+            }
         }
         at += (bytes.len().saturating_sub(HEADER - 1)).max(1) as u64;
     }
     Ok(None)
 }
 
-fn footer(read: ReadAt<'_>, number: u32, len: u64) -> Result<Option<Vec<Line>>> {
+fn footer(read: ReadAt<'_>, tag: u64, number: u32, len: u64) -> Result<Option<Vec<Line>>> {
     let Some(at) = len.checked_sub(HEADER as u64) else { return Ok(None) };
-    let Some(h) = Header::decode(&read(at, HEADER)?).filter(|h| h.kind == Kind::Footer) else {
-        return Ok(None);
-    };
+    let is_footer = |h: &Header| h.kind == Kind::Footer && ours(h, tag);
+    let Some(h) = Header::second(&read(at, HEADER)?).filter(is_footer) else { return Ok(None) };
     let Some(start) = len.checked_sub(h.frame_len().into()) else { return Ok(None) };
     let bytes = read(start, h.frame_len() as usize)?;
     if frame::check(&bytes).is_err() {
@@ -232,8 +282,25 @@ fn footer(read: ReadAt<'_>, number: u32, len: u64) -> Result<Option<Vec<Line>>> 
     Ok(parse())
 }
 
+/// The first 5 bytes of the store's identity, little-endian. Metadata frames carry it in place of
+/// an inode, so that the log of another store, kept as a file in this one, is never taken for ours.
+pub fn tag(uuid: &[u8; 16]) -> u64 {
+    uuid[..5].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))
+}
+
+fn ours(h: &Header, tag: u64) -> bool {
+    matches!(h.kind, Kind::Data | Kind::Primer) || h.ino == tag
+}
+
 /// The frame of a payload that is not a file's data.
-pub fn meta_frame(kind: Kind, seq: u64, plain_len: usize, form: Form, payload: &[u8]) -> Vec<u8> {
+pub fn meta_frame(
+    tag: u64,
+    kind: Kind,
+    seq: u64,
+    plain_len: usize,
+    form: Form,
+    payload: &[u8],
+) -> Vec<u8> {
     let header = Header {
         kind,
         form,
@@ -241,7 +308,7 @@ pub fn meta_frame(kind: Kind, seq: u64, plain_len: usize, form: Form, payload: &
         model: 0,
         payload_len: 0,
         plain_len: plain_len as u32,
-        ino: 0,
+        ino: tag,
         off: 0,
         generation: seq & frame::MAX_U40,
         primer: 0,
@@ -332,6 +399,11 @@ impl Writer {
         Ok(blob)
     }
 
+    /// What metadata frames carry.
+    pub fn tag(&self) -> u64 {
+        self.segments.tag
+    }
+
     /// Number of the segment being written.
     pub fn number(&self) -> u32 {
         self.number
@@ -356,6 +428,11 @@ impl Writer {
         }
     }
 
+    /// Refuses all writes from now on, as it should be.
+    pub fn shut(&mut self) {
+        self.failed = Some("it was closed".into());
+    }
+
     fn or_fail<T>(&mut self, r: Result<T>) -> Result<T> {
         if let Err(e) = &r {
             self.fail(&e.to_string());
@@ -371,6 +448,9 @@ impl Writer {
     /// Makes sure that `bytes` more, and the open group, find room. Changes that free space may
     /// use the reserve. On error nothing has changed.
     pub fn ensure(&mut self, bytes: u64, frees: bool) -> Result<()> {
+        if self.buffer.len() >= BUFFER {
+            self.flush()?;
+        }
         let slack = self.changes.0.len() as u64 + 64 * 1024;
         let need = self.len + bytes + slack;
         let want = if frees { need } else { need + RESERVE };
@@ -414,10 +494,12 @@ impl Writer {
         self.buffer.extend_from_slice(bytes);
         self.len += len;
         self.segments.put(self.number, Segment { blob: Arc::clone(&self.blob), len: self.len });
-        if self.buffer.len() >= BUFFER {
-            self.flush()?;
-        }
         Ok(frame)
+    }
+
+    /// True if the buffer should be handed to the operating system.
+    pub fn is_full(&self) -> bool {
+        self.buffer.len() >= BUFFER
     }
 
     /// Adds a change to the open group.
@@ -440,7 +522,8 @@ impl Writer {
         debug_assert!(group.changes.len() <= GROUP_MAX);
         let (form, payload) = group.encode();
         let plain_len = group.changes.len() + 24;
-        let frame = meta_frame(Kind::Group, group.seq, plain_len, form, &payload);
+        let frame =
+            meta_frame(self.segments.tag, Kind::Group, group.seq, plain_len, form, &payload);
         let r = self.append(Kind::Group, &frame);
         self.or_fail(r)?;
         self.since_checkpoint += frame.len() as u64;
@@ -449,12 +532,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Hands the buffer to the operating system.
+    /// Hands the buffer to the operating system. `NoSpace` may be tried again; any other error ends
+    /// all writing.
     pub fn flush(&mut self) -> Result<()> {
         let at = self.len - self.buffer.len() as u64;
         let r = self.blob.write_at(&self.buffer, at);
-        let r = r.map_err(|e| io_error("write", self.number, e));
-        self.or_fail(r)?;
+        match r.map_err(|e| io_error("write", self.number, e)) {
+            // The buffer stays, nothing is lost: the next flush tries again.
+            Err(e @ StoreError::NoSpace { .. }) => return Err(e),
+            r => self.or_fail(r)?,
+        }
         self.buffer.clear();
         self.segments.written.store(u64::from(self.number) << 32 | self.len, Ordering::Release);
         Ok(())
@@ -462,16 +549,19 @@ impl Writer {
 
     /// Seals the segment with its footer and begins another.
     pub fn roll(&mut self, checkpoint: bool) -> Result<()> {
+        self.flush()?;
         let mut o = Out::default();
         for l in std::mem::take(&mut self.lines) {
             o.u32(l.frame.offset).u32(l.frame.len).u8(l.kind as u8);
         }
         let (form, plain_len, payload) = squeeze(o.0);
         if payload.len() <= frame::MAX_LEN {
-            let footer = meta_frame(Kind::Footer, self.seq, plain_len, form, &payload);
+            let tag = self.segments.tag;
+            let footer = meta_frame(tag, Kind::Footer, self.seq, plain_len, form, &payload);
             self.append(Kind::Footer, &footer)?;
         }
-        self.flush()?;
+        let flushed = self.flush();
+        self.or_fail(flushed)?;
         // What was allocated beyond the end goes back.
         if let Err(e) = self.blob.truncate(self.len) {
             log::warn!("{}", io_error("trim", self.number, e));

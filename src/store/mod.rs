@@ -269,10 +269,34 @@ impl Store {
             w.fail(&e.to_string());
         }
         result?;
-        self.checkpoint_if_due(&mut w)?;
+        if let Err(e) = self.checkpoint_if_due(&mut w) {
+            // The change is in; whoever syncs it is told.
+            ::log::error!("checkpoint: {e}");
+        }
+        if w.is_full()
+            && let Err(e) = w.flush()
+        {
+            // Likewise; the next change is refused while the buffer cannot be written.
+            ::log::error!("{e}");
+        }
         drop(w);
-        self.indexer.nudge(self.state().table.waiting());
+        self.relieve_table();
         Ok(refs)
+    }
+
+    /// Keeps what waits for the index within bounds: beyond them, who appends has to help.
+    fn relieve_table(&self) {
+        /// Keys and values, about 250 bytes each.
+        const BOUND: usize = 400_000;
+        let waiting = self.state().table.waiting();
+        self.indexer.nudge(waiting);
+        if waiting > BOUND && indexer::is_whole(self) {
+            if let Err(e) = self.sync() {
+                ::log::error!("{e}");
+                return;
+            }
+            indexer::step(self);
+        }
     }
 
     /// Checks everything that a transaction needs to hold before it may begin.
@@ -291,6 +315,9 @@ impl Store {
             if f.model != 0 && !state.models()?.iter().any(|m| m.number == f.model) {
                 return Err(StoreError::Conflict);
             }
+        }
+        if let Some(f) = txn.frames.iter().find(|f| f.plain_len == 0) {
+            return Err(StoreError::Refused(format!("inode {}: a frame of no bytes", f.ino)));
         }
         let bad_frame = |op: &Op| {
             matches!(op, Op::PutExtent { frame } | Op::PutPrimer { frame, .. }
@@ -321,10 +348,9 @@ impl Store {
             return Ok(());
         }
         let target = {
-            let mut w = lock(&self.writer);
+            let w = lock(&self.writer);
             w.usable()?;
-            w.close_group(self.durable.load(Ordering::Acquire))?;
-            w.seq
+            w.seq + u64::from(w.has_changes())
         };
         if self.durable.load(Ordering::Acquire) >= target {
             return Ok(());
@@ -333,12 +359,21 @@ impl Store {
         if self.durable.load(Ordering::Acquire) >= target {
             return lock(&self.writer).usable();
         }
-        let (seq, blobs) = {
+        self.commit(&turn)
+    }
+
+    /// Closes the group, makes the whole log durable, then deletes what a checkpoint left behind.
+    fn commit(&self, _turn: &MutexGuard<'_, ()>) -> Result<()> {
+        let (seq, blobs, dead) = {
             let mut w = lock(&self.writer);
             w.usable()?;
             w.close_group(self.durable.load(Ordering::Acquire))?;
             w.flush()?;
-            (w.seq, w.take_unsynced())
+            // Chosen here, while all that has happened is about to become durable: a segment that
+            // only a later change empties must not go before that change is safe.
+            let prune = self.prune.swap(false, Ordering::AcqRel);
+            let dead = if prune { self.dead_segments() } else { Vec::new() };
+            (w.seq, w.take_unsynced(), dead)
         };
         for (number, blob) in blobs {
             if let Err(e) = blob.sync() {
@@ -348,11 +383,10 @@ impl Store {
             }
         }
         self.durable.store(seq, Ordering::Release);
-        if self.prune.swap(false, Ordering::AcqRel) {
-            self.remove_dead_segments()?;
+        for number in &dead {
+            self.segments.remove(*number)?;
         }
-        drop(turn);
-        Ok(())
+        if dead.is_empty() { Ok(()) } else { self.segments.sync_names() }
     }
 
     /// Reads and checks a frame, appended but not yet written ones too.
@@ -444,28 +478,19 @@ impl Store {
     fn write_checkpoint(&self, w: &mut Writer) -> Result<()> {
         w.close_group(self.durable.load(Ordering::Acquire))?;
         let segment = w.number() + 1;
-        let len = checkpoint::write(w, &self.state())?;
+        let len = checkpoint::write(w, &self.state)?;
         *lock(&self.checkpoint) = (segment, len);
         self.prune.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// Deletes segments before the durable checkpoint in which nothing lives.
-    fn remove_dead_segments(&self) -> Result<()> {
+    /// Segments before the last checkpoint in which nothing lives.
+    fn dead_segments(&self) -> Vec<u32> {
         let before = lock(&self.checkpoint).0;
-        let dead: Vec<u32> = {
-            let state = self.state();
-            let live = |n: u32| state.totals.live.get(&n).copied().unwrap_or(0);
-            let lens = self.segments.lens().into_iter();
-            lens.map(|(n, _)| n).filter(|n| *n < before && live(*n) == 0).collect()
-        };
-        for number in &dead {
-            self.segments.remove(*number)?;
-        }
-        if !dead.is_empty() {
-            self.segments.sync_names()?;
-        }
-        Ok(())
+        let state = self.state();
+        let live = |n: u32| state.totals.live.get(&n).copied().unwrap_or(0);
+        let lens = self.segments.lens().into_iter();
+        lens.map(|(n, _)| n).filter(|n| *n < before && live(*n) == 0).collect()
     }
 }
 

@@ -100,13 +100,14 @@ pub fn create_in(volume: &dyn Volume, options: &MkfsOptions, shown: &str) -> Res
         o.bytes(&k).bytes(&v);
     }
     let mut bytes = header.encode();
+    let tag = super::log::tag(&uuid);
     let (form, plain_len, payload) = squeeze(o.0);
-    bytes.extend(meta_frame(Kind::Checkpoint, 0, plain_len, form, &payload));
+    bytes.extend(meta_frame(tag, Kind::Checkpoint, 0, plain_len, form, &payload));
     let mut o = Out::default();
     o.u32(1).u64(0).u64(0);
     state.totals.encode(&mut o);
     let (form, plain_len, payload) = squeeze(o.0);
-    bytes.extend(meta_frame(Kind::CheckpointEnd, 0, plain_len, form, &payload));
+    bytes.extend(meta_frame(tag, Kind::CheckpointEnd, 0, plain_len, form, &payload));
     let write = |path: &str, bytes: &[u8]| -> std::io::Result<()> {
         let blob = volume.create(path)?;
         blob.write_at(bytes, 0)?;
@@ -163,7 +164,8 @@ struct Start {
     writer: Writer,
     index_dir: Option<PathBuf>,
     seq: u64,
-    checkpoint: u32,
+    /// Segment and length of the last checkpoint.
+    checkpoint: (u32, u64),
 }
 
 /// See [`Store::open`].
@@ -176,7 +178,7 @@ pub fn open(path: &Path, options: &OpenOptions, volume: Arc<dyn Volume>) -> Resu
     }
     let superblock = superblock::read(&*volume, &shown)?;
     let lock_file = take_lock(path, options.read_only)?;
-    let segments = Arc::new(Segments::open(volume, !options.read_only)?);
+    let segments = Arc::new(Segments::open(volume, &superblock.uuid, !options.read_only)?);
     let start = match trusted(path, options.read_only, &superblock, &segments) {
         Some(start) => start,
         None => rebuilt(path, options.read_only, &superblock, &segments)?,
@@ -195,7 +197,7 @@ pub fn open(path: &Path, options: &OpenOptions, volume: Arc<dyn Volume>) -> Resu
         sync: Mutex::new(()),
         reserved: Arc::default(),
         free: Mutex::new(None),
-        checkpoint: Mutex::new((start.checkpoint, 0)),
+        checkpoint: Mutex::new(start.checkpoint),
         prune: AtomicBool::new(false),
         unrecoverable: AtomicU64::new(0),
         closed: AtomicBool::new(false),
@@ -221,7 +223,9 @@ fn trusted(
         return None;
     }
     let (group, mark, number, len) = replay::clean_mark(segments)?;
-    let Change::Clean { index, digest, totals } = mark else { return None };
+    let Change::Clean { index, digest, since_checkpoint, checkpoint, totals } = mark else {
+        return None;
+    };
     if index.is_empty() || index.contains('/') {
         return None;
     }
@@ -250,10 +254,9 @@ fn trusted(
         Writer::resume(Arc::clone(segments), superblock.uuid, number, len, lines).ok()?;
     writer.seq = group.seq;
     writer.chain = group.chain();
-    // Unknown here; overestimating only brings the next checkpoint forward.
-    writer.since_checkpoint = 0;
+    writer.since_checkpoint = since_checkpoint;
     let state = State::new(Table::new(base), totals);
-    Some(Start { state, writer, index_dir: Some(dir), seq: group.seq, checkpoint: 0 })
+    Some(Start { state, writer, index_dir: Some(dir), seq: group.seq, checkpoint })
 }
 
 /// The state from the log alone, and a fresh index to be filled with it.
@@ -277,7 +280,13 @@ fn rebuilt(
     writer.chain = end.chain;
     writer.since_checkpoint = end.since_checkpoint;
     state.table.seq = end.seq + 1;
-    Ok(Start { state, writer, index_dir, seq: end.seq, checkpoint: end.checkpoint })
+    Ok(Start {
+        state,
+        writer,
+        index_dir,
+        seq: end.seq,
+        checkpoint: (end.checkpoint, end.checkpoint_len),
+    })
 }
 
 /// Cuts off what a crash left behind the last good group.
@@ -345,7 +354,10 @@ pub fn close(store: &Store) -> Result<()> {
         let mut totals = Out::default();
         store.state().totals.encode(&mut totals);
         w.ensure(totals.0.len() as u64 + 4096, true)?;
-        w.log(&Change::Clean { index, digest, totals: totals.0 });
+        let since_checkpoint = w.since_checkpoint;
+        let checkpoint = *lock(&store.checkpoint);
+        let totals = totals.0;
+        w.log(&Change::Clean { index, digest, since_checkpoint, checkpoint, totals });
         w.close_group(store.durable.load(Ordering::Acquire))?;
         w.flush()?;
         for (number, blob) in w.take_unsynced() {
@@ -353,7 +365,7 @@ pub fn close(store: &Store) -> Result<()> {
         }
     }
     w.trim();
-    w.fail("the store is closed");
+    w.shut();
     Ok(())
 }
 

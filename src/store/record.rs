@@ -69,6 +69,10 @@ pub enum Change {
         index: String,
         /// BLAKE3 over names, lengths and bytes of its files.
         digest: [u8; 32],
+        /// Bytes of groups since the last checkpoint.
+        since_checkpoint: u64,
+        /// Segment and length in bytes of the last checkpoint.
+        checkpoint: (u32, u64),
         /// The totals, see [`super::state::Totals::encode`].
         totals: Vec<u8>,
     },
@@ -236,10 +240,10 @@ impl Change {
             Self::PutModel(m) => o.u8(10).model(m),
             Self::Punch { ino, off, len } => o.u8(11).u64(ino.0).u64(*off).u64(*len),
             Self::Move { from, to } => o.u8(12).frame(*from).frame(*to),
-            Self::Clean { index, digest, totals } => {
-                o.u8(13).bytes(index.as_bytes()).bytes(totals);
+            Self::Clean { index, digest, since_checkpoint, checkpoint, totals } => {
+                o.u8(13).bytes(index.as_bytes());
                 o.0.extend_from_slice(digest);
-                o
+                o.u64(*since_checkpoint).u32(checkpoint.0).u64(checkpoint.1).bytes(totals)
             }
         };
     }
@@ -263,9 +267,10 @@ impl Change {
             11 => Self::Punch { ino: i.ino()?, off: i.u64()?, len: i.u64()? },
             12 => Self::Move { from: i.frame()?, to: i.frame()? },
             13 => {
-                let index = String::from_utf8(i.bytes()?).ok()?;
-                let totals = i.bytes()?;
-                Self::Clean { index, totals, digest: i.array()? }
+                let (index, digest) = (String::from_utf8(i.bytes()?).ok()?, i.array()?);
+                let since_checkpoint = i.u64()?;
+                let checkpoint = (i.u32()?, i.u64()?);
+                Self::Clean { index, digest, since_checkpoint, checkpoint, totals: i.bytes()? }
             }
             _ => return None,
         })
@@ -406,7 +411,13 @@ mod tests {
             Change::PutModel(model),
             Change::Punch { ino: Ino(1), off: 2, len: 3 },
             Change::Move { from: frame, to: frame },
-            Change::Clean { index: "index".into(), digest: [1; 32], totals: vec![1, 2] },
+            Change::Clean {
+                index: "index".into(),
+                digest: [1; 32],
+                since_checkpoint: 3,
+                checkpoint: (4, 5),
+                totals: vec![1, 2],
+            },
         ];
         for c in &all {
             let mut o = Out::default();

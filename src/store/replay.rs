@@ -7,7 +7,7 @@ use super::api::{Result, StoreError};
 use super::checkpoint;
 use super::frame::{self, HEADER, Kind};
 use super::io::read_up_to;
-use super::log::{Line, Segments, checked, segment_path, summary};
+use super::log::{Line, Segments, checked, segment_path, summary, tag};
 use super::record::{Change, Group};
 use super::state::State;
 use super::superblock::{SEGMENT_HEADER, SegmentHeader};
@@ -32,6 +32,8 @@ pub struct End {
     pub since_checkpoint: u64,
     /// Segment of the checkpoint.
     pub checkpoint: u32,
+    /// Its length in bytes.
+    pub checkpoint_len: u64,
 }
 
 /// Changes kept in memory while replaying, before they are handed to the base.
@@ -50,9 +52,11 @@ fn checkpoints(segments: &Segments) -> Vec<u32> {
         SegmentHeader::decode(&read_up_to(&*blob, 0, SEGMENT_HEADER).ok()?)
     };
     let all = segments.lens().into_iter().rev();
-    all.filter(|(n, _)| header(*n).is_some_and(|h| h.checkpoint && h.number == *n))
-        .map(|(n, _)| n)
-        .collect()
+    all.filter(|(n, _)| {
+        header(*n).is_some_and(|h| h.checkpoint && h.number == *n && tag(&h.uuid) == segments.tag)
+    })
+    .map(|(n, _)| n)
+    .collect()
 }
 
 /// Rebuilds the state over an empty `base`.
@@ -70,6 +74,7 @@ pub fn rebuild(segments: &Segments, base: &Arc<dyn Base>) -> Result<(State, End)
                     chain: end.chain,
                     since_checkpoint: 0,
                     checkpoint: number,
+                    checkpoint_len: end.len,
                 };
                 replay(segments, &mut state, &mut log_end)?;
                 return Ok((state, log_end));
@@ -175,7 +180,7 @@ pub fn clean_mark(segments: &Segments) -> Option<(Group, Change, u32, u64)> {
     let (number, len) = segments.lens().pop()?;
     let blob = segments.get(number)?.blob;
     let at = len.checked_sub(HEADER as u64)?;
-    let h = frame::Header::decode(&read_up_to(&*blob, at, HEADER).ok()?)?;
+    let h = frame::Header::second(&read_up_to(&*blob, at, HEADER).ok()?)?;
     let start = len.checked_sub(h.frame_len().into())?;
     let place = FrameRef { segment: number, offset: start as u32, len: h.frame_len() };
     let group = read_group(segments, place)?;

@@ -114,11 +114,6 @@ impl Table {
         Ok(out)
     }
 
-    /// Calls `each` for pairs with `lo <= key < hi`, in order, until it says false.
-    pub fn each(&self, lo: &[u8], hi: &[u8], each: impl FnMut(Pair) -> bool) -> Result<()> {
-        self.merge(self.base.range(lo, hi), self.over(lo, hi), |a, b| a < b, each)
-    }
-
     /// The last pair with `lo <= key < hi`.
     pub fn last(&self, lo: &[u8], hi: &[u8]) -> Result<Option<Pair>> {
         let mut out = None;
