@@ -69,7 +69,7 @@ impl Fs {
         }
         let attr = s.attr;
         if !attr.is_file() || attr.size == 0 {
-            return Ok(Entry { ino, attr, mapped: attr.size });
+            return Ok(Entry { ino, attr, mapped: 0 });
         }
         let stored = match s.mapped {
             Some(n) => n,

@@ -90,11 +90,31 @@ pub struct Fs {
     decoders: Pool,
     /// Threads that wait for `fdatasync`, so that requests do not.
     syncers: Pool,
-    stop: Mutex<bool>,
-    stopped: Condvar,
+    stop: Arc<Stop>,
     committer: Mutex<Option<std::thread::JoinHandle<()>>>,
     /// Damaged frames that were reported already.
     reported: Mutex<HashSet<FrameRef>>,
+}
+
+/// Tells the committer to end.
+#[derive(Debug, Default)]
+struct Stop {
+    flag: Mutex<bool>,
+    bell: Condvar,
+}
+
+impl Stop {
+    fn now(&self) {
+        *lock(&self.flag) = true;
+        self.bell.notify_all();
+    }
+
+    /// Waits at most `tick`; true if it is time to end.
+    fn within(&self, tick: Duration) -> bool {
+        let flag = lock(&self.flag);
+        let wait = self.bell.wait_timeout_while(flag, tick, |stop| !*stop);
+        *wait.unwrap_or_else(PoisonError::into_inner).0
+    }
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -125,16 +145,16 @@ impl Fs {
             dirty_bytes: AtomicU64::new(0),
             decoders,
             syncers,
-            stop: Mutex::new(false),
-            stopped: Condvar::new(),
+            stop: Arc::default(),
             committer: Mutex::default(),
             reported: Mutex::default(),
         });
         let weak = Arc::downgrade(&fs);
+        let stop = Arc::clone(&fs.stop);
         let tick = (fs.options.commit / 2).max(Duration::from_millis(10));
         let handle = std::thread::Builder::new()
             .name("commit".into())
-            .spawn(move || commit_regularly(&weak, tick))
+            .spawn(move || commit_regularly(&weak, &stop, tick))
             .map_err(thread)?;
         *lock(&fs.committer) = Some(handle);
         Ok(fs)
@@ -175,8 +195,7 @@ impl Fs {
 
     /// Flushes, stops the background coder, deletes orphans, closes the store.
     pub fn shutdown(&self) -> Result<()> {
-        *lock(&self.stop) = true;
-        self.stopped.notify_all();
+        self.stop.now();
         if let Some(handle) = lock(&self.committer).take() {
             // A panic there was logged by the panic hook; the flush below is what counts.
             let _ = handle.join();
@@ -263,26 +282,15 @@ impl Fs {
 
 impl Drop for Fs {
     fn drop(&mut self) {
-        *lock(&self.stop) = true;
-        self.stopped.notify_all();
+        self.stop.now();
         self.recoder.stop();
     }
 }
 
-fn commit_regularly(fs: &Weak<Fs>, tick: Duration) {
-    loop {
+/// Holds the file system only while it commits, so that dropping it elsewhere ends it.
+fn commit_regularly(fs: &Weak<Fs>, stop: &Stop, tick: Duration) {
+    while !stop.within(tick) {
         let Some(fs) = fs.upgrade() else { return };
-        {
-            let stop = lock(&fs.stop);
-            // The last owner may be this very thread: it must not wait for long.
-            let (stop, _) = fs
-                .stopped
-                .wait_timeout_while(stop, tick, |stop| !*stop)
-                .unwrap_or_else(PoisonError::into_inner);
-            if *stop {
-                return;
-            }
-        }
         if let Err(e) = fs.flush_all() {
             log::error!("periodic commit: {e}");
         }
