@@ -5,6 +5,8 @@
 use crate::types::Form;
 use std::sync::Arc;
 
+/// Version of the numerics that coded payloads depend on.
+pub const ENGINE: u32 = 0;
 /// Bytes per block of the `fast` tier.
 pub const FAST_BLOCK: u32 = 128 << 10;
 
@@ -61,7 +63,14 @@ pub struct Encoded {
 
 /// Codes what a write left behind, quickly: zstd-1 or raw. Verified.
 pub fn stage(plain: &[u8]) -> Encoded {
-    Encoded { form: Form::Raw, primed: false, payload: plain.to_vec() }
+    let raw = || Encoded { form: Form::Raw, primed: false, payload: plain.to_vec() };
+    match zstd::bulk::compress(plain, 1) {
+        Ok(z) if z.len() < plain.len() => match zstd::bulk::decompress(&z, plain.len()) {
+            Ok(back) if back == plain => Encoded { form: Form::Zstd, primed: false, payload: z },
+            _ => raw(),
+        },
+        _ => raw(),
+    }
 }
 
 /// Codes a rested block in the smallest admissible form (raw, zstd, fast). Verified by decoding.
@@ -76,10 +85,16 @@ pub fn decode(
     plain_len: u32,
     _primer: Option<&Primer>,
 ) -> Result<Vec<u8>, BlockError> {
-    if form == Form::Raw && payload.len() == plain_len as usize {
-        Ok(payload.to_vec())
+    let bytes = match form {
+        Form::Raw => payload.to_vec(),
+        Form::Zstd => zstd::bulk::decompress(payload, plain_len as usize)
+            .map_err(|e| BlockError::Corrupt(e.to_string()))?,
+        Form::Fast | Form::Lm => return Err(BlockError::UnknownForm(form as u8)),
+    };
+    if bytes.len() == plain_len as usize {
+        Ok(bytes)
     } else {
-        Err(BlockError::Corrupt("form not supported yet".into()))
+        Err(BlockError::Corrupt(format!("{} bytes, not {plain_len}", bytes.len())))
     }
 }
 

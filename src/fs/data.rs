@@ -1,297 +1,373 @@
-//! Bytes of files: write, stage, truncate, punch, seek.
+//! The write path: dirty, stage, commit; and what cuts data out of files.
 
+use super::attr::drop_set_id;
+use super::dirty::{Dirty, WINDOW};
 use super::node::{Node, NodeState};
-use super::{Fs, FsError, Result, SIZE_MAX, lock};
+use super::{Fs, FsError, MAX_SIZE, Result, lock};
 use crate::block;
 use crate::store::{NewFrame, Op, Txn};
 use crate::types::{Ino, Time};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Unstaged bytes of one file from which on its writer stages them.
-const NODE_DIRTY: u64 = 8 << 20;
-/// Unstaged bytes of all files from which on every writer stages.
-const ALL_DIRTY: u64 = 64 << 20;
-/// Pieces are staged by several threads from this many bytes on.
-const PARALLEL: u64 = 1 << 20;
+/// Dirty memory of one file beyond which its writer stages it.
+const FILE_LIMIT: u64 = 16 << 20;
+/// Dirty memory of all files beyond which a writer stages them all.
+const TOTAL_LIMIT: u64 = 64 << 20;
+/// Dirty ranges of one file beyond which its writer stages it.
+const RANGE_LIMIT: usize = 8192;
+/// Room is reserved in steps that double up to this.
+const RESERVE_STEP: u64 = 4 << 20;
 
 impl Fs {
-    /// Opens an inode: it stays, even without a name, until [`Self::release`].
-    pub fn open_inode(&self, ino: Ino) -> Result<()> {
-        self.with_node(ino, |s| {
-            self.attr_of(ino, s)?;
-            s.opens += 1;
-            Ok(())
-        })
+    /// Counts an open handle.
+    pub fn open_handle(&self, ino: Ino) -> Result<()> {
+        let node = self.hold(ino)?;
+        node.state().open += 1;
+        Ok(())
     }
 
-    /// Undoes one [`Self::open_inode`]; the last one deletes an inode without a name.
+    /// A handle was closed for good; the last one of an inode without a name deletes it.
     pub fn release(&self, ino: Ino) -> Result<()> {
-        self.with_node(ino, |s| {
-            s.opens = s.opens.saturating_sub(1);
-            if s.opens == 0 && s.attr.is_some_and(|a| a.nlink == 0) && !self.store.read_only() {
-                self.forget_dirty(s);
-                s.attr = None;
-                return self.delete_inode(ino);
-            }
-            if s.opens == 0 {
-                return self.stage_state(ino, s, Vec::new());
-            }
-            Ok(())
-        })
-    }
-
-    /// Drops what was written and not staged: the inode is gone.
-    pub(super) fn forget_dirty(&self, s: &mut NodeState) {
-        self.dirty_bytes.fetch_sub(s.dirty.bytes(), Ordering::Relaxed);
-        s.dirty.clear();
-        s.reserved.clear();
-        s.attr_dirty = false;
-    }
-
-    /// Writes at an offset. ENOSPC is told here, not at commit.
-    pub fn write(&self, ino: Ino, off: u64, data: &[u8]) -> Result<()> {
-        if self.store.read_only() {
-            return Err(FsError::ReadOnly);
-        }
-        let end = off.checked_add(data.len() as u64).filter(|e| *e <= SIZE_MAX);
-        let end = end.ok_or(FsError::TooLarge)?;
-        if data.is_empty() {
-            return Ok(());
-        }
-        self.with_node(ino, |s| {
-            let mut attr = self.attr_of(ino, s)?;
-            if !attr.is_file() {
-                return Err(FsError::Invalid);
-            }
-            let room = self.store.reserve(data.len() as u64)?;
-            let before = s.dirty.bytes();
-            s.dirty.write(off, data);
-            let after = s.dirty.bytes();
-            if after >= before {
-                self.dirty_bytes.fetch_add(after - before, Ordering::Relaxed);
-            }
-            s.reserved.push(room);
-            attr.size = attr.size.max(end);
-            attr.mtime = Time::now();
-            attr.ctime = attr.mtime;
-            s.attr = Some(attr);
-            s.attr_dirty = true;
-            if after >= NODE_DIRTY || self.dirty_bytes.load(Ordering::Relaxed) >= ALL_DIRTY {
-                self.stage_state(ino, s, Vec::new())?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Stages all that is dirty of a node, in one transaction.
-    pub(super) fn stage(&self, node: &Node) -> Result<()> {
-        let mut s = lock(&node.state);
-        let result = self.stage_state(node.ino, &mut s, Vec::new());
-        if let Err(e) = &result {
-            s.failed = Some(e.clone());
-        }
+        let node = self.hold(ino)?;
+        let mut s = node.state();
+        s.open = s.open.saturating_sub(1);
+        let orphan = s.open == 0 && s.attr.nlink == 0;
         drop(s);
-        result
-    }
-
-    /// Stages the dirty bytes and attributes of an inode, and `more`, in one transaction.
-    pub(super) fn stage_state(&self, ino: Ino, s: &mut NodeState, more: Vec<Op>) -> Result<()> {
-        if s.dirty.is_empty() && !s.attr_dirty && more.is_empty() {
-            return Ok(());
-        }
-        let generation = if s.dirty.is_empty() { 0 } else { self.store.next_generation() };
-        let pieces: Vec<(u64, &[u8])> = s.dirty.pieces().collect();
-        let frames = encode_pieces(ino, generation, &pieces, s.dirty.bytes() >= PARALLEL);
-        let mut ops: Vec<Op> = (0..frames.len()).map(|frame| Op::PutExtent { frame }).collect();
-        ops.extend(more);
-        if let Some(a) = s.attr {
-            ops.push(Op::PutInode(ino, a));
-        }
-        let staged = !frames.is_empty();
-        self.store.append(Txn { frames, ops, guard: None })?;
-        self.forget_dirty(s);
-        if staged {
-            self.recoder.touch(ino);
+        drop(node);
+        if orphan {
+            self.reap(ino);
         }
         Ok(())
     }
 
-    /// Close of one descriptor: stage, and with `sync` make durable. Tells of an earlier failure.
+    /// Writes `data` at `off`. `drop_privileges`: the writer may not keep set-id bits.
+    pub fn write(&self, ino: Ino, off: u64, data: &[u8], drop_privileges: bool) -> Result<()> {
+        self.writable()?;
+        let end = off.checked_add(data.len() as u64).filter(|e| *e <= MAX_SIZE);
+        let end = end.ok_or(FsError::TooBig)?;
+        let node = self.hold(ino)?;
+        let mut s = node.state();
+        if s.gone {
+            return Err(FsError::NotFound);
+        }
+        if !s.attr.is_file() {
+            return Err(FsError::Invalid("not a regular file"));
+        }
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.reserve(&mut s, data.len() as u64)?;
+        let before = s.dirty.memory();
+        s.dirty.write(off, data);
+        self.account(before, s.dirty.memory());
+        let now = Time::now();
+        s.attr.size = s.attr.size.max(end);
+        s.attr.mtime = now;
+        s.attr.ctime = now;
+        if drop_privileges {
+            drop_set_id(&mut s.attr);
+        }
+        s.attr_dirty = true;
+        let full = s.dirty.memory() >= FILE_LIMIT || s.dirty.count() >= RANGE_LIMIT;
+        drop(s);
+        if full {
+            self.stage(&node)?;
+        } else if self.dirty_bytes.load(Ordering::Relaxed) > TOTAL_LIMIT {
+            self.stage_all()?;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that `more` dirty bytes will find room.
+    fn reserve(&self, s: &mut NodeState, more: u64) -> Result<()> {
+        let need = s.dirty.memory() + more;
+        if need > s.reserved_bytes {
+            let step = (need - s.reserved_bytes).max(s.reserved_bytes.min(RESERVE_STEP));
+            s.reserved.push(self.store.reserve(step)?);
+            s.reserved_bytes += step;
+        }
+        Ok(())
+    }
+
+    /// Puts all dirty data, the size and the times of an inode into the log, as one transaction.
+    pub(super) fn stage(&self, node: &Node) -> Result<()> {
+        let _stage = lock(&node.stage);
+        let (staging, size, reserved) = {
+            let mut s = node.state();
+            if s.gone || s.is_clean() {
+                return Ok(());
+            }
+            let staging = Arc::new(std::mem::take(&mut s.dirty));
+            s.staging = Arc::clone(&staging);
+            s.attr_dirty = false;
+            s.reserved_bytes = 0;
+            (staging, s.attr.size, std::mem::take(&mut s.reserved))
+        };
+        let frames = encode(node.ino, &staging, self.store.next_generation());
+        let ops = (0..frames.len()).map(|frame| Op::PutExtent { frame });
+        let mut s = node.state();
+        let mut attr = s.attr;
+        if attr.is_file() {
+            attr.size = size;
+        }
+        let ops = ops.chain([Op::PutInode(node.ino, attr)]).collect();
+        let any = !frames.is_empty();
+        let result = self.store.append(Txn { frames, ops, ..Txn::default() });
+        s.staging = Arc::default();
+        drop(reserved);
+        match result {
+            Ok(_) => {
+                self.account(staging.memory(), 0);
+                note_mapped(&mut s, &staging);
+                s.stored_size = attr.size;
+                s.attr_dirty |= !s.dirty.is_empty() || s.attr.size != attr.size;
+                drop(s);
+                if any {
+                    self.recoder.touch(node.ino);
+                }
+                Ok(())
+            }
+            Err(e) => {
+                let now = s.dirty.memory();
+                s.dirty.put_below(Arc::into_inner(staging).unwrap_or_default());
+                self.account(s.dirty.memory(), now);
+                s.attr_dirty = true;
+                Err(e.into())
+            }
+        }
+    }
+
+    /// Stages every inode; tries all of them, returns the first error.
+    pub(super) fn stage_all(&self) -> Result<()> {
+        let mut result = Ok(());
+        for ino in self.nodes.inos() {
+            match self.hold(ino).and_then(|node| self.stage(&node)) {
+                Ok(()) | Err(FsError::NotFound) => {}
+                Err(e) => {
+                    log::error!("inode {ino}: not committed: {e}");
+                    result = result.and(Err(e));
+                }
+            }
+        }
+        result
+    }
+
+    /// Cuts data out of a file. `change` sets the new size and says which range goes, in the same
+    /// transaction as all dirty data that stay. Times change too.
+    pub(super) fn cut(
+        &self,
+        node: &Node,
+        change: impl FnOnce(&mut NodeState) -> Result<Option<(u64, u64)>>,
+    ) -> Result<()> {
+        let _stage = lock(&node.stage);
+        let mut s = node.state();
+        if s.gone {
+            return Err(FsError::NotFound);
+        }
+        let old = s.attr;
+        let gone = change(&mut s)?;
+        let before = s.dirty.memory();
+        let mut ops = Vec::new();
+        if let Some((off, end)) = gone {
+            s.dirty.cut(off, end);
+            if off < s.stored_size {
+                ops.push(Op::Punch { ino: node.ino, off, len: end - off });
+            }
+        }
+        let now = Time::now();
+        s.attr.mtime = now;
+        s.attr.ctime = now;
+        let frames = encode(node.ino, &s.dirty, self.store.next_generation());
+        let any = !frames.is_empty();
+        ops.extend((0..frames.len()).map(|frame| Op::PutExtent { frame }));
+        ops.push(Op::PutInode(node.ino, s.attr));
+        if let Err(e) = self.store.append(Txn { frames, ops, ..Txn::default() }) {
+            s.attr = old;
+            s.attr_dirty = true;
+            self.account(before, s.dirty.memory());
+            return Err(e.into());
+        }
+        self.account(before, 0);
+        s.dirty = Dirty::default();
+        s.reserved.clear();
+        s.reserved_bytes = 0;
+        s.attr_dirty = false;
+        s.stored_size = s.attr.size;
+        s.mapped = None;
+        drop(s);
+        if any {
+            self.recoder.touch(node.ino);
+        }
+        Ok(())
+    }
+
+    /// A handle is closed: what was written goes to the log; with `sync` it is durable, too.
     pub fn flush(&self, ino: Ino) -> Result<()> {
-        let Some(node) = self.active(ino) else { return Ok(()) };
-        let earlier = lock(&node.state).failed.take();
-        self.stage(&node)?;
-        self.put_node(node);
+        if self.store.read_only() {
+            return Ok(());
+        }
+        self.stage(&*self.hold(ino)?)?;
         if self.options.sync {
             self.store.sync()?;
         }
-        earlier.map_or(Ok(()), Err)
+        Ok(())
     }
 
-    /// fsync(2): durable when it returns.
+    /// Makes an inode and all changes before durable.
     pub fn fsync(&self, ino: Ino) -> Result<()> {
-        let mut earlier = None;
-        if let Some(node) = self.active(ino) {
-            earlier = lock(&node.state).failed.take();
-            self.stage(&node)?;
-            self.put_node(node);
-        }
-        self.store.sync()?;
-        earlier.map_or(Ok(()), Err)
-    }
-
-    /// Sets the size under a node's lock; what is cut off is gone, what is added is a hole.
-    pub(super) fn resize(&self, ino: Ino, s: &mut NodeState, size: u64) -> Result<Vec<Op>> {
-        let mut attr = self.attr_of(ino, s)?;
-        if attr.is_dir() {
-            return Err(FsError::IsDir);
-        }
-        if !attr.is_file() {
-            return Err(FsError::Invalid);
-        }
-        if size > SIZE_MAX {
-            return Err(FsError::TooLarge);
-        }
-        let mut ops = Vec::new();
-        if size < attr.size {
-            let before = s.dirty.bytes();
-            s.dirty.remove(size, u64::MAX - size);
-            self.dirty_bytes.fetch_sub(before - s.dirty.bytes(), Ordering::Relaxed);
-            ops.push(Op::Punch { ino, off: size, len: u64::MAX - size });
-        }
-        attr.size = size;
-        attr.mtime = Time::now();
-        attr.ctime = attr.mtime;
-        s.attr = Some(attr);
-        s.attr_dirty = true;
-        Ok(ops)
-    }
-
-    /// fallocate(2) with mode 0, KEEP_SIZE, PUNCH_HOLE or ZERO_RANGE. Space is not set aside: what
-    /// a block will need is not known before it is coded.
-    pub fn fallocate(&self, ino: Ino, mode: i32, off: u64, len: u64) -> Result<()> {
         if self.store.read_only() {
-            return Err(FsError::ReadOnly);
+            return Ok(());
         }
+        self.stage(&*self.hold(ino)?)?;
+        Ok(self.store.sync()?)
+    }
+
+    /// Calls `done` with the result of [`Fs::flush`]; waits for the disk elsewhere.
+    pub fn flush_then(self: &Arc<Self>, ino: Ino, done: impl FnOnce(Result<()>) + Send + 'static) {
+        if self.options.sync {
+            let fs = Arc::clone(self);
+            self.syncers.run(move || done(fs.flush(ino)));
+        } else {
+            done(self.flush(ino));
+        }
+    }
+
+    /// Calls `done` with the result of [`Fs::fsync`], on another thread.
+    pub fn fsync_then(self: &Arc<Self>, ino: Ino, done: impl FnOnce(Result<()>) + Send + 'static) {
+        let fs = Arc::clone(self);
+        self.syncers.run(move || done(fs.fsync(ino)));
+    }
+
+    /// fallocate(2): room is checked for, not set aside; punched and zeroed ranges become holes.
+    pub fn fallocate(&self, ino: Ino, off: u64, len: u64, mode: i32) -> Result<()> {
+        self.writable()?;
+        let end = off.checked_add(len).filter(|e| *e <= MAX_SIZE).ok_or(FsError::TooBig)?;
         let keep = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
-        let zero = match mode & !libc::FALLOC_FL_KEEP_SIZE {
-            0 => false,
-            libc::FALLOC_FL_PUNCH_HOLE if keep => true,
-            libc::FALLOC_FL_ZERO_RANGE => true,
+        let what = mode & !libc::FALLOC_FL_KEEP_SIZE;
+        let zero = match (what, keep) {
+            (0, _) => false,
+            (libc::FALLOC_FL_PUNCH_HOLE, true) | (libc::FALLOC_FL_ZERO_RANGE, _) => true,
             _ => return Err(FsError::NotSupported),
         };
-        let end = off.checked_add(len).filter(|e| *e <= SIZE_MAX).ok_or(FsError::TooLarge)?;
-        if len == 0 {
-            return Err(FsError::Invalid);
-        }
-        self.with_node(ino, |s| {
-            let mut attr = self.attr_of(ino, s)?;
-            if !attr.is_file() {
-                return Err(FsError::Invalid);
+        let node = self.hold(ino)?;
+        if !zero {
+            drop(self.store.reserve(len)?);
+            if keep {
+                return Ok(());
             }
-            let mut ops = Vec::new();
-            if zero {
-                let before = s.dirty.bytes();
-                s.dirty.remove(off, len);
-                self.dirty_bytes.fetch_sub(before - s.dirty.bytes(), Ordering::Relaxed);
-                ops.push(Op::Punch { ino, off, len });
+        }
+        self.cut(&node, |s| {
+            if !s.attr.is_file() {
+                return Err(FsError::Invalid("not a regular file"));
             }
             if !keep {
-                attr.size = attr.size.max(end);
+                s.attr.size = s.attr.size.max(end);
             }
-            attr.ctime = Time::now();
-            if zero {
-                attr.mtime = attr.ctime;
-            }
-            s.attr = Some(attr);
-            s.attr_dirty = true;
-            self.stage_state(ino, s, ops)
+            Ok(zero.then_some((off, end)))
         })
     }
 
-    /// lseek(2) with SEEK_DATA (`data`) or SEEK_HOLE.
+    /// lseek(2) with `SEEK_DATA` (`data`) or `SEEK_HOLE`.
     pub fn seek(&self, ino: Ino, off: u64, data: bool) -> Result<u64> {
-        self.with_node(ino, |s| {
-            let size = self.attr_of(ino, s)?.size;
-            if off >= size {
-                return Err(FsError::NoSuchOffset);
+        let node = self.hold(ino)?;
+        let s = node.state();
+        let size = s.attr.size;
+        if off >= size {
+            return Err(FsError::NoData);
+        }
+        let mut runs: Vec<(u64, u64)> =
+            self.store.extents_in(ino, off, size - off)?.iter().map(|e| (e.off, e.end())).collect();
+        for d in [&s.dirty, &s.staging] {
+            runs.extend(d.ranges_from(off).map(|(at, b)| (at, at + b.len() as u64)));
+        }
+        runs.sort_unstable();
+        let mut hole = off;
+        for (start, end) in runs {
+            if data {
+                return Ok(start.max(off));
             }
-            let mut ranges: Vec<(u64, u64)> = s.dirty.ranges_from(off).collect();
-            let extents = self.store.extents_in(ino, off, size - off)?;
-            ranges.extend(extents.iter().map(|e| (e.off, e.end())));
-            ranges.sort_unstable();
-            let mut at = off;
-            for (start, end) in ranges {
-                if data && end > at {
-                    return Ok(start.max(at))
-                        .and_then(|p| if p < size { Ok(p) } else { Err(FsError::NoSuchOffset) });
-                }
-                if start > at {
-                    break;
-                }
-                at = at.max(end);
-            }
-            if data { Err(FsError::NoSuchOffset) } else { Ok(at.min(size)) }
-        })
-    }
-
-    /// copy_file_range(2), through the cache; returns the bytes copied.
-    pub fn copy_range(
-        &self,
-        from: Ino,
-        off_in: u64,
-        to: Ino,
-        off_out: u64,
-        len: u64,
-    ) -> Result<u64> {
-        const STEP: u64 = 1 << 20;
-        let mut done = 0;
-        while done < len {
-            let want = STEP.min(len - done) as u32;
-            let bytes = self.read(from, off_in + done, want)?.complete(self)?;
-            if bytes.is_empty() {
+            if start > hole {
                 break;
             }
-            self.write(to, off_out + done, &bytes)?;
-            done += bytes.len() as u64;
+            hole = hole.max(end);
         }
-        Ok(done)
+        if data { Err(FsError::NoData) } else { Ok(hole.min(size)) }
+    }
+
+    /// copy_file_range(2) by reading and writing; holes become zeros. Returns the bytes copied.
+    pub fn copy(&self, from: Ino, off: u64, to: Ino, to_off: u64, len: u64) -> Result<u64> {
+        let len = len.min(1 << 20);
+        let bytes = self.read_now(from, off, len)?;
+        self.write(to, to_off, &bytes, false)?;
+        Ok(bytes.len() as u64)
+    }
+
+    /// Calls `done` with the result of [`Fs::copy`], on a decoding thread.
+    pub fn copy_then(
+        self: &Arc<Self>,
+        from: (Ino, u64),
+        to: (Ino, u64),
+        len: u64,
+        done: impl FnOnce(Result<u64>) + Send + 'static,
+    ) {
+        let fs = Arc::clone(self);
+        self.decoders.run(move || done(fs.copy(from.0, from.1, to.0, to.1, len)));
     }
 }
 
-/// Codes dirty pieces as staged frames, by two threads when `parallel`.
-fn encode_pieces(
-    ino: Ino,
-    generation: u64,
-    pieces: &[(u64, &[u8])],
-    parallel: bool,
-) -> Vec<NewFrame> {
-    let one = |&(off, plain): &(u64, &[u8])| {
-        let coded = block::stage(plain);
+/// Keeps the count of mapped bytes right where data were only appended.
+fn note_mapped(s: &mut NodeState, staged: &Dirty) {
+    if staged.is_empty() {
+        return;
+    }
+    let appended = staged.ranges().next().is_some_and(|(off, _)| off >= s.stored_size);
+    let bytes: u64 = staged.ranges().map(|(_, b)| b.len() as u64).sum();
+    s.mapped = s.mapped.filter(|_| appended).map(|n| n + bytes);
+}
+
+/// Staged frames of what was written, one per range, coded on several threads where it pays.
+fn encode(ino: Ino, dirty: &Dirty, generation: u64) -> Vec<NewFrame> {
+    let ranges: Vec<(u64, &[u8])> = dirty.ranges().collect();
+    let one = |(off, plain): (u64, &[u8])| {
+        let e = block::stage(plain);
         NewFrame {
             ino,
             off,
-            form: coded.form,
+            form: e.form,
             staged: true,
             generation,
             plain_len: plain.len() as u32,
             plain_hash: block::plain_hash(plain),
             primer: 0,
             model: 0,
-            payload: coded.payload,
+            payload: e.payload,
         }
     };
-    if !parallel || pieces.len() < 2 {
-        return pieces.iter().map(one).collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    if threads == 1 || dirty.memory() < 8 * WINDOW {
+        return ranges.into_iter().map(one).collect();
     }
-    let (a, b) = pieces.split_at(pieces.len() / 2);
-    std::thread::scope(|scope| {
-        let other = scope.spawn(|| b.iter().map(one).collect::<Vec<_>>());
-        let mut all: Vec<_> = a.iter().map(one).collect();
-        match other.join() {
-            Ok(rest) => all.extend(rest),
-            Err(_) => all.extend(b.iter().map(one)),
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            let Some(range) = ranges.get(n) else { break done };
+            done.push((n, one(*range)));
         }
-        all
-    })
+    };
+    let mut frames = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut frames = work();
+        for other in others {
+            match other.join() {
+                Ok(more) => frames.extend(more),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        frames
+    });
+    frames.sort_unstable_by_key(|(n, _)| *n);
+    frames.into_iter().map(|(_, f)| f).collect()
 }

@@ -1,92 +1,150 @@
-//! Inodes in use: what is known of them beyond the store.
+//! Inodes in use: attributes as they are now, dirty data, open counts.
+//!
+//! Lock order: names → `Node::stage` → `Node::state` (ascending inode number where there are
+//! several) → the table → the store's locks.
 
 use super::dirty::Dirty;
-use super::{Fs, FsError, Result, lock};
-use crate::store::Reservation;
+use super::{FsError, Result};
+use crate::store::{Reservation, Store};
 use crate::types::{Attr, Ino};
-use std::sync::{Arc, Mutex};
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// An inode that is open, or has unstaged changes, or is being worked on.
+/// What is known of an inode beyond the store.
+#[derive(Debug)]
+pub struct NodeState {
+    /// Attributes now; the store may still have older ones.
+    pub attr: Attr,
+    /// Size that the store has: what was written beyond is not in it yet.
+    pub stored_size: u64,
+    /// `attr` has what the store has not.
+    pub attr_dirty: bool,
+    /// Written, not staged.
+    pub dirty: Dirty,
+    /// Being staged now; below `dirty`.
+    pub staging: Arc<Dirty>,
+    /// Room for the dirty data.
+    pub reserved: Vec<Reservation>,
+    /// Sum of `reserved`, in bytes.
+    pub reserved_bytes: u64,
+    /// Open file handles.
+    pub open: u32,
+    /// Deleted: nothing may be written any more.
+    pub gone: bool,
+    /// Plaintext bytes mapped in the store, if counted.
+    pub mapped: Option<u64>,
+    /// Where the last read ended, and how many in a row began where the one before ended.
+    pub read_end: u64,
+    pub streak: u32,
+}
+
+impl NodeState {
+    /// Attributes fit for the store before the dirty data are: with the size it has.
+    pub fn durable(&self, attr: Attr) -> Attr {
+        Attr { size: if attr.is_file() { self.stored_size } else { attr.size }, ..attr }
+    }
+
+    /// Nothing here that the store has not.
+    pub fn is_clean(&self) -> bool {
+        !self.attr_dirty && self.dirty.is_empty() && self.staging.is_empty()
+    }
+}
+
+/// An inode in use.
 #[derive(Debug)]
 pub struct Node {
     /// Its number.
     pub ino: Ino,
-    /// Everything else.
-    pub state: Mutex<NodeState>,
+    /// Held while data are staged, and by whoever cuts data out.
+    pub stage: Mutex<()>,
+    state: Mutex<NodeState>,
 }
 
-/// What a node's lock guards.
+impl Node {
+    /// Locks the state.
+    pub fn state(&self) -> MutexGuard<'_, NodeState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All inodes in use, by number.
 #[derive(Debug, Default)]
-pub struct NodeState {
-    /// Attributes; newer than the store's if `attr_dirty`. `None` before the first use, and once
-    /// the inode is gone.
-    pub attr: Option<Attr>,
-    /// `attr` has to be stored.
-    pub attr_dirty: bool,
-    /// Unstaged bytes.
-    pub dirty: Dirty,
-    /// Room for them.
-    pub reserved: Vec<Reservation>,
-    /// Open handles.
-    pub opens: u64,
-    /// A write failed in the background: told at the next fsync or close.
-    pub failed: Option<FsError>,
+pub struct Nodes {
+    table: Mutex<HashMap<Ino, Arc<Node>>>,
 }
 
-impl NodeState {
-    /// True if nothing would be lost by forgetting the node.
-    fn idle(&self) -> bool {
-        self.opens == 0 && !self.attr_dirty && self.dirty.is_empty()
+/// A node that stays in the table while this lives.
+#[derive(Debug)]
+pub struct Held<'a> {
+    nodes: &'a Nodes,
+    node: Arc<Node>,
+}
+
+impl Deref for Held<'_> {
+    type Target = Node;
+    fn deref(&self) -> &Node {
+        &self.node
     }
 }
 
-impl Fs {
-    /// The node, if the inode is in use.
-    pub(super) fn active(&self, ino: Ino) -> Option<Arc<Node>> {
-        lock(&self.nodes).get(&ino).cloned()
-    }
-
-    /// The node, made if need be. [`Self::put_node`] it when done.
-    pub(super) fn node(&self, ino: Ino) -> Arc<Node> {
-        let make = || Arc::new(Node { ino, state: Mutex::default() });
-        Arc::clone(lock(&self.nodes).entry(ino).or_insert_with(make))
-    }
-
-    /// Forgets a node that nobody needs any more.
-    pub(super) fn put_node(&self, node: Arc<Node>) {
-        let ino = node.ino;
-        let idle = lock(&node.state).idle();
-        drop(node);
-        if idle {
-            let mut nodes = lock(&self.nodes);
-            // The map's own reference is the last one: nobody can be about to use it.
-            if nodes.get(&ino).is_some_and(|n| {
-                Arc::strong_count(n) == 1 && n.state.try_lock().is_ok_and(|s| s.idle())
-            }) {
-                nodes.remove(&ino);
-            }
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut table = self.nodes.table();
+        // Two owners: the table and this. Nobody else can get at it while the table is locked.
+        if Arc::strong_count(&self.node) == 2
+            && let Ok(s) = self.node.state.try_lock()
+            && s.open == 0
+            && (s.gone || s.is_clean())
+        {
+            table.remove(&self.node.ino);
         }
     }
+}
 
-    /// The attributes under a node's lock, read from the store if need be.
-    pub(super) fn attr_of(&self, ino: Ino, state: &mut NodeState) -> Result<Attr> {
-        if let Some(a) = state.attr {
-            return Ok(a);
-        }
-        let a = self.store.inode(ino)?.ok_or(FsError::NotFound)?;
-        state.attr = Some(a);
-        Ok(a)
+impl Nodes {
+    fn table(&self) -> MutexGuard<'_, HashMap<Ino, Arc<Node>>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `work` on a node's locked state.
-    pub(super) fn with_node<T>(
-        &self,
-        ino: Ino,
-        work: impl FnOnce(&mut NodeState) -> Result<T>,
-    ) -> Result<T> {
-        let node = self.node(ino);
-        let result = work(&mut lock(&node.state));
-        self.put_node(node);
-        result
+    /// The node of an inode, from the store if it is not in use yet.
+    pub fn hold(&self, store: &Store, ino: Ino) -> Result<Held<'_>> {
+        let mut table = self.table();
+        let node = if let Some(node) = table.get(&ino) {
+            Arc::clone(node)
+        } else {
+            let attr = store.inode(ino)?.ok_or(FsError::NotFound)?;
+            let state = NodeState {
+                attr,
+                stored_size: attr.size,
+                attr_dirty: false,
+                dirty: Dirty::default(),
+                staging: Arc::default(),
+                reserved: Vec::new(),
+                reserved_bytes: 0,
+                open: 0,
+                gone: false,
+                mapped: None,
+                read_end: 0,
+                streak: 0,
+            };
+            let node = Arc::new(Node { ino, stage: Mutex::default(), state: Mutex::new(state) });
+            table.insert(ino, Arc::clone(&node));
+            node
+        };
+        Ok(Held { nodes: self, node })
+    }
+
+    /// Inodes in the table.
+    pub fn inos(&self) -> Vec<Ino> {
+        self.table().keys().copied().collect()
+    }
+
+    /// Attributes if the node is in use.
+    pub fn attr(&self, ino: Ino) -> Option<Attr> {
+        let node = Arc::clone(self.table().get(&ino)?);
+        let attr = node.state().attr;
+        drop(Held { nodes: self, node });
+        Some(attr)
     }
 }

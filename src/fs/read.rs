@@ -1,151 +1,149 @@
-//! Reading: what has to be fetched is planned under the node's lock, fetched without it.
+//! The read path: what is in memory is answered at once, the rest by a decoding thread.
 
+use super::dirty::Dirty;
+use super::node::NodeState;
 use super::{Fs, FsError, Result, lock};
-use crate::block::Primer;
-use crate::fetch;
-use crate::types::{Extent, Ino, Time};
+use crate::fetch::FetchError;
+use crate::store::StoreError;
+use crate::types::{Extent, Ino};
 use std::sync::Arc;
 
-/// What a read of one range consists of.
-#[derive(Debug)]
-pub struct ReadPlan {
-    ino: Ino,
+/// Reads in a row after which a file is decoded ahead.
+const SEQUENTIAL: u32 = 2;
+/// How far, in bytes per decoding thread.
+const AHEAD: u64 = 256 << 10;
+
+/// What a range consists of: extents below, written data on top.
+struct Picture {
     off: u64,
-    /// Bytes that the read returns.
     len: u64,
     extents: Vec<Extent>,
-    /// Unstaged parts; they cover the extents.
-    dirty: Vec<(u64, Vec<u8>)>,
+    top: Dirty,
+}
+
+impl Picture {
+    fn base(&self) -> Vec<u8> {
+        vec![0; self.len as usize]
+    }
+
+    /// Copies the part of `plain`, the frame of `e`, that lies in the range.
+    fn lay(&self, out: &mut [u8], e: &Extent, plain: &[u8]) -> std::result::Result<(), FetchError> {
+        let from = e.off.max(self.off);
+        let to = e.end().min(self.off + self.len);
+        let at = e.frame_off as usize + (from - e.off) as usize;
+        let n = to.saturating_sub(from) as usize;
+        let part = plain.get(at..at + n).ok_or(FetchError::Hash(e.frame))?;
+        let to = (from - self.off) as usize;
+        out[to..to + n].copy_from_slice(part);
+        Ok(())
+    }
 }
 
 impl Fs {
-    /// Plans a read of up to `size` bytes.
-    pub fn read(&self, ino: Ino, off: u64, size: u32) -> Result<ReadPlan> {
-        let node = self.active(ino);
-        let state = node.as_ref().map(|n| lock(&n.state));
-        let attr = match state.as_ref().and_then(|s| s.attr) {
-            Some(a) => a,
-            None => self.store.inode(ino)?.ok_or(FsError::NotFound)?,
-        };
-        if attr.is_dir() {
-            return Err(FsError::IsDir);
+    /// Calls `done` with up to `len` bytes from `off` on: at once if no frame must be decoded, else
+    /// on a decoding thread. Less than `len` bytes means the end of the file.
+    pub fn read(
+        self: &Arc<Self>,
+        ino: Ino,
+        off: u64,
+        len: u64,
+        done: impl FnOnce(Result<Vec<u8>>) + Send + 'static,
+    ) {
+        match self.read_in_memory(ino, off, len) {
+            Ok(Some(bytes)) => done(Ok(bytes)),
+            Ok(None) => {
+                let fs = Arc::clone(self);
+                self.decoders.run(move || done(fs.read_now(ino, off, len)));
+            }
+            Err(e) => done(Err(e)),
         }
-        let len = attr.size.saturating_sub(off).min(u64::from(size));
-        let extents = self.store.extents_in(ino, off, len)?;
-        let dirty = state.as_ref().map_or_else(Vec::new, |s| s.dirty.read(off, len));
-        Ok(ReadPlan { ino, off, len, extents, dirty })
+        self.decode_ahead(ino, off + len);
     }
 
-    /// Notes an access, by the rules of relatime.
-    pub fn touch_atime(&self, ino: Ino) {
-        const DAY: i64 = 24 * 3600;
-        if self.options.noatime || self.store.read_only() {
+    fn picture(&self, ino: Ino, s: &NodeState, off: u64, len: u64) -> Result<Picture> {
+        if s.gone {
+            return Err(FsError::NotFound);
+        }
+        let end = off.saturating_add(len).min(s.attr.size).max(off);
+        let covered = s.dirty.covers(off, end);
+        let extents =
+            if covered { Vec::new() } else { self.store.extents_in(ino, off, end - off)? };
+        let mut top = Dirty::default();
+        for layer in [&*s.staging, &s.dirty] {
+            for (at, bytes) in layer.ranges_from(off).take_while(|(at, _)| *at < end) {
+                let from = at.max(off);
+                let to = (at + bytes.len() as u64).min(end);
+                top.write(from, &bytes[(from - at) as usize..(to - at) as usize]);
+            }
+        }
+        Ok(Picture { off, len: end - off, extents, top })
+    }
+
+    fn read_in_memory(&self, ino: Ino, off: u64, len: u64) -> Result<Option<Vec<u8>>> {
+        let node = self.hold(ino)?;
+        let mut s = node.state();
+        self.accessed(&mut s);
+        s.streak = if s.read_end == off { s.streak.saturating_add(1) } else { 0 };
+        s.read_end = off + len;
+        let picture = self.picture(ino, &s, off, len)?;
+        drop(s);
+        let mut out = picture.base();
+        for e in &picture.extents {
+            let Some(plain) = self.cache.peek(e.frame) else { return Ok(None) };
+            picture.lay(&mut out, e, &plain).map_err(|s| damaged(ino, e, &picture, s))?;
+        }
+        picture.top.overlay(off, &mut out);
+        Ok(Some(out))
+    }
+
+    /// Reads, decoding on the calling thread what must be.
+    pub fn read_now(&self, ino: Ino, off: u64, len: u64) -> Result<Vec<u8>> {
+        let node = self.hold(ino)?;
+        loop {
+            let picture = self.picture(ino, &node.state(), off, len)?;
+            let mut out = picture.base();
+            let failed = picture.extents.iter().find_map(|e| {
+                let plain = self.cache.frame(&self.store, e);
+                plain.and_then(|p| picture.lay(&mut out, e, &p)).err().map(|why| (e, why))
+            });
+            let Some((e, why)) = failed else {
+                picture.top.overlay(off, &mut out);
+                return Ok(out);
+            };
+            // The frame may have been coded anew or moved meanwhile; then its extent says so.
+            let now = self.store.extents_in(ino, e.off, e.len)?;
+            if now.contains(e) {
+                let error = damaged(ino, e, &picture, why);
+                if lock(&self.reported).insert(e.frame) {
+                    log::error!("{error}");
+                }
+                return Err(error);
+            }
+        }
+    }
+
+    fn decode_ahead(self: &Arc<Self>, ino: Ino, from: u64) {
+        let sequential = self.hold(ino).is_ok_and(|n| n.state().streak >= SEQUENTIAL);
+        if !sequential {
             return;
         }
-        if let Some(node) = self.active(ino) {
-            let mut s = lock(&node.state);
-            if let Some(a) = &mut s.attr {
-                let now = Time::now();
-                if a.atime <= a.mtime || a.atime <= a.ctime || now.sec - a.atime.sec >= DAY {
-                    a.atime = now;
-                    s.attr_dirty = true;
-                }
+        let len = AHEAD * self.options.decode_threads.max(1) as u64;
+        for e in self.store.extents_in(ino, from, len).unwrap_or_default() {
+            if self.cache.expects(e.frame) {
+                continue;
             }
+            let fs = Arc::clone(self);
+            self.decoders.run(move || {
+                // A failure is reported by the read that needs the frame.
+                let _ = fs.cache.frame(&fs.store, &e);
+            });
         }
-    }
-
-    /// The extents after a range that are not decoded yet, for read-ahead.
-    pub fn ahead(&self, ino: Ino, off: u64, len: u64) -> Vec<Extent> {
-        let mut extents = self.store.extents_in(ino, off, len).unwrap_or_default();
-        extents.retain(|e| !self.frames.has(e.frame));
-        extents
-    }
-
-    /// Decodes a frame into the cache; an error will be told to whoever reads it.
-    pub fn prefetch(&self, ino: Ino, extent: &Extent) {
-        if let Err(e) = self.plain(ino, extent) {
-            log::debug!("read-ahead: {e}");
-        }
-    }
-
-    fn primer(&self, extent: &Extent) -> Result<Option<Arc<Primer>>> {
-        if extent.primer == 0 {
-            return Ok(None);
-        }
-        let lost = FsError::Io(format!("making primer {} failed", extent.primer));
-        let make = || Ok(fetch::primer(&self.store, extent.primer, extent.frame)?);
-        self.primers.get_or(extent.primer, lost, make).map(Some)
-    }
-
-    /// The whole plaintext of an extent's frame.
-    fn plain(&self, ino: Ino, extent: &Extent) -> Result<Arc<Vec<u8>>> {
-        let lost = FsError::Io("decoding failed".into());
-        self.frames.get_or(extent.frame, lost, || {
-            let primer = self.primer(extent)?;
-            let f = fetch::frame(&self.store, extent, primer.as_deref()).map_err(FsError::from)?;
-            // A stale extent may lead to a frame of somebody else: never those bytes.
-            let end = u64::from(extent.frame_off) + extent.len;
-            if f.len() as u64 != u64::from(extent.plain_len) || end > f.len() as u64 {
-                return Err(FsError::Io(format!("inode {ino}: frame is not the extent's")));
-            }
-            Ok(f)
-        })
     }
 }
 
-impl ReadPlan {
-    /// The bytes, if nothing has to be decoded.
-    pub fn ready(&self, fs: &Fs) -> Option<Vec<u8>> {
-        let mut frames = Vec::with_capacity(self.extents.len());
-        for e in &self.extents {
-            frames.push(fs.frames.get(e.frame)?);
-        }
-        Some(self.assemble(frames.iter().map(Arc::as_ref)))
-    }
-
-    /// The bytes; decodes what is not in the cache. One log line names what cannot be read.
-    pub fn complete(self, fs: &Fs) -> Result<Vec<u8>> {
-        match self.fetch_all(fs) {
-            Err(FsError::Io(first)) => {
-                // The cleaner or the coder may have moved the frames meanwhile.
-                let again = fs.store.extents_in(self.ino, self.off, self.len)?;
-                let moved = again != self.extents;
-                let plan = Self { extents: again, ..self };
-                let second = if moved { plan.fetch_all(fs) } else { Err(FsError::Io(first)) };
-                if let Err(e) = &second {
-                    log::error!("inode {} offset {} length {}: {e}", plan.ino, plan.off, plan.len);
-                }
-                second
-            }
-            r => r,
-        }
-    }
-
-    fn fetch_all(&self, fs: &Fs) -> Result<Vec<u8>> {
-        let mut frames = Vec::with_capacity(self.extents.len());
-        for e in &self.extents {
-            frames.push(fs.plain(self.ino, e)?);
-        }
-        Ok(self.assemble(frames.iter().map(Arc::as_ref)))
-    }
-
-    fn assemble<'a>(&self, frames: impl Iterator<Item = &'a Vec<u8>>) -> Vec<u8> {
-        let mut out = vec![0; self.len as usize];
-        let end = self.off + self.len;
-        for (e, plain) in self.extents.iter().zip(frames) {
-            let from = e.off.max(self.off);
-            let to = e.end().min(end);
-            let at = e.frame_off as usize + (from - e.off) as usize;
-            let n = (to.saturating_sub(from)) as usize;
-            if let Some(bytes) = plain.get(at..at + n) {
-                let to = (from - self.off) as usize;
-                out[to..to + n].copy_from_slice(bytes);
-            }
-        }
-        for (from, bytes) in &self.dirty {
-            let at = (from - self.off) as usize;
-            out[at..at + bytes.len()].copy_from_slice(bytes);
-        }
-        out
+fn damaged(ino: Ino, e: &Extent, picture: &Picture, source: FetchError) -> FsError {
+    match source {
+        FetchError::Store(s @ (StoreError::NoSpace { .. } | StoreError::ReadOnly)) => s.into(),
+        source => FsError::Damaged { ino, offset: e.off.max(picture.off), source },
     }
 }

@@ -1,96 +1,62 @@
-//! Extended attributes, real ones and those that lmfs answers itself.
+//! Extended attributes, among them lmfs' own.
 
-use super::{Fs, FsError, Result, lock};
-use crate::store::Op;
-use crate::types::{Attr, Extent, Form, Ino, Time};
+use super::{Fs, FsError, Result};
+use crate::recode::{MODEL_OFF, MODEL_XATTR};
+use crate::store::{Op, Txn};
+use crate::types::{Form, Ino, Time};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
-/// Governs how a file is coded from now on; inherited from the directory at creation.
-pub const MODEL: &[u8] = crate::recode::MODEL_XATTR;
-const RATIO: &[u8] = b"user.lmfs.ratio";
-const CODED_SIZE: &[u8] = b"user.lmfs.coded_size";
-const CODECS: &[u8] = b"user.lmfs.codecs";
-/// Largest value.
+/// Longest value in bytes, as Linux has it.
 const VALUE_MAX: usize = 64 << 10;
-/// Largest name.
-const NAME_MAX: usize = 255;
 
-/// How a file is stored.
+/// Whether an extended attribute may or must be there before it is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetHow {
+    /// Either.
+    Put,
+    /// It must not be there.
+    Create,
+    /// It must be there.
+    Replace,
+}
+
+/// How a file's bytes are held.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Coding {
-    /// Bytes of its frames; of a frame that is used in part, that part.
+    /// Bytes that are not holes, staged or coded.
+    pub mapped: u64,
+    /// The file's share of its frames, in bytes.
     pub coded_size: u64,
-    /// Frames by codec.
+    /// Frames by codec; those not coded yet count as `staged`.
     pub codecs: BTreeMap<String, u64>,
-    /// Bytes not staged yet.
+    /// Bytes in memory that are not staged yet.
     pub dirty: u64,
 }
 
-/// The codec's name of an extent.
-fn codec(e: &Extent, models: &BTreeMap<u16, String>) -> String {
-    match e.form {
-        _ if e.staged => "staged".into(),
-        Form::Raw => "raw".into(),
-        Form::Zstd => "zstd".into(),
-        Form::Fast => "fast".into(),
-        Form::Lm => models.get(&e.model).cloned().unwrap_or_else(|| format!("model {}", e.model)),
+fn check(name: &[u8]) -> Result<()> {
+    if name.len() > 255 {
+        return Err(FsError::NameTooLong);
     }
+    let known = [&b"user."[..], b"trusted.", b"security."].iter().any(|p| name.starts_with(p));
+    if known { Ok(()) } else { Err(FsError::NotSupported) }
+}
+
+fn is_virtual(name: &[u8]) -> bool {
+    matches!(name, b"user.lmfs.ratio" | b"user.lmfs.coded_size" | b"user.lmfs.codecs")
 }
 
 impl Fs {
-    /// How a file is stored now.
-    pub fn coding(&self, ino: Ino) -> Result<Coding> {
-        let models = self.store.models()?.into_iter().map(|m| (m.number, m.name)).collect();
-        let mut c = Coding::default();
-        for e in self.store.extents_in(ino, 0, u64::MAX)? {
-            let share = u128::from(e.frame.len) * u128::from(e.len);
-            c.coded_size += share.div_ceil(u128::from(e.plain_len.max(1))) as u64;
-            *c.codecs.entry(codec(&e, &models)).or_default() += 1;
-        }
-        if let Some(node) = self.active(ino) {
-            c.dirty = lock(&node.state).dirty.bytes();
-        }
-        Ok(c)
-    }
-
-    fn virtual_value(&self, ino: Ino, name: &[u8], attr: &Attr) -> Result<Option<Vec<u8>>> {
-        if !matches!(name, RATIO | CODED_SIZE | CODECS) {
-            return Ok(None);
-        }
-        if !attr.is_file() {
-            return Err(FsError::NoAttribute);
-        }
-        let c = self.coding(ino)?;
-        let text = match name {
-            CODED_SIZE => c.coded_size.to_string(),
-            RATIO => {
-                let hundredths = (attr.size * 100).checked_div(c.coded_size).unwrap_or(100);
-                format!("{}.{:02}", hundredths / 100, hundredths % 100)
-            }
-            _ => {
-                let list: Vec<_> = c.codecs.iter().map(|(k, n)| format!("{k}:{n}")).collect();
-                list.join(" ")
-            }
-        };
-        Ok(Some(text.into_bytes()))
-    }
-
     /// Value of an extended attribute.
     pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
-        if name.starts_with(b"system.") {
-            return Err(FsError::NotSupported);
+        check(name)?;
+        if is_virtual(name) {
+            return self.virtual_xattr(ino, name);
         }
-        // Asked before every write; nothing else starts so.
-        if name.starts_with(b"user.lmfs.") {
-            let attr = self.getattr(ino)?;
-            if let Some(v) = self.virtual_value(ino, name, &attr)? {
-                return Ok(v);
-            }
-        }
-        self.store.xattr(ino, name)?.ok_or(FsError::NoAttribute)
+        self.store.xattr(ino, name)?.ok_or(FsError::NoAttr)
     }
 
-    /// Names of extended attributes, each followed by a NUL.
+    /// Names of all extended attributes, each ended by a NUL.
     pub fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
         let mut out = Vec::new();
         for name in self.store.xattrs(ino)? {
@@ -100,36 +66,26 @@ impl Fs {
         Ok(out)
     }
 
-    /// Sets an extended attribute, with the flags of setxattr(2).
-    pub fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
-        if self.store.read_only() {
-            return Err(FsError::ReadOnly);
-        }
-        if name.starts_with(b"system.") {
-            return Err(FsError::NotSupported);
-        }
-        if matches!(name, RATIO | CODED_SIZE | CODECS) {
-            return Err(FsError::NotPermitted);
-        }
-        if name.len() > NAME_MAX {
-            return Err(FsError::NameTooLong);
-        }
+    /// Sets an extended attribute.
+    pub fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], how: SetHow) -> Result<()> {
+        self.writable()?;
+        check(name)?;
         if value.len() > VALUE_MAX {
-            return Err(FsError::AttributeTooLarge);
+            return Err(FsError::AttrTooBig);
         }
-        if name == MODEL && !self.knows_model(value) {
-            return Err(FsError::Invalid);
+        if is_virtual(name) {
+            return Err(FsError::NotPermitted("this attribute is computed"));
         }
-        let _names = lock(&self.names);
-        let there = self.store.xattr(ino, name)?.is_some();
-        if there && flags & libc::XATTR_CREATE != 0 {
-            return Err(FsError::Exists);
+        if name == MODEL_XATTR {
+            self.check_model(value)?;
         }
-        if !there && flags & libc::XATTR_REPLACE != 0 {
-            return Err(FsError::NoAttribute);
+        match (how, self.store.xattr(ino, name)?.is_some()) {
+            (SetHow::Create, true) => return Err(FsError::Exists),
+            (SetHow::Replace, false) => return Err(FsError::NoAttr),
+            _ => {}
         }
         self.change_xattr(ino, Op::PutXattr(ino, name.to_vec(), value.to_vec()))?;
-        if name == MODEL {
+        if name == MODEL_XATTR {
             self.recoder.touch(ino);
         }
         Ok(())
@@ -137,30 +93,97 @@ impl Fs {
 
     /// Removes an extended attribute.
     pub fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
-        if self.store.read_only() {
-            return Err(FsError::ReadOnly);
+        self.writable()?;
+        check(name)?;
+        if is_virtual(name) {
+            return Err(FsError::NotPermitted("this attribute is computed"));
         }
-        let _names = lock(&self.names);
-        if self.store.xattr(ino, name)?.is_none() {
-            return Err(FsError::NoAttribute);
-        }
+        self.store.xattr(ino, name)?.ok_or(FsError::NoAttr)?;
         self.change_xattr(ino, Op::DelXattr(ino, name.to_vec()))
     }
 
     fn change_xattr(&self, ino: Ino, op: Op) -> Result<()> {
-        self.with_node(ino, |s| {
-            let mut a = self.attr_of(ino, s)?;
-            a.ctime = Time::now();
-            s.attr = Some(a);
-            s.attr_dirty = true;
-            self.stage_state(ino, s, vec![op])
-        })
+        let node = self.hold(ino)?;
+        let mut s = node.state();
+        let mut attr = s.attr;
+        attr.ctime = Time::now();
+        let ops = vec![op, Op::PutInode(ino, s.durable(attr))];
+        self.store.append(Txn { ops, ..Txn::default() })?;
+        s.attr = attr;
+        Ok(())
     }
 
-    /// True for a model that files may be coded with.
-    fn knows_model(&self, name: &[u8]) -> bool {
-        name == crate::recode::MODEL_OFF
-            || name == b"fast"
-            || self.store.models().is_ok_and(|m| m.iter().any(|m| m.name.as_bytes() == name))
+    /// A model must be one that this store can code with, or `off`.
+    fn check_model(&self, value: &[u8]) -> Result<()> {
+        let known = value == MODEL_OFF
+            || value == b"fast"
+            || value == self.store.superblock().model.as_bytes()
+            || self.options.model.as_deref().is_some_and(|m| m.as_bytes() == value)
+            || self.store.models()?.iter().any(|m| m.name.as_bytes() == value);
+        if known {
+            return Ok(());
+        }
+        log::warn!(
+            "user.lmfs.model: no model {:?} in this store (lmfs model list shows those there are)",
+            String::from_utf8_lossy(value)
+        );
+        Err(FsError::Invalid("no such model in this store"))
+    }
+
+    /// How a file's bytes are held.
+    pub fn coding(&self, ino: Ino) -> Result<Coding> {
+        let mut stats = Coding::default();
+        let models = self.store.models()?;
+        let mut last = None;
+        for e in self.store.extents_in(ino, 0, u64::MAX)? {
+            stats.mapped += e.len;
+            stats.coded_size += u64::from(e.frame.len) * e.len / u64::from(e.plain_len.max(1));
+            if last.replace(e.frame) == Some(e.frame) {
+                continue;
+            }
+            let codec = match e.form {
+                _ if e.staged => "staged",
+                Form::Raw => "raw",
+                Form::Zstd => "zstd",
+                Form::Fast => "fast",
+                Form::Lm => {
+                    models.iter().find(|m| m.number == e.model).map_or("lm", |m| m.name.as_str())
+                }
+            };
+            *stats.codecs.entry(codec.to_owned()).or_default() += 1;
+        }
+        let node = self.hold(ino)?;
+        let s = node.state();
+        for layer in [&s.dirty, &*s.staging] {
+            stats.dirty += layer.ranges().map(|(_, b)| b.len() as u64).sum::<u64>();
+        }
+        Ok(stats)
+    }
+
+    /// Ranges of a file whose frames do not pass their checks (their payloads are not decoded).
+    pub fn damaged(&self, ino: Ino) -> Result<Vec<(u64, u64)>> {
+        let extents = self.store.extents_in(ino, 0, u64::MAX)?;
+        let bad = |e: &&crate::types::Extent| self.store.read_frame(e.frame).is_err();
+        Ok(extents.iter().filter(bad).map(|e| (e.off, e.len)).collect())
+    }
+
+    fn virtual_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        if !self.getattr(ino)?.is_file() {
+            return Err(FsError::NoAttr);
+        }
+        let stats = self.coding(ino)?;
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        let _ = match name {
+            b"user.lmfs.ratio" => {
+                write!(out, "{:.2}", stats.mapped as f64 / stats.coded_size.max(1) as f64)
+            }
+            b"user.lmfs.coded_size" => write!(out, "{}", stats.coded_size),
+            _ => {
+                let parts: Vec<_> = stats.codecs.iter().map(|(k, n)| format!("{k}:{n}")).collect();
+                write!(out, "{}", parts.join(" "))
+            }
+        };
+        Ok(out.into_bytes())
     }
 }

@@ -1,67 +1,74 @@
 //! Unpack, call, reply.
 
 use super::errno::errno;
-use super::pool::Pool;
-use crate::fs::{Fs, FsError, NewInode, SetAttr};
-use crate::types::{Attr, Ino, Time};
+use crate::fs::{Entry, Fs, FsError, NewInode, RenameHow, SetAttr, SetHow};
+use crate::types::{Ino, Time};
 use fuser::{
-    AccessFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    CopyFileRangeFlags, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The kernel may trust names and attributes this long: nobody else changes them.
-const TTL: Duration = Duration::from_secs(60);
-/// Names handed out per call.
-const DIR_BATCH: usize = 512;
-/// Decoded ahead of a sequential reader, in bytes.
-const AHEAD: u64 = 512 << 10;
-/// Largest write taken in one request.
-const MAX_WRITE: u32 = 1 << 20;
+/// How long the kernel may believe names and attributes: nobody else changes them.
+const TTL: Duration = Duration::from_secs(86_400);
+/// Largest read or write request in bytes.
+const REQUEST_MAX: u32 = 1 << 20;
+/// Names fetched from the store at a time.
+const DIR_BATCH: usize = 256;
 
-/// The file system as fuser wants it.
+/// The file system as fuser sees it.
 #[derive(Debug)]
 pub struct Adaptor {
     fs: Arc<Fs>,
-    pool: Arc<Pool>,
-    handles: AtomicU64,
-    /// Where each open file's last read ended.
-    cursors: Mutex<HashMap<u64, u64>>,
 }
 
-fn ino(i: INodeNo) -> Ino {
-    Ino(i.0)
+impl Adaptor {
+    /// Serves `fs`.
+    pub fn new(fs: Arc<Fs>) -> Self {
+        Self { fs }
+    }
 }
 
-fn system_time(t: Time) -> SystemTime {
+/// Runs a handler. One that panics drops its reply, which tells the kernel EIO.
+fn guarded(what: &str, ino: INodeNo, handler: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(handler)).is_err() {
+        log::error!("{what} of inode {} panicked", ino.0);
+    }
+}
+
+fn ino(n: INodeNo) -> Ino {
+    Ino(n.0)
+}
+
+fn to_system_time(t: Time) -> SystemTime {
+    let sub = Duration::from_nanos(t.nsec.into());
     let whole = Duration::from_secs(t.sec.unsigned_abs());
-    let base = if t.sec < 0 { UNIX_EPOCH - whole } else { UNIX_EPOCH + whole };
-    base + Duration::from_nanos(t.nsec.into())
+    if t.sec >= 0 { UNIX_EPOCH + whole + sub } else { UNIX_EPOCH - whole + sub }
+}
+
+/// Undoes fuser's conversion: before the epoch it subtracts the nanoseconds, too.
+fn from_system_time(t: SystemTime) -> Time {
+    match t.duration_since(UNIX_EPOCH) {
+        Ok(d) => Time { sec: d.as_secs() as i64, nsec: d.subsec_nanos() },
+        Err(e) => {
+            let d = e.duration();
+            Time { sec: (d.as_secs() as i64).wrapping_neg(), nsec: d.subsec_nanos() }
+        }
+    }
 }
 
 fn time(t: TimeOrNow) -> Time {
     match t {
         TimeOrNow::Now => Time::now(),
-        TimeOrNow::SpecificTime(t) => match t.duration_since(UNIX_EPOCH) {
-            Ok(d) => Time { sec: d.as_secs() as i64, nsec: d.subsec_nanos() },
-            Err(e) => {
-                let d = e.duration();
-                let (sec, nsec) = (d.as_secs() as i64, d.subsec_nanos());
-                match nsec {
-                    0 => Time { sec: -sec, nsec: 0 },
-                    n => Time { sec: -sec - 1, nsec: 1_000_000_000 - n },
-                }
-            }
-        },
+        TimeOrNow::SpecificTime(t) => from_system_time(t),
     }
 }
 
@@ -77,141 +84,144 @@ fn kind(mode: u32) -> FileType {
     }
 }
 
-/// Runs a handler; a panic in it is EIO and a log line, and the thread lives on.
-fn guarded<T>(what: &str, work: impl FnOnce() -> Result<T, FsError>) -> Result<T, Errno> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(v)) => Ok(v),
-        Ok(Err(e)) => {
-            if matches!(e, FsError::Io(_) | FsError::NoSpace(_)) {
-                log::error!("{what}: {e}");
-            }
-            Err(errno(&e))
-        }
-        Err(_) => {
-            log::error!("{what}: panicked; the request fails with EIO");
-            Err(Errno::EIO)
-        }
+fn file_attr(e: &Entry) -> FileAttr {
+    let a = &e.attr;
+    FileAttr {
+        ino: INodeNo(e.ino.0),
+        size: a.size,
+        blocks: e.mapped.div_ceil(512),
+        atime: to_system_time(a.atime),
+        mtime: to_system_time(a.mtime),
+        ctime: to_system_time(a.ctime),
+        crtime: to_system_time(a.btime),
+        kind: kind(a.mode),
+        perm: (a.mode & 0o7777) as u16,
+        nlink: a.nlink,
+        uid: a.uid,
+        gid: a.gid,
+        rdev: a.rdev,
+        blksize: 4096,
+        flags: 0,
     }
 }
 
-macro_rules! answer {
-    ($reply:ident, $result:expr, $ok:pat => $send:expr) => {
-        match $result {
-            Ok($ok) => $send,
-            Err(e) => $reply.error(e),
-        }
+/// "No such name", which the kernel may remember, too.
+fn no_entry() -> FileAttr {
+    let attr = crate::types::Attr {
+        mode: libc::S_IFREG,
+        uid: 0,
+        gid: 0,
+        nlink: 0,
+        rdev: 0,
+        size: 0,
+        atime: Time::default(),
+        mtime: Time::default(),
+        ctime: Time::default(),
+        btime: Time::default(),
+        parent: 0,
     };
+    file_attr(&Entry { ino: Ino(0), attr, mapped: 0 })
 }
 
-impl Adaptor {
-    /// Over a file system; `threads` decode.
-    pub fn new(fs: Arc<Fs>, threads: usize) -> std::io::Result<Self> {
-        let pool = Arc::new(Pool::new(threads)?);
-        Ok(Self { fs, pool, handles: AtomicU64::new(1), cursors: Mutex::default() })
-    }
-
-    fn file_attr(&self, ino: Ino, a: &Attr) -> FileAttr {
-        FileAttr {
-            ino: INodeNo(ino.0),
-            size: a.size,
-            blocks: self.fs.blocks(ino, a),
-            atime: system_time(a.atime),
-            mtime: system_time(a.mtime),
-            ctime: system_time(a.ctime),
-            crtime: system_time(a.btime),
-            kind: kind(a.mode),
-            perm: (a.mode & 0o7777) as u16,
-            nlink: a.nlink,
-            uid: a.uid,
-            gid: a.gid,
-            rdev: a.rdev,
-            blksize: 128 << 10,
-            flags: 0,
-        }
-    }
-
-    fn handle(&self) -> FileHandle {
-        FileHandle(self.handles.fetch_add(1, Ordering::Relaxed))
-    }
-
-    fn entry(&self, reply: ReplyEntry, made: Result<(Ino, Attr), Errno>) {
-        answer!(reply, made, (i, a) => reply.entry(&TTL, &self.file_attr(i, &a), Generation(0)));
-    }
-
-    /// Decodes what a sequential reader will want next.
-    fn read_ahead(&self, fh: FileHandle, i: Ino, off: u64, end: u64) {
-        let sequential = {
-            let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
-            cursors.insert(fh.0, end) == Some(off)
-        };
-        if !sequential {
-            return;
-        }
-        for extent in self.fs.ahead(i, end, AHEAD) {
-            let fs = Arc::clone(&self.fs);
-            self.pool.run(move || fs.prefetch(i, &extent));
-        }
+fn reply_entry(reply: ReplyEntry, result: crate::fs::Result<Entry>) {
+    match result {
+        Ok(e) => reply.entry(&TTL, &file_attr(&e), Generation(0)),
+        Err(e) => reply.error(errno(&e)),
     }
 }
 
-impl Filesystem for Adaptor {
-    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let wanted = [
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-            InitFlags::FUSE_PARALLEL_DIROPS,
+fn reply_attr(reply: ReplyAttr, result: crate::fs::Result<Entry>) {
+    match result {
+        Ok(e) => reply.attr(&TTL, &file_attr(&e)),
+        Err(e) => reply.error(errno(&e)),
+    }
+}
+
+fn reply_empty(reply: ReplyEmpty, result: crate::fs::Result<()>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(errno(&e)),
+    }
+}
+
+fn reply_xattr(reply: ReplyXattr, size: u32, result: crate::fs::Result<Vec<u8>>) {
+    match result {
+        Ok(v) if size == 0 => reply.size(v.len() as u32),
+        Ok(v) if v.len() > size as usize => reply.error(fuser::Errno::ERANGE),
+        Ok(v) => reply.data(&v),
+        Err(e) => reply.error(errno(&e)),
+    }
+}
+
+fn new_inode(req: &Request, mode: u32, rdev: u32) -> NewInode<'static> {
+    NewInode { mode, rdev, uid: req.uid(), gid: req.gid(), target: None }
+}
+
+impl fuser::Filesystem for Adaptor {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for wish in [
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_ASYNC_DIO,
-        ];
-        for flag in wanted {
-            // A kernel without it does without it.
-            let _ = config.add_capabilities(flag);
+            InitFlags::FUSE_EXPORT_SUPPORT,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        ] {
+            // An older kernel does without.
+            let _ = config.add_capabilities(wish);
         }
-        let _ = config.set_max_write(MAX_WRITE);
-        let _ = config.set_max_readahead(1 << 20);
+        let _ = config.set_max_write(REQUEST_MAX);
+        let _ = config.set_max_readahead(REQUEST_MAX);
         let _ = config.set_max_background(64);
-        let _ = config.set_time_granularity(Duration::from_nanos(1));
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let r = guarded("lookup", || self.fs.lookup(ino(parent), name.as_bytes()));
-        self.entry(reply, r);
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        guarded("lookup", parent, || match self.fs.lookup(ino(parent), name.as_bytes()) {
+            Err(FsError::NotFound) => reply.entry(&TTL, &no_entry(), Generation(0)),
+            result => reply_entry(reply, result),
+        });
     }
 
-    fn getattr(&self, _req: &Request, i: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let r = guarded("getattr", || self.fs.getattr(ino(i)));
-        answer!(reply, r, a => reply.attr(&TTL, &self.file_attr(ino(i), &a)));
+    fn forget(&self, _: &Request, n: INodeNo, nlookup: u64) {
+        guarded("forget", n, || self.fs.forget(ino(n), nlookup));
+    }
+
+    fn getattr(&self, _: &Request, n: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        guarded("getattr", n, || reply_attr(reply, self.fs.entry(ino(n))));
     }
 
     fn setattr(
         &self,
-        _req: &Request,
-        i: INodeNo,
+        req: &Request,
+        n: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
         gid: Option<u32>,
         size: Option<u64>,
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<fuser::BsdFileFlags>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<fuser::BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let (atime, mtime) = (atime.map(time), mtime.map(time));
-        let set = SetAttr { mode, uid, gid, size, atime, mtime };
-        let r = guarded("setattr", || self.fs.setattr(ino(i), &set));
-        answer!(reply, r, a => reply.attr(&TTL, &self.file_attr(ino(i), &a)));
+        guarded("setattr", n, || {
+            let (atime, mtime, privileged) = (atime.map(time), mtime.map(time), req.uid() == 0);
+            let set = SetAttr { mode, uid, gid, size, atime, mtime, privileged };
+            reply_attr(reply, self.fs.setattr(ino(n), set));
+        });
     }
 
-    fn readlink(&self, _req: &Request, i: INodeNo, reply: ReplyData) {
-        let r = guarded("readlink", || self.fs.readlink(ino(i)));
-        answer!(reply, r, target => reply.data(&target));
+    fn readlink(&self, _: &Request, n: INodeNo, reply: ReplyData) {
+        guarded("readlink", n, || match self.fs.readlink(ino(n)) {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(errno(&e)),
+        });
     }
 
     fn mknod(
@@ -220,14 +230,14 @@ impl Filesystem for Adaptor {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        umask: u32,
+        _: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let mode = mode & !(umask & 0o777);
-        let new = NewInode { mode, uid: req.uid(), gid: req.gid(), rdev };
-        let r = guarded("mknod", || self.fs.create(ino(parent), name.as_bytes(), new, false));
-        self.entry(reply, r);
+        guarded("mknod", parent, || {
+            let new = new_inode(req, mode, rdev);
+            reply_entry(reply, self.fs.make(ino(parent), name.as_bytes(), new));
+        });
     }
 
     fn mkdir(
@@ -236,23 +246,25 @@ impl Filesystem for Adaptor {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        umask: u32,
+        _: u32,
         reply: ReplyEntry,
     ) {
-        let mode = libc::S_IFDIR | mode & 0o7777 & !(umask & 0o777);
-        let new = NewInode { mode, uid: req.uid(), gid: req.gid(), rdev: 0 };
-        let r = guarded("mkdir", || self.fs.create(ino(parent), name.as_bytes(), new, false));
-        self.entry(reply, r);
+        guarded("mkdir", parent, || {
+            let new = new_inode(req, libc::S_IFDIR | (mode & 0o7777), 0);
+            reply_entry(reply, self.fs.make(ino(parent), name.as_bytes(), new));
+        });
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let r = guarded("unlink", || self.fs.unlink(ino(parent), name.as_bytes()));
-        answer!(reply, r, () => reply.ok());
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        guarded("unlink", parent, || {
+            reply_empty(reply, self.fs.unlink(ino(parent), name.as_bytes()));
+        });
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let r = guarded("rmdir", || self.fs.rmdir(ino(parent), name.as_bytes()));
-        answer!(reply, r, () => reply.ok());
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        guarded("rmdir", parent, || {
+            reply_empty(reply, self.fs.rmdir(ino(parent), name.as_bytes()));
+        });
     }
 
     fn symlink(
@@ -263,246 +275,49 @@ impl Filesystem for Adaptor {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let target = target.as_os_str().as_bytes();
-        let r = guarded("symlink", || {
-            self.fs.symlink(ino(parent), name.as_bytes(), target, req.uid(), req.gid())
+        guarded("symlink", parent, || {
+            let new = new_inode(req, libc::S_IFLNK | 0o777, 0);
+            let new = NewInode { target: Some(target.as_os_str().as_bytes()), ..new };
+            reply_entry(reply, self.fs.make(ino(parent), name.as_bytes(), new));
         });
-        self.entry(reply, r);
     }
 
     fn rename(
         &self,
-        _req: &Request,
+        _: &Request,
         parent: INodeNo,
         name: &OsStr,
-        new_parent: INodeNo,
-        new_name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let r = guarded("rename", || {
-            let (from, to) = (ino(parent), ino(new_parent));
-            self.fs.rename(from, name.as_bytes(), to, new_name.as_bytes(), flags.bits())
-        });
-        answer!(reply, r, () => reply.ok());
-    }
-
-    fn link(&self, _req: &Request, i: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let r =
-            guarded("link", || Ok((ino(i), self.fs.link(ino(i), ino(parent), name.as_bytes())?)));
-        self.entry(reply, r);
-    }
-
-    fn open(&self, _req: &Request, i: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let r = guarded("open", || {
-            self.fs.open_inode(ino(i))?;
-            if flags.0 & libc::O_TRUNC != 0 {
-                self.fs.setattr(ino(i), &SetAttr { size: Some(0), ..SetAttr::default() })?;
-            }
-            Ok(())
-        });
-        answer!(reply, r, () => reply.opened(self.handle(), FopenFlags::FOPEN_KEEP_CACHE));
-    }
-
-    fn read(
-        &self,
-        _req: &Request,
-        i: INodeNo,
-        fh: FileHandle,
-        off: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        let i = ino(i);
-        let planned = guarded("read", || {
-            let plan = self.fs.read(i, off, size)?;
-            self.fs.touch_atime(i);
-            Ok((plan.ready(&self.fs), plan))
-        });
-        match planned {
-            Err(e) => reply.error(e),
-            Ok((Some(bytes), _)) => reply.data(&bytes),
-            Ok((None, plan)) => {
-                let fs = Arc::clone(&self.fs);
-                self.pool.run(move || {
-                    let r = guarded("read", || plan.complete(&fs));
-                    answer!(reply, r, bytes => reply.data(&bytes));
-                });
-            }
-        }
-        self.read_ahead(fh, i, off, off + u64::from(size));
-    }
-
-    fn write(
-        &self,
-        _req: &Request,
-        i: INodeNo,
-        _fh: FileHandle,
-        off: u64,
-        data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        let r = guarded("write", || self.fs.write(ino(i), off, data));
-        answer!(reply, r, () => reply.written(data.len() as u32));
-    }
-
-    fn flush(
-        &self,
-        _req: &Request,
-        i: INodeNo,
-        _fh: FileHandle,
-        _lock_owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
-        let r = guarded("flush", || self.fs.flush(ino(i)));
-        answer!(reply, r, () => reply.ok());
-    }
-
-    fn release(
-        &self,
-        _req: &Request,
-        i: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
-    ) {
-        self.cursors.lock().unwrap_or_else(PoisonError::into_inner).remove(&fh.0);
-        let r = guarded("release", || self.fs.release(ino(i)));
-        answer!(reply, r, () => reply.ok());
-    }
-
-    fn fsync(
-        &self,
-        _req: &Request,
-        i: INodeNo,
-        _fh: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        let r = guarded("fsync", || self.fs.fsync(ino(i)));
-        answer!(reply, r, () => reply.ok());
-    }
-
-    fn opendir(&self, _req: &Request, i: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let r = guarded("opendir", || self.fs.open_inode(ino(i)));
-        answer!(reply, r, () => reply.opened(self.handle(), FopenFlags::empty()));
-    }
-
-    fn readdir(
-        &self,
-        _req: &Request,
-        i: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
-        let r = guarded("readdir", || self.fs.readdir(ino(i), offset, DIR_BATCH));
-        answer!(reply, r, entries => {
-            for d in entries {
-                let name = OsStr::from_bytes(&d.name);
-                if reply.add(INodeNo(d.ino.0), d.cookie, kind(d.kind), name) {
-                    break;
-                }
-            }
-            reply.ok();
+        guarded("rename", parent, || {
+            let how = if flags.is_empty() {
+                RenameHow::Replace
+            } else if flags == RenameFlags::RENAME_NOREPLACE {
+                RenameHow::NoReplace
+            } else if flags == RenameFlags::RENAME_EXCHANGE {
+                RenameHow::Exchange
+            } else {
+                return reply.error(fuser::Errno::EINVAL);
+            };
+            let (from, to) = (ino(parent), ino(newparent));
+            reply_empty(reply, self.fs.rename(from, name.as_bytes(), to, newname.as_bytes(), how));
         });
     }
 
-    fn readdirplus(
-        &self,
-        _req: &Request,
-        i: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
-        let r = guarded("readdirplus", || self.fs.readdir(ino(i), offset, DIR_BATCH));
-        answer!(reply, r, entries => {
-            for d in entries {
-                // A name that went meanwhile is left out.
-                let Ok(a) = self.fs.getattr(d.ino) else { continue };
-                let attr = self.file_attr(d.ino, &a);
-                let name = OsStr::from_bytes(&d.name);
-                if reply.add(INodeNo(d.ino.0), d.cookie, name, &TTL, &attr, Generation(0)) {
-                    break;
-                }
-            }
-            reply.ok();
+    fn link(&self, _: &Request, n: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        guarded("link", n, || {
+            reply_entry(reply, self.fs.link(ino(n), ino(parent), name.as_bytes()));
         });
     }
 
-    fn releasedir(
-        &self,
-        _req: &Request,
-        i: INodeNo,
-        _fh: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
-        let r = guarded("releasedir", || self.fs.release(ino(i)));
-        answer!(reply, r, () => reply.ok());
-    }
-
-    fn fsyncdir(
-        &self,
-        _req: &Request,
-        i: INodeNo,
-        _fh: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        let r = guarded("fsyncdir", || self.fs.fsync(ino(i)));
-        answer!(reply, r, () => reply.ok());
-    }
-
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        let r = guarded("statfs", || self.fs.statfs());
-        let namelen = crate::fs::NAME_MAX as u32;
-        answer!(reply, r, s => {
-            // Inodes are numbers: as many as there are blocks to hold what they need.
-            reply.statfs(s.blocks, s.free, s.free, s.files + s.free, s.free, 4096, namelen, 4096);
+    fn open(&self, _: &Request, n: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        guarded("open", n, || match self.fs.open_handle(ino(n)) {
+            Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+            Err(e) => reply.error(errno(&e)),
         });
-    }
-
-    fn setxattr(
-        &self,
-        _req: &Request,
-        i: INodeNo,
-        name: &OsStr,
-        value: &[u8],
-        flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        let r = guarded("setxattr", || self.fs.setxattr(ino(i), name.as_bytes(), value, flags));
-        answer!(reply, r, () => reply.ok());
-    }
-
-    fn getxattr(&self, _req: &Request, i: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let r = guarded("getxattr", || self.fs.getxattr(ino(i), name.as_bytes()));
-        answer!(reply, r, value => sized(&value, size, reply));
-    }
-
-    fn listxattr(&self, _req: &Request, i: INodeNo, size: u32, reply: ReplyXattr) {
-        let r = guarded("listxattr", || self.fs.listxattr(ino(i)));
-        answer!(reply, r, names => sized(&names, size, reply));
-    }
-
-    fn removexattr(&self, _req: &Request, i: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let r = guarded("removexattr", || self.fs.removexattr(ino(i), name.as_bytes()));
-        answer!(reply, r, () => reply.ok());
-    }
-
-    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
-        // Asked only without default_permissions: everybody who can reach the mount may.
-        reply.ok();
     }
 
     fn create(
@@ -511,85 +326,311 @@ impl Filesystem for Adaptor {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        umask: u32,
-        _flags: i32,
+        _: u32,
+        _: i32,
         reply: ReplyCreate,
     ) {
-        let mode = libc::S_IFREG | mode & 0o7777 & !(umask & 0o777);
-        let new = NewInode { mode, uid: req.uid(), gid: req.gid(), rdev: 0 };
-        let r = guarded("create", || self.fs.create(ino(parent), name.as_bytes(), new, true));
-        answer!(reply, r, (i, a) => {
-            let attr = self.file_attr(i, &a);
-            let flags = FopenFlags::FOPEN_KEEP_CACHE;
-            reply.created(&TTL, &attr, Generation(0), self.handle(), flags);
+        guarded("create", parent, || {
+            let new = new_inode(req, libc::S_IFREG | (mode & 0o7777), 0);
+            let result = self.fs.make(ino(parent), name.as_bytes(), new);
+            match result.and_then(|e| self.fs.open_handle(e.ino).map(|()| e)) {
+                Ok(e) => reply.created(
+                    &TTL,
+                    &file_attr(&e),
+                    Generation(0),
+                    FileHandle(0),
+                    FopenFlags::FOPEN_KEEP_CACHE,
+                ),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        n: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        guarded("read", n, || {
+            self.fs.read(ino(n), offset, size.into(), |result| match result {
+                Ok(bytes) => reply.data(&bytes),
+                Err(e) => reply.error(errno(&e)),
+            });
+        });
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        n: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        guarded("write", n, || {
+            let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+            match self.fs.write(ino(n), offset, data, kill) {
+                Ok(()) => reply.written(data.len() as u32),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn flush(&self, _: &Request, n: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        guarded("flush", n, || self.fs.flush_then(ino(n), |r| reply_empty(reply, r)));
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        n: INodeNo,
+        _: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        guarded("release", n, || reply_empty(reply, self.fs.release(ino(n))));
+    }
+
+    fn fsync(&self, _: &Request, n: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        guarded("fsync", n, || self.fs.fsync_then(ino(n), |r| reply_empty(reply, r)));
+    }
+
+    fn fsyncdir(&self, _: &Request, n: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        guarded("fsyncdir", n, || self.fs.fsync_then(ino(n), |r| reply_empty(reply, r)));
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        n: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        guarded("readdir", n, || {
+            let result = self.walk(ino(n), offset, |child, cookie, mode, name| {
+                Ok(reply.add(INodeNo(child.0), cookie, kind(mode), OsStr::from_bytes(name)))
+            });
+            match result {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        n: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        guarded("readdirplus", n, || {
+            let result = self.walk(ino(n), offset, |child, cookie, _, name| {
+                let e = match self.fs.entry(child) {
+                    Ok(e) => e,
+                    // Removed since the names were fetched.
+                    Err(FsError::NotFound) => return Ok(false),
+                    Err(e) => return Err(e),
+                };
+                let named = name != b"." && name != b"..";
+                if named {
+                    self.fs.learned(child);
+                }
+                let attr = file_attr(&e);
+                let name = OsStr::from_bytes(name);
+                let full = reply.add(INodeNo(child.0), cookie, name, &TTL, &attr, Generation(0));
+                if full && named {
+                    self.fs.forget(child, 1);
+                }
+                Ok(full)
+            });
+            match result {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn statfs(&self, _: &Request, n: INodeNo, reply: ReplyStatfs) {
+        const UNIT: u32 = 4096;
+        guarded("statfs", n, || match self.fs.statfs() {
+            Ok(s) => {
+                let units = |bytes: u64| bytes / u64::from(UNIT);
+                let spare = u64::from(u32::MAX);
+                let (total, free) = (units(s.total), units(s.free));
+                reply.statfs(total, free, free, s.inodes + spare, spare, UNIT, 255, UNIT);
+            }
+            Err(e) => reply.error(errno(&e)),
+        });
+    }
+
+    fn setxattr(
+        &self,
+        _: &Request,
+        n: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
+        guarded("setxattr", n, || {
+            let how = match flags & (libc::XATTR_CREATE | libc::XATTR_REPLACE) {
+                libc::XATTR_CREATE => SetHow::Create,
+                libc::XATTR_REPLACE => SetHow::Replace,
+                _ => SetHow::Put,
+            };
+            reply_empty(reply, self.fs.setxattr(ino(n), name.as_bytes(), value, how));
+        });
+    }
+
+    fn getxattr(&self, _: &Request, n: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        guarded("getxattr", n, || {
+            reply_xattr(reply, size, self.fs.getxattr(ino(n), name.as_bytes()));
+        });
+    }
+
+    fn listxattr(&self, _: &Request, n: INodeNo, size: u32, reply: ReplyXattr) {
+        guarded("listxattr", n, || reply_xattr(reply, size, self.fs.listxattr(ino(n))));
+    }
+
+    fn removexattr(&self, _: &Request, n: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        guarded("removexattr", n, || {
+            reply_empty(reply, self.fs.removexattr(ino(n), name.as_bytes()));
         });
     }
 
     fn fallocate(
         &self,
-        _req: &Request,
-        i: INodeNo,
-        _fh: FileHandle,
+        _: &Request,
+        n: INodeNo,
+        _: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let r = guarded("fallocate", || self.fs.fallocate(ino(i), mode, offset, length));
-        answer!(reply, r, () => reply.ok());
+        guarded("fallocate", n, || {
+            reply_empty(reply, self.fs.fallocate(ino(n), offset, length, mode));
+        });
     }
 
     fn lseek(
         &self,
-        _req: &Request,
-        i: INodeNo,
-        _fh: FileHandle,
+        _: &Request,
+        n: INodeNo,
+        _: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let r = guarded("lseek", || {
-            let off = u64::try_from(offset).map_err(|_| FsError::NoSuchOffset)?;
-            match whence {
-                libc::SEEK_DATA => self.fs.seek(ino(i), off, true),
-                libc::SEEK_HOLE => self.fs.seek(ino(i), off, false),
-                _ => Err(FsError::Invalid),
+        guarded("lseek", n, || {
+            let data = match whence {
+                libc::SEEK_DATA => true,
+                libc::SEEK_HOLE => false,
+                _ => return reply.error(fuser::Errno::EINVAL),
+            };
+            let result = match u64::try_from(offset) {
+                Ok(offset) => self.fs.seek(ino(n), offset, data),
+                Err(_) => Err(FsError::NoData),
+            };
+            match result {
+                Ok(at) => reply.offset(at as i64),
+                Err(e) => reply.error(errno(&e)),
             }
         });
-        answer!(reply, r, at => reply.offset(at as i64));
     }
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        _: &Request,
         ino_in: INodeNo,
-        _fh_in: FileHandle,
-        off_in: u64,
+        _: FileHandle,
+        offset_in: u64,
         ino_out: INodeNo,
-        _fh_out: FileHandle,
-        off_out: u64,
+        _: FileHandle,
+        offset_out: u64,
         len: u64,
-        _flags: CopyFileRangeFlags,
+        _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        // Long copies go in parts, so that no request lasts long.
-        const MOST: u64 = 16 << 20;
-        let fs = Arc::clone(&self.fs);
-        self.pool.run(move || {
-            let r = guarded("copy_file_range", || {
-                fs.copy_range(ino(ino_in), off_in, ino(ino_out), off_out, len.min(MOST))
+        guarded("copy_file_range", ino_in, || {
+            let (from, to) = ((ino(ino_in), offset_in), (ino(ino_out), offset_out));
+            self.fs.copy_then(from, to, len, |result| match result {
+                Ok(n) => reply.written(n as u32),
+                Err(e) => reply.error(errno(&e)),
             });
-            answer!(reply, r, n => reply.written(n as u32));
         });
     }
 }
 
-fn sized(value: &[u8], size: u32, reply: ReplyXattr) {
-    if size == 0 {
-        reply.size(value.len() as u32);
-    } else if value.len() > size as usize {
-        reply.error(Errno::ERANGE);
-    } else {
-        reply.data(value);
+impl Adaptor {
+    /// Hands a directory's entries after `offset` to `add` until it says that it is full.
+    fn walk(
+        &self,
+        dir: Ino,
+        offset: u64,
+        mut add: impl FnMut(Ino, u64, u32, &[u8]) -> crate::fs::Result<bool>,
+    ) -> crate::fs::Result<()> {
+        let attr = self.fs.getattr(dir)?;
+        self.fs.dir_accessed(dir)?;
+        if offset < 1 && add(dir, 1, libc::S_IFDIR, b".")? {
+            return Ok(());
+        }
+        if offset < 2 && add(Ino(attr.parent.max(1)), 2, libc::S_IFDIR, b"..")? {
+            return Ok(());
+        }
+        let mut after = offset.max(2);
+        loop {
+            let batch = self.fs.readdir(dir, after, DIR_BATCH)?;
+            for d in &batch {
+                if add(d.ino, d.cookie, d.kind, &d.name)? {
+                    return Ok(());
+                }
+                after = d.cookie;
+            }
+            if batch.len() < DIR_BATCH {
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_survive_fusers_conversion() {
+        for (sec, nsec) in [(0, 0), (1, 999_999_999), (-1, 0), (-5, 1), (1 << 33, 7)] {
+            let t = Time { sec, nsec };
+            // What fuser makes of a time from the kernel.
+            let sub = Duration::new(sec.unsigned_abs(), nsec);
+            let from_kernel = if sec >= 0 { UNIX_EPOCH + sub } else { UNIX_EPOCH - sub };
+            assert_eq!(from_system_time(from_kernel), t);
+            // What it needs to be told to give the kernel the same again.
+            let d = match to_system_time(t).duration_since(UNIX_EPOCH) {
+                Ok(d) => (d.as_secs() as i64, d.subsec_nanos()),
+                Err(e) => match (e.duration().as_secs() as i64, e.duration().subsec_nanos()) {
+                    (s, 0) => (-s, 0),
+                    (s, n) => (-s - 1, 1_000_000_000 - n),
+                },
+            };
+            assert_eq!(d, (sec, nsec));
+        }
     }
 }
