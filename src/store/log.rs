@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// A segment is sealed when the next frame would take it beyond this many bytes.
-pub const SEGMENT_MAX: u64 = 64 << 20;
+/// (Small in unit tests, so that histories span many segments.)
+pub const SEGMENT_MAX: u64 = if cfg!(test) { 32 << 10 } else { 64 << 20 };
 /// Bytes gathered in memory before they are handed to the operating system.
 const BUFFER: usize = 4 << 20;
 /// A group is closed once its changes have this many bytes.
