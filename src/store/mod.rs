@@ -287,7 +287,7 @@ impl Store {
     /// Keeps what waits for the index within bounds: beyond them, who appends has to help.
     fn relieve_table(&self) {
         /// Keys and values, about 250 bytes each.
-        const BOUND: usize = 400_000;
+        const BOUND: usize = 1_200_000;
         let waiting = self.state().table.waiting();
         self.indexer.nudge(waiting);
         if waiting > BOUND && indexer::is_whole(self) {

@@ -371,7 +371,19 @@ pub fn close(store: &Store) -> Result<()> {
 
 /// Brings the index up to date and closes it; its name and digest, if it can be vouched for.
 fn close_index(store: &Store) -> Option<(String, [u8; 32])> {
+    /// Changes that are worth waiting for; sled takes about 100,000 a second.
+    const PATIENCE: usize = 300_000;
     let dir = lock(&store.index_dir).clone()?;
+    if store.state().table.waiting() > PATIENCE {
+        // Loading a checkpoint is much faster than bringing the index up to date.
+        let mut w = lock(&store.writer);
+        let written = store.write_checkpoint(&mut w);
+        drop(w);
+        if let Err(e) = written.and_then(|()| store.commit(&lock(&store.sync))) {
+            log::warn!("no checkpoint at the end, the next mount has to replay more: {e}");
+        }
+        return None;
+    }
     while indexer::step(store) > 0 {}
     if !indexer::is_whole(store) || store.state().table.waiting() > 0 {
         return None;

@@ -37,7 +37,7 @@ pub struct End {
 }
 
 /// Changes kept in memory while replaying, before they are handed to the base.
-const OVERLAY_MAX: usize = 400_000;
+const OVERLAY_MAX: usize = 1_200_000;
 
 fn read_group(segments: &Segments, at: FrameRef) -> Option<Group> {
     let bytes = segments.read(at).ok()?;
