@@ -215,7 +215,7 @@ fn sparse_files_through_the_kernel() {
     assert_eq!(seek(0, libc::SEEK_DATA), 1 << 40);
     assert_eq!(seek(0, libc::SEEK_HOLE), 0);
     assert!(f.metadata().expect("stat").blocks() < 16);
-    f.write_all_at(&[7; 100_000], 0).expect("write");
+    f.write_all_at(&vec![7; 100_000], 0).expect("write");
     let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     // SAFETY: an open descriptor.
     assert_eq!(unsafe { libc::fallocate(f.as_raw_fd(), punch, 10_000, 50_000) }, 0);
