@@ -1,5 +1,7 @@
 //! Imports go one way, and foreign crates have one room each.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 
 /// Each layer and the layers that it may import.
