@@ -128,6 +128,8 @@ def main():
     if stop:
         save("last.pt")
         sys.exit("interrupted: go on with --from-state " + str(a.run / "last.pt"))
+    if done["decay"] == 1.0:
+        save("stable.pt")
     # At rate zero nothing is left to continue but the weights; stable.pt is what continues.
     base.export(model, a.tokenizer, a.run / "final")
     (a.run / "last.pt").unlink(missing_ok=True)
