@@ -1,6 +1,8 @@
 //! The command line: one file per subcommand.
 
+mod bench;
 mod completions;
+mod compress;
 mod gc;
 mod helper;
 mod mkfs;
@@ -61,6 +63,12 @@ enum Command {
     Stat(stat::Args),
     /// Give the space of dead frames back
     Gc(gc::Args),
+    /// Compress one file into a container
+    Compress(compress::CompressArgs),
+    /// Restore a file from its container
+    Decompress(compress::DecompressArgs),
+    /// Measure
+    Bench(bench::Args),
     /// Print completions for a shell
     Completions(completions::Args),
 }
@@ -146,6 +154,9 @@ pub fn main() -> ExitCode {
                 Command::Status(a) => status::run(&a),
                 Command::Stat(a) => stat::run(&a),
                 Command::Gc(a) => gc::run(&a, say),
+                Command::Compress(a) => compress::compress(&a, say),
+                Command::Decompress(a) => compress::decompress(&a),
+                Command::Bench(a) => bench::run(&a),
                 Command::Completions(a) => {
                     completions::run(&a);
                     Ok(())

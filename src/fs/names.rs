@@ -350,17 +350,17 @@ impl Fs {
 
     /// A directory must not move below itself.
     fn check_loop(&self, moving: &Dirent, into: Ino) -> Result<()> {
+        if moving.kind != libc::S_IFDIR {
+            return Ok(());
+        }
         let mut at = into;
-        while moving.kind == libc::S_IFDIR {
-            if at == moving.ino {
-                return Err(FsError::Invalid("a directory cannot move below itself"));
-            }
+        while at != moving.ino {
             if at == Ino::ROOT {
-                break;
+                return Ok(());
             }
             at = Ino(self.getattr(at)?.parent);
         }
-        Ok(())
+        Err(FsError::Invalid("a directory cannot move below itself"))
     }
 
     /// Names of a directory in cookie order, those with a cookie above `after`, at most `max`.

@@ -271,7 +271,7 @@ fn a_crash_leaves_size_and_bytes_of_one_moment() {
     let ino = create(&fs, b"log");
     fs.write(ino, 0, b"first", false).unwrap();
     fs.fsync(ino).unwrap();
-    fs.write(ino, 5, &[7; 100_000], false).unwrap();
+    fs.write(ino, 5, &vec![7; 100_000], false).unwrap();
     // Attributes may reach the disk before the bytes; the size must not.
     fs.setattr(ino, SetAttr { mode: Some(0o600), ..SetAttr::default() }).unwrap();
     fs.store().sync().unwrap();

@@ -17,6 +17,7 @@ const DEVICE: &str = "/dev/fuse";
 
 /// How to mount.
 #[derive(Debug, Clone, Default)]
+#[allow(clippy::struct_excessive_bools)] // Each is one independent mount option.
 pub struct MountOptions {
     /// No change at all.
     pub read_only: bool,

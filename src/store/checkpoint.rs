@@ -1,8 +1,8 @@
 //! Namespace checkpoints: the whole table in the log, so that nothing before it is replayed.
 
 use super::api::{Result, StoreError};
-use super::frame::{self, HEADER, Kind};
-use super::log::{Segments, Writer, checked, meta_frame, squeeze, summary};
+use super::frame::{self, HEADER, Kind, meta_frame, squeeze};
+use super::log::{Segments, Writer, checked, summary};
 use super::record::{In, Out, unsqueeze};
 use super::state::{State, Totals};
 use super::superblock::SEGMENT_HEADER;

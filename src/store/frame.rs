@@ -173,9 +173,56 @@ pub fn check(bytes: &[u8]) -> Result<Header, String> {
     }
 }
 
+/// The first 5 bytes of the store's identity, little-endian. Metadata frames carry it in place of
+/// an inode, so that the log of another store, kept as a file in this one, is never taken for ours.
+pub fn tag(uuid: &[u8; 16]) -> u64 {
+    uuid[..5].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))
+}
+
+/// True for file data, whoever's, and for this store's metadata.
+pub fn ours(h: &Header, tag: u64) -> bool {
+    matches!(h.kind, Kind::Data | Kind::Primer) || h.ino == tag
+}
+
+/// The frame of a payload that is not a file's data.
+pub fn meta_frame(
+    tag: u64,
+    kind: Kind,
+    seq: u64,
+    plain_len: usize,
+    form: Form,
+    payload: &[u8],
+) -> Vec<u8> {
+    let header = Header {
+        kind,
+        form,
+        staged: false,
+        model: 0,
+        payload_len: 0,
+        plain_len: plain_len as u32,
+        ino: tag,
+        off: 0,
+        generation: seq & MAX_U40,
+        primer: 0,
+        plain_hash: 0,
+        payload_crc: 0,
+    };
+    header.frame(payload)
+}
+
+/// The bytes compressed, if that makes them smaller.
+pub fn squeeze(bytes: Vec<u8>) -> (Form, usize, Vec<u8>) {
+    let len = bytes.len();
+    match zstd::bulk::compress(&bytes, 1) {
+        Ok(z) if z.len() < len => (Form::Zstd, len, z),
+        _ => (Form::Raw, len, bytes),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::tests::hex;
 
     fn sample() -> Header {
         Header {
@@ -197,7 +244,7 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let f = sample().frame(b"abc");
-        let hex: String = f[..HEADER].iter().map(|b| format!("{b:02x}")).collect();
+        let hex = hex(&f[..HEADER]);
         assert_eq!(
             &hex[..88],
             "f5900201030000050607010203040501020304050605060708095544332211001122334455667788b73f4b36"

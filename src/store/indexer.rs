@@ -1,9 +1,9 @@
 //! The thread that moves durable changes from memory into the index.
 
 use super::table::Base;
-use super::{Bell, Store, lock};
+use super::{Store, lock};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -13,6 +13,29 @@ const BATCH: usize = 20_000;
 const CROWD: usize = 100_000;
 /// The thread looks this often.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// The waiting side of a thread that is told to go on or to stop.
+#[derive(Debug, Default)]
+struct Bell {
+    rung: Mutex<bool>,
+    sound: Condvar,
+}
+
+impl Bell {
+    fn ring(&self) {
+        *lock(&self.rung) = true;
+        self.sound.notify_all();
+    }
+
+    fn wait(&self, at_most: Duration) {
+        let mut rung = lock(&self.rung);
+        if !*rung {
+            (rung, _) =
+                self.sound.wait_timeout(rung, at_most).unwrap_or_else(PoisonError::into_inner);
+        }
+        *rung = false;
+    }
+}
 
 /// The thread's handle.
 #[derive(Debug, Default)]

@@ -1,11 +1,11 @@
 //! The log: segment files, and the writer that appends frames and groups to them.
 
 use super::api::{Result, StoreError};
-use super::frame::{self, HEADER, Header, Kind};
+use super::frame::{self, HEADER, Header, Kind, meta_frame, ours, squeeze, tag};
 use super::io::{Blob, Volume, read_up_to};
 use super::record::{Change, GROUP_MAX, Group, In, Out, unsqueeze};
 use super::superblock::{SEGMENT_HEADER, SegmentHeader};
-use crate::types::{Form, FrameRef};
+use crate::types::FrameRef;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// A segment is sealed when the next frame would take it beyond this many bytes.
-pub const SEGMENT_MAX: u64 = 64 << 20;
+/// (Small in unit tests, so that histories span many segments.)
+pub const SEGMENT_MAX: u64 = if cfg!(test) { 32 << 10 } else { 64 << 20 };
 /// Bytes gathered in memory before they are handed to the operating system.
 const BUFFER: usize = 4 << 20;
 /// A group is closed once its changes have this many bytes.
@@ -280,51 +281,6 @@ fn footer(read: ReadAt<'_>, tag: u64, number: u32, len: u64) -> Result<Option<Ve
         Some(lines)
     };
     Ok(parse())
-}
-
-/// The first 5 bytes of the store's identity, little-endian. Metadata frames carry it in place of
-/// an inode, so that the log of another store, kept as a file in this one, is never taken for ours.
-pub fn tag(uuid: &[u8; 16]) -> u64 {
-    uuid[..5].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))
-}
-
-fn ours(h: &Header, tag: u64) -> bool {
-    matches!(h.kind, Kind::Data | Kind::Primer) || h.ino == tag
-}
-
-/// The frame of a payload that is not a file's data.
-pub fn meta_frame(
-    tag: u64,
-    kind: Kind,
-    seq: u64,
-    plain_len: usize,
-    form: Form,
-    payload: &[u8],
-) -> Vec<u8> {
-    let header = Header {
-        kind,
-        form,
-        staged: false,
-        model: 0,
-        payload_len: 0,
-        plain_len: plain_len as u32,
-        ino: tag,
-        off: 0,
-        generation: seq & frame::MAX_U40,
-        primer: 0,
-        plain_hash: 0,
-        payload_crc: 0,
-    };
-    header.frame(payload)
-}
-
-/// The bytes compressed, if that makes them smaller.
-pub fn squeeze(bytes: Vec<u8>) -> (Form, usize, Vec<u8>) {
-    let len = bytes.len();
-    match zstd::bulk::compress(&bytes, 1) {
-        Ok(z) if z.len() < len => (Form::Zstd, len, z),
-        _ => (Form::Raw, len, bytes),
-    }
 }
 
 /// Appends to the last segment. One at a time, behind the store's writer lock.

@@ -35,7 +35,7 @@ use state::State;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// Room promised by [`Store::reserve`]; given back when dropped.
 #[derive(Debug)]
@@ -223,6 +223,7 @@ impl Store {
     ///
     /// On error nothing of it has happened. `Conflict` if the guard does not hold, or a primer or
     /// model that a frame names is not there. Returns where each of `txn.frames` lies.
+    #[allow(clippy::needless_pass_by_value)]
     pub fn append(&self, txn: Txn) -> Result<Vec<FrameRef>> {
         if self.read_only {
             return Err(StoreError::ReadOnly);
@@ -575,31 +576,5 @@ fn change(op: &Op, frames: &[NewFrame], refs: &[FrameRef]) -> Change {
         }
         Op::PutModel(m) => Change::PutModel(m.clone()),
         Op::Punch { ino, off, len } => Change::Punch { ino: *ino, off: *off, len: *len },
-    }
-}
-
-/// The waiting side of a thread that is told to go on or to stop.
-#[derive(Debug, Default)]
-struct Bell {
-    rung: Mutex<bool>,
-    sound: Condvar,
-}
-
-impl Bell {
-    fn ring(&self) {
-        *lock(&self.rung) = true;
-        self.sound.notify_all();
-    }
-
-    fn wait(&self, at_most: std::time::Duration) {
-        let rung = lock(&self.rung);
-        if !*rung {
-            let (mut rung, _) =
-                self.sound.wait_timeout(rung, at_most).unwrap_or_else(PoisonError::into_inner);
-            *rung = false;
-        } else {
-            let mut rung = rung;
-            *rung = false;
-        }
     }
 }

@@ -1,11 +1,11 @@
 //! Making, opening and closing a store.
 
 use super::api::{Ecc, MkfsOptions, OpenOptions, Result, StoreError, Superblock};
-use super::frame::Kind;
+use super::frame::{self, Kind, meta_frame, squeeze};
 use super::index::{self, SledBase};
 use super::indexer;
 use super::io::Volume;
-use super::log::{Segment, Segments, Writer, io_error, meta_frame, squeeze};
+use super::log::{Segment, Segments, Writer, io_error};
 use super::record::{Change, In, Out};
 use super::replay;
 use super::state::{State, Totals};
@@ -100,7 +100,7 @@ pub fn create_in(volume: &dyn Volume, options: &MkfsOptions, shown: &str) -> Res
         o.bytes(&k).bytes(&v);
     }
     let mut bytes = header.encode();
-    let tag = super::log::tag(&uuid);
+    let tag = frame::tag(&uuid);
     let (form, plain_len, payload) = squeeze(o.0);
     bytes.extend(meta_frame(tag, Kind::Checkpoint, 0, plain_len, form, &payload));
     let mut o = Out::default();

@@ -368,6 +368,7 @@ pub fn unsqueeze(form: Form, payload: &[u8], plain_len: u32) -> Option<Vec<u8>> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::tests::hex;
 
     #[test]
     fn changes_round_trip_and_cut_ones_are_refused() {
@@ -438,7 +439,7 @@ mod tests {
         let g = Group { seq: 2, prev: 3, durable: 1, changes: o.0 };
         let (form, payload) = g.encode();
         assert_eq!(form, Form::Raw);
-        let hex: String = payload.iter().map(|b| format!("{b:02x}")).collect();
+        let hex = hex(&payload);
         assert_eq!(
             hex,
             "020000000000000003000000000000000100000000000000050100000000000000020000006162"

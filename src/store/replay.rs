@@ -7,7 +7,7 @@ use super::api::{Result, StoreError};
 use super::checkpoint;
 use super::frame::{self, HEADER, Kind};
 use super::io::read_up_to;
-use super::log::{Line, Segments, checked, segment_path, summary, tag};
+use super::log::{Line, Segments, checked, segment_path, summary};
 use super::record::{Change, Group};
 use super::state::State;
 use super::superblock::{SEGMENT_HEADER, SegmentHeader};
@@ -53,7 +53,8 @@ fn checkpoints(segments: &Segments) -> Vec<u32> {
     };
     let all = segments.lens().into_iter().rev();
     all.filter(|(n, _)| {
-        header(*n).is_some_and(|h| h.checkpoint && h.number == *n && tag(&h.uuid) == segments.tag)
+        header(*n)
+            .is_some_and(|h| h.checkpoint && h.number == *n && frame::tag(&h.uuid) == segments.tag)
     })
     .map(|(n, _)| n)
     .collect()

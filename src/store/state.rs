@@ -271,12 +271,11 @@ impl State {
 
     fn put_dirent(&mut self, parent: Ino, name: &[u8], ino: Ino, kind: u32) -> Result<()> {
         let k = key_name(b'd', parent.0, name);
-        let cookie = match self.table.get(&k)? {
-            Some(v) => In(&v).u64().ok_or_else(|| bad("name"))?,
-            None => {
-                self.totals.last_cookie = self.totals.last_cookie.max(FIRST_COOKIE - 1) + 1;
-                self.totals.last_cookie
-            }
+        let cookie = if let Some(v) = self.table.get(&k)? {
+            In(&v).u64().ok_or_else(|| bad("name"))?
+        } else {
+            self.totals.last_cookie = self.totals.last_cookie.max(FIRST_COOKIE - 1) + 1;
+            self.totals.last_cookie
         };
         let mut o = Out::default();
         o.u64(cookie).u64(ino.0).u32(kind);
@@ -309,12 +308,11 @@ impl State {
 
     /// One more reference to a frame; `fresh` describes it if it is the first.
     fn hold(&mut self, f: FrameRef, fresh: Live) -> Result<()> {
-        let l = match self.live(f)? {
-            Some(l) => Live { refs: l.refs + 1, ..l },
-            None => {
-                self.count(f.segment, &fresh, true);
-                Live { refs: 1, ..fresh }
-            }
+        let l = if let Some(l) = self.live(f)? {
+            Live { refs: l.refs + 1, ..l }
+        } else {
+            self.count(f.segment, &fresh, true);
+            Live { refs: 1, ..fresh }
         };
         self.table.put(key_frame(f.segment, f.offset), l.encode());
         Ok(())

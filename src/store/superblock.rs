@@ -134,6 +134,7 @@ impl SegmentHeader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::tests::hex;
 
     #[test]
     fn golden_superblock() {
@@ -145,7 +146,7 @@ mod tests {
             model: "fast".into(),
         };
         let b = encode(&s);
-        let hex: String = b[..48].iter().map(|b| format!("{b:02x}")).collect();
+        let hex = hex(&b[..48]);
         assert_eq!(
             hex,
             "4c4d46530d0a1a0a0000000000000200010000000707070707070707070707070707070704000000\
@@ -163,7 +164,7 @@ mod tests {
     fn golden_segment_header() {
         let h = SegmentHeader { number: 3, uuid: [9; 16], checkpoint: true };
         let b = h.encode();
-        let hex: String = b[..36].iter().map(|b| format!("{b:02x}")).collect();
+        let hex = hex(&b[..36]);
         assert_eq!(
             hex,
             "4c4d46535345470a0000000003000000\

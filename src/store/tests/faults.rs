@@ -140,3 +140,28 @@ fn the_log_of_another_store_in_a_file_is_not_replayed() {
     flip(&volume, at.offset + at.len - 9);
     assert_eq!(reopened(volume), [b"x", b"y", b"z"]);
 }
+
+#[test]
+fn golden_footer() {
+    let (_dir, volume, store) = mem_store();
+    create(&store, b"a").unwrap();
+    store.sync().unwrap();
+    lock(&store.writer).roll(false).unwrap();
+    let bytes = lock(&lock(&volume.files)[&log::segment_path(1)].inner).bytes.clone();
+    let (lines, end) = log::summary(&store.segments, 1, 0).unwrap();
+    assert_eq!(end as usize, bytes.len());
+    let kinds: Vec<Kind> = lines.iter().map(|l| l.kind).collect();
+    assert_eq!(kinds, [Kind::Checkpoint, Kind::CheckpointEnd, Kind::Group]);
+    let h = Header::second(&bytes[bytes.len() - HEADER..]).unwrap();
+    assert_eq!((h.kind, h.form, h.plain_len), (Kind::Footer, Form::Raw, 27));
+    let payload = &bytes[bytes.len() - HEADER - 27..bytes.len() - HEADER];
+    let want: Vec<String> = lines
+        .iter()
+        .map(|l| {
+            let (offset, len) = (l.frame.offset.to_le_bytes(), l.frame.len.to_le_bytes());
+            hex(&offset) + &hex(&len) + &hex(&[l.kind as u8])
+        })
+        .collect();
+    assert_eq!(hex(payload), want.concat());
+    assert_eq!(hex(&payload[..4]), "40000000");
+}

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex};
 #[derive(Debug, Default)]
 pub struct MemVolume {
     pub files: Mutex<BTreeMap<String, Arc<MemBlob>>>,
+    /// The names as of the last sync of the directory.
+    synced: Mutex<BTreeMap<String, Arc<MemBlob>>>,
     full: AtomicBool,
 }
 
@@ -57,6 +59,7 @@ impl Volume for MemVolume {
         Ok(())
     }
     fn sync_dir(&self, _dir: &str) -> IoResult<()> {
+        *lock(&self.synced) = lock(&self.files).clone();
         Ok(())
     }
     fn free_bytes(&self) -> IoResult<u64> {
@@ -116,16 +119,24 @@ impl Blob for MemBlob {
 }
 
 impl MemVolume {
-    /// What a power loss may leave: of the writes not synced, those that `keep` says, torn at 512
+    /// What a power loss may leave: of the writes and names not synced, those that `keep` says, torn at 512
     /// bytes where it says.
     pub fn crashed(&self, mut keep: impl FnMut() -> u8) -> Arc<Self> {
-        let files = lock(&self.files);
+        // Names created or removed since their directory was synced may be there or not.
+        let (now, then) = (lock(&self.files), lock(&self.synced));
+        let mut files = BTreeMap::new();
+        for (path, blob) in now.iter().chain(then.iter()) {
+            let sure = now.contains_key(path) && then.contains_key(path);
+            if sure || !keep().is_multiple_of(2) {
+                files.insert(path.clone(), Arc::clone(blob));
+            }
+        }
         let mut survive = |b: &MemBlob| {
             let inner = lock(&b.inner);
             let mut bytes = inner.synced.clone();
             for (at, data) in &inner.pending {
                 for (n, sector) in data.chunks(512).enumerate() {
-                    if keep() % 4 != 0 {
+                    if !keep().is_multiple_of(4) {
                         let from = at + n * 512;
                         if bytes.len() < from + sector.len() {
                             bytes.resize(from + sector.len(), 0);
@@ -137,8 +148,12 @@ impl MemVolume {
             let inner = MemInner { synced: bytes.clone(), bytes, ..MemInner::default() };
             Arc::new(MemBlob { inner: Mutex::new(inner), ..MemBlob::default() })
         };
-        let files = files.iter().map(|(k, b)| (k.clone(), survive(b))).collect();
-        Arc::new(Self { files: Mutex::new(files), ..Self::default() })
+        let files: BTreeMap<_, _> = files.iter().map(|(k, b)| (k.clone(), survive(b))).collect();
+        Arc::new(Self {
+            synced: Mutex::new(files.clone()),
+            files: Mutex::new(files),
+            ..Self::default()
+        })
     }
 
     pub fn set_full(&self, full: bool) {

@@ -1,12 +1,23 @@
 //! Tests of the store as a whole; its submodules hold those against a model, across crashes and
 //! with failing files.
 
+#![allow(clippy::large_stack_arrays)]
+
 mod faults;
 mod history;
 mod memory;
 
 use super::*;
 use crate::types::{Form, Time};
+
+/// Bytes as golden tests show them.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut s, b| {
+        let _ = write!(s, "{b:02x}");
+        s
+    })
+}
 
 fn options() -> MkfsOptions {
     MkfsOptions { block_size: None, model: "fast".into(), ecc: Ecc::Standard }
