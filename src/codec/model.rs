@@ -1,434 +1,333 @@
-//! The predictor: adaptive counters under many contexts and a match model, mixed in the logistic
+//! The predictor: adaptive counters under many contexts and match models, mixed in the logistic
 //! domain and corrected by secondary estimation (the PAQ family's design: Mahoney 2005).
 
-use super::tables::{LIMIT, TABLES, Tables};
-use super::vocab::{Token, VOCAB};
+use super::context::{CONTEXTS, History, Lane, NONE, hash};
+use super::counters::{Adaptive, FAST, Place, SLOW, Slot, Table, Worth};
+use super::matching::{Match, Matcher};
+use super::mixer::{INPUTS, Mixer, ONE};
+use super::tables::{LIMIT, TABLES};
+use super::token_model::Token;
+use super::vocab::Vocab;
 
-/// Contexts with a hashed counter per decision.
-const CONTEXTS: usize = 14;
-/// Mixer inputs: two per context, two of the match model, a constant; padded to a vector's width.
-const INPUTS: usize = 32;
-/// Bits of the counter table's index, at most and at least.
-const TABLE_BITS: (u32, u32) = (20, 12);
-/// Bits of the index of the estimation under node and token, for the largest table.
-const PAIR_BITS: u32 = 14;
-/// Weight sets chosen per decision.
-const SETS: usize = 3;
-/// Sizes of the sets' selectors.
-const SET_SIZES: [usize; SETS] = [16 * 16, 1024, 64 * 4];
-/// History for matches is indexed by hashes of this many tokens.
-const MATCH_MIN: [usize; 2] = [6, 3];
-/// Bits of the match index, for the largest table.
-const MATCH_BITS: u32 = 16;
-/// Fields of a line that are told apart.
-const FIELDS: usize = 64;
-/// 1.0 as a mixer weight.
-const ONE: i32 = 1 << 16;
-
-/// A counter: probability (16 bits), check (10), observations (6).
-type Slot = u32;
-
-/// 65536 / (n + 1.5), the step of a counter that saw n decisions.
-const fn rates() -> [u32; 64] {
-    let mut r = [0; 64];
-    let mut n = 0;
-    while n < 64 {
-        r[n] = (2 * 65536) / (2 * n as u32 + 3);
-        n += 1;
-    }
-    r
-}
-const RATES: [u32; 64] = rates();
-
-/// What each context's counters forget: observations are counted up to this.
-const LIMITS: [u32; CONTEXTS] = [60, 60, 60, 62, 62, 62, 62, 62, 60, 60, 60, 60, 60, 60];
-
-#[derive(Debug, Clone)]
-struct Mixer {
-    weights: Vec<[i32; INPUTS]>,
-}
-
-/// Where the text is in its line.
-#[derive(Debug, Clone)]
-struct Line {
-    field: usize,
-    /// Tokens since the field began.
-    pos: usize,
-    /// Where each field of this line and of the one above began, in tokens.
-    starts: [u32; FIELDS],
-    above: [u32; FIELDS],
-    /// Fields above.
-    fields: usize,
-    first: u32,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Match {
-    /// Position in the history of the token predicted next; 0 for none.
-    at: usize,
-    len: u32,
-    /// Decisions of the predicted token that are still right; the next one is `step`.
-    live: bool,
-    expected: bool,
-    index: usize,
-}
+/// Tokens that a match has at least.
+const MATCH_MIN: [usize; MATCHES] = [8, 4];
+const MATCHES: usize = 2;
+/// Decisions of a path that share lines of the table.
+const GROUP: usize = 4;
+/// A guess is asked about if it is right this often, of 65536.
+const GUESS_MIN: u32 = 58000;
+/// First input after those of the contexts.
+const AFTER: usize = 2 * CONTEXTS;
+/// Nodes that have their own weights; the tree's nodes are numbered by weight.
+const NODES: usize = 512;
+/// Cells of a secondary estimation's curve.
+const CURVE: usize = 33;
+const APM2: usize = 1 << 12;
 
 /// All that coder and decoder learn in step. Cloning it is how a primer is used.
 #[derive(Debug, Clone)]
 pub struct Predictor {
-    /// Bits by which tables are smaller than the largest.
-    small: u32,
-    table: Vec<Slot>,
-    mixers: [Mixer; SETS],
+    table: Table,
+    direct: Vec<Slot>,
+    worth: Worth<CONTEXTS>,
+    mixer: Mixer,
     apm: [Vec<u16>; 2],
-    match_counters: Vec<u16>,
-    heads: [Vec<u32>; 2],
-    history: Vec<Token>,
-    hashes: [u32; CONTEXTS],
-    matches: [Match; 2],
-    line: Line,
-    word: u32,
-    last_word: u32,
-    bytes: u64,
+    matchers: [Matcher; MATCHES],
+    history: History,
+    lanes: Vec<(Lane, [Match; MATCHES])>,
+    // Of the token under way:
+    lane: usize,
     depth: usize,
+    hashes: [u32; CONTEXTS],
+    lines: [u32; CONTEXTS],
+    above_live: bool,
+    /// The guess that is asked about or was refused.
+    guess: Option<Token>,
+    guess_p: u32,
+    refused: bool,
+    asked: bool,
+    refusal: Vec<Adaptive>,
+    refusal_at: usize,
+    refusal_bit: bool,
     // Of the decision under way:
     node: u16,
-    slots: [usize; CONTEXTS],
+    places: [Place; CONTEXTS],
+    slots: [Slot; CONTEXTS],
+    cells: [usize; CONTEXTS],
     inputs: [i32; INPUTS],
-    sets: [usize; SETS],
-    outs: [i32; SETS],
-    mixed: i32,
     apm_at: [usize; 2],
-    apm_low: [i32; 2],
-    p1: i32,
-}
-
-#[inline(always)]
-fn hash(a: u32, b: u32) -> u32 {
-    let h = (u64::from(a) << 32 | u64::from(b)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    (h >> 29) as u32 ^ (h >> 47) as u32
-}
-
-impl Default for Predictor {
-    fn default() -> Self {
-        Self::new(usize::MAX)
-    }
 }
 
 impl Predictor {
-    /// Knows nothing. For a text of `len` bytes: short ones are given small tables, which cost less
-    /// to make. Coder and decoder must say the same.
-    pub fn new(len: usize) -> Self {
-        let want = (len.max(1) as u64).ilog2() + 5;
-        let small = TABLE_BITS.0 - want.clamp(TABLE_BITS.1, TABLE_BITS.0);
-        let tables: &Tables = &TABLES;
-        let mixer = |n: usize| {
-            let mut w = [0; INPUTS];
-            w[..2 * CONTEXTS].fill(ONE / 8);
-            for i in 0..CONTEXTS {
-                w[2 * i + 1] = ONE / 16;
-            }
-            w[2 * CONTEXTS..2 * CONTEXTS + 2].fill(ONE / 4);
-            Mixer { weights: vec![w; n] }
-        };
-        let curve: Vec<u16> =
-            (0..33).map(|i| tables.squash((i - 16) * (LIMIT / 16)) as u16).collect();
-        let apm = |n: usize| curve.iter().copied().cycle().take(33 * n).collect();
-        Self {
-            small,
-            table: vec![0; 1 << (TABLE_BITS.0 - small)],
-            mixers: SET_SIZES.map(mixer),
-            apm: [apm(4096 + 64), apm(1 << (PAIR_BITS - small))],
-            match_counters: (0..2 * 32).map(|_| 49152).collect(),
-            heads: [vec![0; 1 << (MATCH_BITS - small)], vec![0; 1 << (MATCH_BITS - small)]],
-            history: vec![0; 8],
-            hashes: [0; CONTEXTS],
-            matches: Default::default(),
-            line: Line {
-                field: 0,
-                pos: 0,
-                starts: [0; FIELDS],
-                above: [0; FIELDS],
-                fields: 0,
-                first: 0,
-            },
-            word: 0,
-            last_word: 0,
-            bytes: 0,
-            depth: 0,
-            node: 0,
-            slots: [0; CONTEXTS],
-            inputs: [0; INPUTS],
-            sets: [0; SETS],
-            outs: [0; SETS],
-            mixed: 0,
-            apm_at: [0; 2],
-            apm_low: [0; 2],
-            p1: 32768,
+    /// Knows nothing of the text.
+    pub fn new(vocab: &Vocab) -> Self {
+        let mut initial = [0; INPUTS];
+        for i in 0..CONTEXTS {
+            initial[2 * i] = ONE / 6;
         }
+        initial[AFTER..AFTER + MATCHES].fill(ONE / 4);
+        initial[AFTER + MATCHES] = ONE / 8;
+        let curve: Vec<u16> =
+            (0..CURVE as i32).map(|i| TABLES.squash((i - 16) * (LIMIT / 16)) as u16).collect();
+        let apm = |n: usize| curve.iter().copied().cycle().take(CURVE * n).collect();
+        Self {
+            table: Table::default(),
+            direct: vec![Slot::NEW; vocab.size() + 1],
+            worth: Worth::default(),
+            mixer: Mixer::new(&initial, [21 * 16, NODES + 1, 512, 21 * 128, 512], 21),
+            apm: [apm(vocab.size() + 1), apm(APM2)],
+            matchers: MATCH_MIN.map(Matcher::new),
+            history: History::default(),
+            lanes: Vec::new(),
+            lane: 0,
+            depth: 0,
+            hashes: [0; CONTEXTS],
+            lines: [0; CONTEXTS],
+            above_live: false,
+            guess: None,
+            guess_p: 0,
+            refused: false,
+            asked: false,
+            refusal: vec![Adaptive::new(20000, 2); 32],
+            refusal_at: 0,
+            refusal_bit: false,
+            node: 0,
+            places: [Place::default(); CONTEXTS],
+            slots: [Slot::NEW; CONTEXTS],
+            cells: [0; CONTEXTS],
+            inputs: [0; INPUTS],
+            apm_at: [0; 2],
+        }
+    }
+
+    /// Readies for lanes of at most these many tokens each. All go on from where lane 0 was.
+    pub fn open(&mut self, rooms: &[usize]) {
+        let from = self.lanes.first().cloned().unwrap_or_default();
+        self.lanes = rooms
+            .iter()
+            .map(|n| {
+                let mut lane = from.clone();
+                lane.0.here = self.history.room(*n);
+                lane
+            })
+            .collect();
     }
 
     /// Memory held, in bytes.
     pub fn weight(&self) -> usize {
-        let mixers: usize = SET_SIZES.iter().map(|n| n * INPUTS * 4).sum();
-        let apm: usize = self.apm.iter().map(|a| a.len() * 2).sum();
-        let heads: usize = self.heads.iter().map(|h| h.len() * 4).sum();
-        self.table.len() * 4 + mixers + apm + heads + self.history.capacity() * 2
+        Table::WEIGHT
+            + Worth::<CONTEXTS>::WEIGHT
+            + 4 * self.direct.len()
+            + self.mixer.weight()
+            + 2 * (self.apm[0].len() + self.apm[1].len())
+            + self.matchers.iter().map(Matcher::weight).sum::<usize>()
+            + self.history.weight()
     }
 
-    fn token(&self, back: usize) -> u32 {
-        u32::from(self.history[self.history.len() - back])
-    }
-
-    /// Before a token's decisions.
+    /// Before a token of a lane.
     #[inline(always)]
-    pub fn begin(&mut self) {
-        let (t1, t2, t3, t4) = (self.token(1), self.token(2), self.token(3), self.token(4));
-        let l = &self.line;
-        let above_at = (l.above[l.field.min(FIELDS - 1)] as usize) + l.pos;
-        let known = l.field < l.fields && l.above[l.field.min(FIELDS - 1)] != 0;
-        let above = |n: usize| {
-            let at = above_at + n;
-            if known && at < self.history.len() { u32::from(self.history[at]) + 1 } else { 0 }
-        };
-        let (a0, a1) = (above(0), above(1));
-        let place = (l.field as u32) << 16 | l.pos.min(255) as u32;
-        let o2 = hash(t1, t2);
-        let o3 = hash(o2, t3);
-        let o4 = hash(o3, t4);
-        let o6 = hash(o4, hash(self.token(5), self.token(6)));
-        let last4 = self.bytes as u32;
-        self.hashes = [
-            0,
-            hash(1, t1),
-            hash(2, o2),
-            hash(3, o3),
-            hash(4, o4),
-            hash(5, o6),
-            hash(6, hash(a0, place)),
-            hash(7, hash(a0, t1)),
-            hash(8, hash(a0, hash(a1, o2))),
-            hash(9, hash(self.word, self.last_word)),
-            hash(10, self.word),
-            hash(11, hash(t2, t3)),
-            hash(12, hash(place, l.first)),
-            hash(13, last4),
-        ];
-        for m in &mut self.matches {
-            m.live = m.at != 0;
-        }
+    pub fn begin(&mut self, lane: usize) {
+        self.lane = lane;
         self.depth = 0;
+        let (lane, matches) = &mut self.lanes[lane];
+        self.hashes = lane.contexts(&self.history);
+        self.above_live = lane.above_token != NONE;
+        for (matcher, m) in self.matchers.iter().zip(matches.iter_mut()) {
+            matcher.begin(m, &self.history);
+        }
+        self.guess = None;
+        self.refused = false;
+        for (matcher, m) in self.matchers.iter().zip(matches) {
+            if let Some((token, p)) = matcher.guess(m) {
+                if p > GUESS_MIN {
+                    self.guess = Some(token);
+                    self.guess_p = p;
+                    break;
+                }
+            }
+        }
     }
 
-    /// Probability that the decision at `node` is 1, from 1 to 65535.
+    /// The token that is likely enough to be asked about first, as `predict(.., None, ..)`.
     #[inline(always)]
-    pub fn predict(&mut self, node: u16) -> u32 {
-        let t: &Tables = &TABLES;
+    pub fn guess(&self) -> Option<Token> {
+        self.guess
+    }
+
+    /// Probability of 65536, from 1 to 65535, that the decision at `node` is 1. `lm` is what a
+    /// language model says of it.
+    #[inline(always)]
+    pub fn predict(&mut self, vocab: &Vocab, node: Option<u16>, lm: Option<u32>) -> u32 {
+        self.asked = node.is_none();
+        let node = node.unwrap_or(vocab.size() as u16);
         self.node = node;
-        let shift = 32 - (TABLE_BITS.0 - self.small);
-        let salt = u32::from(node).wrapping_mul(0x2C9_277B5).wrapping_add(0x5bd1);
-        let mut seen = 0;
+        let mut salt = u32::from(node).wrapping_mul(0x9E37_79B1);
+        if self.asked {
+            salt = salt.wrapping_add(u32::from(self.guess.unwrap_or(0)).wrapping_mul(0x6C8E_9CF5));
+        }
+        if self.depth % GROUP == 0 {
+            for i in 0..CONTEXTS {
+                let h = (self.hashes[i] ^ salt).wrapping_mul(0x85EB_CA6B);
+                self.lines[i] = h ^ (h >> 15);
+            }
+        }
+        let salt = salt ^ salt >> 15;
         for i in 0..CONTEXTS {
-            let h = (self.hashes[i] ^ salt).wrapping_mul(0x9E37_79B1);
-            let h = h ^ (h >> 15);
-            let at = (h.wrapping_mul(0x85EB_CA77) >> shift) as usize;
-            let check = h & 0x3ff;
-            self.slots[i] = at;
-            let slot = &mut self.table[at];
-            if *slot >> 6 & 0x3ff != check || *slot & 63 == 0 {
-                *slot = 32768 << 16 | check << 6;
-                self.inputs[2 * i] = 0;
-                self.inputs[2 * i + 1] = 0;
-                continue;
-            }
-            let p = *slot >> 16;
-            let n = *slot & 63;
-            seen += usize::from(i > 1 && i < 6);
-            self.inputs[2 * i] = t.stretch_coarse(p);
-            // The same in the linear domain: sure counters speak up.
-            let sure = (n.min(16) as i32) * 4;
-            self.inputs[2 * i + 1] = ((p as i32 - 32768) * sure) >> 10;
+            let key = (salt ^ self.hashes[i]).wrapping_mul(0x297A_2D39) >> 8;
+            (self.places[i], self.slots[i]) = self.table.find(self.lines[i], key);
         }
+        let mut order = 0;
+        for i in 0..CONTEXTS {
+            let slot = self.slots[i];
+            let cell = Worth::<CONTEXTS>::cell(slot);
+            self.cells[i] = cell;
+            let q = self.worth.p(i, cell);
+            self.inputs[2 * i] = TABLES.stretch_coarse(q);
+            self.inputs[2 * i + 1] = (q as i32 - 32768) >> 5;
+            if (1..5).contains(&i) {
+                order += usize::from(slot.seen() != 0);
+            }
+        }
+        let (lane, matches) = &mut self.lanes[self.lane];
+        let mut sures = [0; MATCHES];
         let mut state = 0;
-        for k in 0..2 {
-            let input = 2 * CONTEXTS + k;
-            self.inputs[input] = 0;
-            let m = &mut self.matches[k];
-            if !m.live {
-                continue;
+        self.refusal_at = usize::MAX;
+        let mut own = 0;
+        if self.asked {
+            self.inputs[AFTER..AFTER + MATCHES].fill(0);
+            own = TABLES.stretch(self.guess_p as u16);
+            state = 1;
+        } else {
+            for k in 0..MATCHES {
+                let (logit, sure) =
+                    self.matchers[k].predict(&mut matches[k], vocab, node, self.depth);
+                self.inputs[AFTER + k] = logit;
+                sures[k] = sure;
             }
-            let path = VOCAB.path(self.history[m.at]);
-            let Some((at, bit)) = path.get(self.depth).copied().filter(|(n, _)| *n == node) else {
-                m.live = false;
-                continue;
+            if self.refused {
+                let path = vocab.path(self.guess.unwrap_or(0));
+                match path.get(self.depth) {
+                    Some(&(n, bit)) if n == node => {
+                        self.refusal_at = (path.len() - self.depth).min(31);
+                        self.refusal_bit = bit;
+                        let logit =
+                            TABLES.stretch(self.refusal[self.refusal_at].p() as u16);
+                        own = if bit { logit } else { -logit };
+                        state = 2 + usize::from(self.refusal_at < 2);
+                    }
+                    _ => self.refused = false,
+                }
+            }
+        }
+        self.inputs[AFTER + MATCHES + 3] = own;
+        let direct = self.direct[node as usize];
+        self.inputs[AFTER + MATCHES] = TABLES.stretch_coarse(direct.p() >> 2);
+        // The token above, if the path so far is its.
+        let mut above = 0;
+        if self.asked {
+            above = if !self.above_live {
+                0
+            } else if Some(lane.above_token) == self.guess {
+                2
+            } else {
+                1
             };
-            debug_assert_eq!(at, node);
-            m.expected = bit;
-            m.index = k * 32 + m.len.min(31) as usize;
-            let s = t.stretch(self.match_counters[m.index]);
-            self.inputs[input] = if bit { s } else { -s };
-            let level = 1 + usize::from(m.len > 8) + usize::from(m.len > 20);
-            state += if k == 0 { level * 4 } else { level };
+        } else if self.above_live {
+            match vocab.path(lane.above_token).get(self.depth) {
+                Some(&(n, bit)) if n == node => above = 1 + usize::from(bit),
+                _ => self.above_live = false,
+            }
         }
-        self.inputs[INPUTS - 1] = 256;
-        self.sets = [
-            state * 16 + seen * 3 + self.depth.min(2),
-            usize::from(node).min(1023),
-            self.line.field.min(63) * 4 + self.line.pos.min(3),
-        ];
-        let mut sum = 0;
-        for k in 0..SETS {
-            let w = &self.mixers[k].weights[self.sets[k]];
-            self.outs[k] = (dot(w, &self.inputs) >> 12).clamp(-LIMIT, LIMIT);
-            sum += self.outs[k];
-        }
-        self.mixed = sum / SETS as i32;
-        let p = t.squash(self.mixed);
-        // Secondary estimation under the node, and under the node and the token before.
-        let t1 = self.token(1);
+        self.inputs[AFTER + MATCHES + 1] = 256;
+        self.inputs[AFTER + MATCHES + 2] = lm.map_or(0, |p| TABLES.stretch(p as u16));
+        let certain = match state {
+            0 => sures[0] * 4 + sures[1],
+            1 if self.guess_p > 65000 => 16,
+            1 if self.guess_p > 63000 => 17,
+            1 => 18,
+            _ => 17 + state,
+        };
         let contexts = [
-            usize::from(node),
-            (hash(t1, u32::from(node)) & ((1 << (PAIR_BITS - self.small)) - 1)) as usize,
+            certain * 16 + order * 3 + above,
+            if self.asked { NODES } else { usize::from(node).min(NODES - 1) },
+            lane.field.min(63) * 8 + lane.pos.min(7),
+            certain * 128 + self.depth.min(15) * 8 + lane.class,
+            usize::from(lane.recent[0]).min(4095) % 512,
         ];
-        let x = self.mixed + LIMIT;
-        let step = LIMIT / 16;
+        let logit = self.mixer.mix(&self.inputs, &contexts, certain);
+        let p = TABLES.squash(logit);
+        // Secondary estimation under the node, and under the token before and the node.
+        let o1 = hash(u32::from(lane.recent[0]), salt) as usize % APM2;
         let mut q = 0;
-        for k in 0..2 {
-            let low = (x / step).min(31);
-            let part = x - low * step;
-            let at = contexts[k] * 33 + low as usize;
+        let x = logit + LIMIT;
+        let step = LIMIT / 16;
+        let low = (x / step).min(31);
+        let part = x - low * step;
+        for (k, context) in [usize::from(node), o1].into_iter().enumerate() {
+            let at = context * CURVE + low as usize;
             let (a, b) = (i32::from(self.apm[k][at]), i32::from(self.apm[k][at + 1]));
             q += (a * (step - part) + b * part) / step;
             self.apm_at[k] = at + usize::from(part * 2 > step);
-            self.apm_low[k] = part;
         }
-        self.p1 = ((2 * p + q) / 4).clamp(1, 65535);
-        self.p1 as u32
+        (((2 * p + q) + 2) / 4).clamp(1, 65535) as u32
     }
 
-    /// Learns the decision that [`Self::predict`] was asked about.
+    /// Learns how the decision went that [`Self::predict`] was asked about.
     #[inline(always)]
     pub fn update(&mut self, bit: bool) {
-        let t: &Tables = &TABLES;
-        let target = if bit { 65535 } else { 0 };
-        for k in 0..SETS {
-            let err = ((target - t.squash(self.outs[k])) * RATE[k]) >> 10;
-            learn(&mut self.mixers[k].weights[self.sets[k]], &self.inputs, err);
-        }
+        self.mixer.update(&self.inputs, bit);
         for i in 0..CONTEXTS {
-            let slot = &mut self.table[self.slots[i]];
-            let n = *slot & 63;
-            let p = (*slot >> 16) as i32;
-            let p = p + (((target - p) as i64 * i64::from(RATES[n as usize])) >> 16) as i32;
-            let p = p.clamp(16, 65519) as u32;
-            *slot = p << 16 | *slot & 0xffc0 | (n + 1).min(LIMITS[i]);
+            self.worth.learn(i, self.cells[i], bit);
+            let rates = if i < 2 { &SLOW } else { &FAST };
+            self.table.set(self.places[i], self.slots[i].learned(bit, rates));
         }
+        let direct = &mut self.direct[self.node as usize];
+        *direct = direct.learned(bit, &SLOW);
+        let target = if bit { 65535 } else { 0 };
         for k in 0..2 {
             let a = &mut self.apm[k][self.apm_at[k]];
             *a = (i32::from(*a) + ((target - i32::from(*a)) >> 6)) as u16;
-            let m = &mut self.matches[k];
-            if m.live {
-                let c = &mut self.match_counters[m.index];
-                let hit = m.expected == bit;
-                let goal = if hit { 65500 } else { 36 };
-                *c = (i32::from(*c) + ((goal - i32::from(*c)) >> 6)) as u16;
-                m.live = hit;
+        }
+        let matches = &mut self.lanes[self.lane].1;
+        for (matcher, m) in self.matchers.iter_mut().zip(matches) {
+            if !self.asked {
+                matcher.update(m, bit);
             }
         }
-        self.depth += 1;
+        if self.refusal_at != usize::MAX {
+            let cell = &mut self.refusal[self.refusal_at];
+            let hit = bit == self.refusal_bit;
+            *cell = cell.learned(hit, 255);
+            self.refused = hit;
+        }
+        if self.asked {
+            if !bit {
+                self.refused = true;
+                for m in &mut self.lanes[self.lane].1 {
+                    Matcher::refuse(m, self.guess.unwrap_or(0));
+                }
+            }
+        } else {
+            self.depth += 1;
+        }
     }
 
-    /// After a token's decisions.
+    /// After a token.
     #[inline(always)]
     pub fn end(&mut self, token: Token, bytes: &[u8]) {
-        self.history.push(token);
-        let here = self.history.len();
-        for k in 0..2 {
-            let m = &mut self.matches[k];
-            if m.at != 0 && self.history[m.at] == token {
-                m.at += 1;
-                m.len += 1;
-            } else {
-                (m.at, m.len) = (0, 0);
+        let (lane, matches) = &mut self.lanes[self.lane];
+        self.history.set(lane.here, token);
+        lane.pass(token, bytes);
+        for (matcher, m) in self.matchers.iter_mut().zip(matches) {
+            if m.ventured {
+                matcher.settle(m, token, true);
             }
-            let min = MATCH_MIN[k];
-            if here < 8 + min {
-                continue;
-            }
-            let mut h = 0;
-            for t in &self.history[here - min..] {
-                h = hash(h, u32::from(*t));
-            }
-            let head = &mut self.heads[k][(h >> (32 - (MATCH_BITS - self.small))) as usize];
-            if m.at == 0 && *head != 0 {
-                let mut len = 0;
-                let at = *head as usize;
-                while len < 32
-                    && at > len + 8
-                    && self.history[at - 1 - len] == self.history[here - 1 - len]
-                {
-                    len += 1;
-                }
-                if len >= min {
-                    (m.at, m.len) = (at, len as u32);
-                }
-            }
-            *head = here as u32;
-        }
-        for &b in bytes {
-            self.bytes = self.bytes << 8 | u64::from(b);
-            if b.is_ascii_alphanumeric() || b >= 128 {
-                self.word = hash(self.word.wrapping_add(1), u32::from(b.to_ascii_lowercase()));
-            } else if self.word != 0 {
-                self.last_word = self.word;
-                self.word = 0;
-            }
-        }
-        let l = &mut self.line;
-        let here = here as u32;
-        if bytes.contains(&b'\n') {
-            l.above = l.starts;
-            l.fields = l.field + 1;
-            l.starts = [0; FIELDS];
-            l.starts[0] = here;
-            (l.field, l.pos) = (0, 0);
-            l.first = 0;
-        } else {
-            if l.field == 0 && l.pos == 0 {
-                l.first = u32::from(token);
-            }
-            let begins = matches!(bytes.first(), Some(b' ' | b'\t'));
-            if begins && l.pos > 0 {
-                l.field += 1;
-                l.pos = 1;
-                if l.field < FIELDS {
-                    l.starts[l.field] = here - 1;
-                }
-            } else {
-                l.pos += 1;
-            }
+            matcher.end(m, lane, &self.history);
         }
     }
-}
 
-/// Learning rates of the weight sets.
-const RATE: [i32; SETS] = [10, 14, 12];
-
-/// Σ w·x, in units of 2^-12 of what the weights' scale would give.
-#[inline(always)]
-fn dot(w: &[i32; INPUTS], x: &[i32; INPUTS]) -> i32 {
-    let mut sum = 0_i32;
-    for i in 0..INPUTS {
-        sum = sum.wrapping_add(w[i].wrapping_mul(x[i]) >> 4);
-    }
-    sum
-}
-
-/// Moves the weights down the slope of the coding cost.
-#[inline(always)]
-fn learn(w: &mut [i32; INPUTS], x: &[i32; INPUTS], err: i32) {
-    for i in 0..INPUTS {
-        let step = (x[i].wrapping_mul(err) + (1 << 9)) >> 10;
-        w[i] = w[i].wrapping_add(step).clamp(-(1 << 19), 1 << 19);
+    /// The mixer, for looking at.
+    pub fn mixer(&self) -> &Mixer {
+        &self.mixer
     }
 }

@@ -3,50 +3,57 @@
 //! A probability is 16 bits: `p / 65536` that the bit is 1, from 1 to 65535. Its logit is in units
 //! of 1/256: `stretch(p) = 256 ln(p / (65536 - p))`, and `squash` is its inverse.
 
-use std::sync::LazyLock;
-
 /// Largest logit.
 pub const LIMIT: i32 = 2900;
 
 /// e^(-1/256) in units of 2^-62.
 const STEP: u64 = 4_593_706_758_521_714_574;
 
+const SIZE: usize = 2 * LIMIT as usize + 1;
+
 /// The tables.
 #[derive(Debug)]
 pub struct Tables {
-    squash: Vec<u16>,
-    stretch: Vec<i16>,
-    coarse: Box<[i16; 4096]>,
+    squash: [u16; SIZE],
+    stretch: [i16; 65536],
+    coarse: [i16; 4096],
 }
 
-/// The tables of this process.
-pub static TABLES: LazyLock<Tables> = LazyLock::new(Tables::new);
+/// Computed by the compiler, so that no check stands before a look-up.
+pub static TABLES: Tables = Tables::new();
 
 impl Tables {
-    fn new() -> Self {
-        // decay[k] = e^(-k/256) in 2^-62.
-        let mut decay = 1_u64 << 62;
-        let mut upper = Vec::with_capacity(LIMIT as usize + 1);
-        for _ in 0..=LIMIT {
-            let one = 1_u128 << 62;
-            let p =
-                (65536 * one + u128::midpoint(one, u128::from(decay))) / (one + u128::from(decay));
-            upper.push(p.min(65535) as u16);
-            decay = ((u128::from(decay) * u128::from(STEP)) >> 62) as u64;
+    #[expect(long_running_const_eval, reason = "a table of 65536 entries")]
+    const fn new() -> Self {
+        let mut squash = [0; SIZE];
+        // decay = e^(-k/256) in 2^-62.
+        let one = 1_u128 << 62;
+        let mut decay = one;
+        let mut k = 0;
+        while k <= LIMIT as usize {
+            let sum = one + decay;
+            let p = (65536 * one + sum / 2) / sum;
+            let p = if p > 65535 { 65535 } else { p as u32 };
+            squash[LIMIT as usize + k] = p as u16;
+            squash[LIMIT as usize - k] = (65536 - p) as u16;
+            decay = (decay * STEP as u128) >> 62;
+            k += 1;
         }
-        let lower = upper.iter().skip(1).rev().map(|p| (65536 - u32::from(*p)).max(1) as u16);
-        let squash: Vec<u16> = lower.chain(upper.iter().copied()).collect();
-        let mut stretch = vec![0; 65536];
-        let mut x = 0;
-        for (p, s) in stretch.iter_mut().enumerate() {
-            while x + 1 < squash.len() && usize::from(squash[x]) < p {
+        squash[LIMIT as usize] = 32768;
+        let mut stretch = [0; 65536];
+        let (mut p, mut x) = (0, 0);
+        while p < 65536 {
+            while x + 1 < SIZE && (squash[x] as usize) < p {
                 x += 1;
             }
-            *s = (x as i32 - LIMIT) as i16;
+            stretch[p] = (x as i32 - LIMIT) as i16;
+            p += 1;
         }
-        let mut coarse = Box::new([0; 4096]);
-        for (i, c) in coarse.iter_mut().enumerate() {
-            *c = stretch[i * 16 + 8];
+        let mut coarse = [0; 4096];
+        let mut i = 0;
+        while i < 4096 {
+            coarse[i] = stretch[i * 16 + 8];
+            i += 1;
         }
         Self { squash, stretch, coarse }
     }

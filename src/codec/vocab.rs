@@ -8,8 +8,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::LazyLock;
 
-/// A token's number.
-pub type Token = u16;
+
+use super::token_model::Token;
 
 /// Tokens, the trie that finds them, the tree that codes them.
 #[derive(Debug)]
@@ -113,6 +113,11 @@ impl Vocab {
     /// Number of tokens.
     #[cfg(test)]
     fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Number of tokens, and of the tree's inner nodes and one more.
+    pub fn size(&self) -> usize {
         self.tokens.len()
     }
 

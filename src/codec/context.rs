@@ -1,0 +1,223 @@
+//! Where a lane is in its text, and the contexts that follow from it.
+
+use super::token_model::Token;
+
+/// Contexts with hashed counters.
+pub const CONTEXTS: usize = 20;
+/// Fields of a line that are told apart.
+const FIELDS: usize = 64;
+/// Tokens remembered.
+pub const RECENT: usize = 8;
+/// No token.
+pub const NONE: Token = Token::MAX;
+
+/// Mixes two numbers.
+#[inline(always)]
+pub fn hash(a: u32, b: u32) -> u32 {
+    let h = (u64::from(a) << 32 | u64::from(b)).wrapping_add(0x1234_5678_9abc_def1);
+    let h = h.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    ((h ^ (h >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 32) as u32
+}
+
+/// What was coded, all lanes' regions one after the other; [`NONE`] where nothing is yet.
+#[derive(Debug, Clone, Default)]
+pub struct History {
+    tokens: Vec<Token>,
+}
+
+impl History {
+    /// Appends room for `n` tokens and the gap that keeps regions apart; returns its begin.
+    pub fn room(&mut self, n: usize) -> usize {
+        let begin = self.tokens.len() + 1;
+        self.tokens.resize(begin + n + 1, NONE);
+        begin
+    }
+
+    /// The token at a place.
+    #[inline(always)]
+    pub fn at(&self, place: usize) -> Token {
+        self.tokens.get(place).copied().unwrap_or(NONE)
+    }
+
+    /// Sets the token at a place.
+    #[inline(always)]
+    pub fn set(&mut self, place: usize, token: Token) {
+        self.tokens[place] = token;
+    }
+
+    /// Memory held, in bytes.
+    pub fn weight(&self) -> usize {
+        self.tokens.len() * 2
+    }
+}
+
+/// A field separator ends a field.
+fn separates(b: u8) -> bool {
+    !(b.is_ascii_alphanumeric() || b >= 0x80 || b == b'_')
+}
+
+/// One lane's place in its text.
+#[derive(Debug, Clone)]
+pub struct Lane {
+    /// Where the next token goes in the history.
+    pub here: usize,
+    /// Tokens before, the latest first.
+    pub recent: [Token; RECENT],
+    /// The latest 8 bytes, the latest lowest.
+    pub bytes: u64,
+    word: u32,
+    last_word: u32,
+    /// Field of the line, tokens since it began, hash of them.
+    pub field: usize,
+    pub pos: usize,
+    field_hash: u32,
+    last_field: u32,
+    /// Where the fields of this line began and of the line above.
+    starts: [u32; FIELDS],
+    above: [u32; FIELDS],
+    fields_above: usize,
+    /// Hash of the line's first fields.
+    first: u32,
+    /// Bytes since the line began.
+    column: u32,
+    /// Hash of what the last lines began with: the kind of line.
+    kind: u32,
+    indent: u32,
+    pub above_token: Token,
+    pub class: usize,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self {
+            here: 0,
+            recent: [NONE; RECENT],
+            bytes: 0,
+            word: 0,
+            last_word: 0,
+            field: 0,
+            pos: 0,
+            field_hash: 0,
+            last_field: 0,
+            starts: [0; FIELDS],
+            above: [0; FIELDS],
+            fields_above: 0,
+            first: 0,
+            column: 0,
+            kind: 0,
+            indent: 0,
+            above_token: NONE,
+            class: 0,
+        }
+    }
+}
+
+/// Class of a byte.
+fn class(b: u8) -> usize {
+    match b {
+        b'\n' => 0,
+        b'0'..=b'9' => 1,
+        b'a'..=b'z' => 2,
+        b'A'..=b'Z' => 3,
+        b' ' | b'\t' | b'\r' => 4,
+        0x80.. => 5,
+        b'.' | b',' | b';' | b':' | b'!' | b'?' => 6,
+        _ => 7,
+    }
+}
+
+impl Lane {
+    /// The contexts' hashes before a token.
+    #[inline(always)]
+    pub fn contexts(&mut self, history: &History) -> [u32; CONTEXTS] {
+        let t = self.recent.map(u32::from);
+        let f = self.field.min(FIELDS - 1);
+        let known = self.field < self.fields_above && self.above[f] != 0;
+        let at = self.above[f] as usize + self.pos;
+        let above = |n: usize| if known { history.at(at + n) } else { NONE };
+        let (a0, a1) = (above(0), above(1));
+        self.above_token = a0;
+        let (a0, a1) = (u32::from(a0), u32::from(a1));
+        let place = (f as u32) << 8 | self.pos.min(255) as u32;
+        let o2 = hash(t[0], t[1]);
+        let o3 = hash(o2, t[2]);
+        let o4 = hash(o3, t[3]);
+        let o6 = hash(o4, t[4] << 16 | t[5]);
+        let b = self.bytes;
+        let mut h = [
+            t[0],
+            o2,
+            o3,
+            o4,
+            o6,
+            hash(a0, place),
+            hash(a0, t[0]),
+            hash(a0 << 16 | a1, o2),
+            hash(self.word, self.last_word),
+            hash(self.word, t[0]),
+            hash(t[1], t[2]),
+            hash(place, self.first),
+            hash(self.field_hash, self.last_field),
+            hash(b as u32 & 0xff_ffff, 1),
+            hash(b as u32, (b >> 32) as u32 & 0xff),
+            hash(t[1], self.pos as u32),
+            hash(self.field_hash, place),
+            hash(self.column.min(255), a0),
+            hash(t[0], self.last_word),
+            hash(self.indent, t[0]),
+        ];
+        for (i, h) in h.iter_mut().enumerate() {
+            *h = hash(*h, i as u32);
+        }
+        h
+    }
+
+    /// After a token.
+    #[inline(always)]
+    pub fn pass(&mut self, token: Token, bytes: &[u8]) {
+        self.here += 1;
+        self.recent.copy_within(..RECENT - 1, 1);
+        self.recent[0] = token;
+        for b in bytes {
+            self.bytes = self.bytes << 8 | u64::from(*b);
+            if b.is_ascii_alphabetic() || *b >= 0x80 {
+                self.word = hash(self.word, u32::from(b.to_ascii_lowercase()));
+            } else if self.word != 0 {
+                self.last_word = self.word;
+                self.word = 0;
+            }
+            if *b == b' ' && self.column == self.indent {
+                self.indent += 1;
+            }
+            self.column += 1;
+        }
+        let last = bytes[bytes.len() - 1];
+        self.class = class(last);
+        if bytes.contains(&b'\n') {
+            let fields = self.field + 1;
+            self.above = self.starts;
+            self.fields_above = fields.min(FIELDS);
+            self.starts = [0; FIELDS];
+            (self.field, self.pos, self.column, self.indent) = (0, 0, 0, 0);
+            self.last_field = self.field_hash;
+            self.field_hash = 0;
+            self.kind = self.first;
+            self.first = 0;
+            self.starts[0] = self.here as u32;
+        } else if separates(last) {
+            if self.field < 2 {
+                self.first = hash(self.field_hash, u32::from(token));
+            }
+            self.last_field = hash(self.field_hash, u32::from(token));
+            self.field_hash = 0;
+            self.field += 1;
+            self.pos = 0;
+            if self.field < FIELDS {
+                self.starts[self.field] = self.here as u32;
+            }
+        } else {
+            self.pos += 1;
+            self.field_hash = hash(self.field_hash, u32::from(token));
+        }
+    }
+}
