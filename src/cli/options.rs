@@ -124,6 +124,9 @@ pub fn parse(o: &mut Options, text: &str, sloppy: bool) -> Result<(), String> {
             "defaults" | "auto" | "noauto" | "user" | "users" | "nouser" | "nofail" | "_netdev"
             | "comment" | "relatime" | "strictatime" | "atime" | "diratime" | "nodiratime"
             | "async" => {}
+            // What mount(8) repeats from /proc/mounts on a remount.
+            "user_id" | "group_id" | "rootmode" | "max_read" | "blksize"
+                if text.contains("remount") => {}
             _ if name.starts_with("x-") || sloppy => {}
             _ => {
                 return Err(format!(

@@ -269,6 +269,9 @@ pub fn answer(
                 blocks: r.moved_frames,
             })
         }
+        Request::Scrub { decode } => {
+            serde_json::to_value(super::scrub::scrub(fs, *decode, progress).map_err(|e| text(&e))?)
+        }
         Request::Flush => {
             fs.flush_all().map_err(|e| text(&e))?;
             Ok(serde_json::Value::Null)
