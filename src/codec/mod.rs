@@ -21,8 +21,43 @@ pub struct Coded {
     pub ideal: u64,
 }
 
-/// Codes `text`; the predictor learns it.
-pub fn encode(text: &[u8], predictor: &mut Predictor) -> Coded {
+/// Compiles a loop twice: for every processor of the architecture, and for those with AVX2. The
+/// source is the same and all arithmetic is on integers, so the results are too.
+macro_rules! multiversion {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty = $body:ident) => {
+        $(#[$doc])*
+        $vis fn $name($($arg: $ty),*) -> $ret {
+            #[cfg(target_arch = "x86_64")]
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") {
+                #[target_feature(enable = "avx2,bmi2")]
+                fn wide($($arg: $ty),*) -> $ret {
+                    $body($($arg),*)
+                }
+                // SAFETY: the processor has been asked for the features.
+                return unsafe { wide($($arg),*) };
+            }
+            $body($($arg),*)
+        }
+    };
+}
+
+multiversion! {
+    /// Codes `text`; the predictor learns it.
+    pub fn encode(text: &[u8], predictor: &mut Predictor) -> Coded = encode_any
+}
+
+multiversion! {
+    /// Decodes `len` bytes of text; `None` if the code does not end there.
+    pub fn decode(code: &[u8], len: usize, predictor: &mut Predictor) -> Option<Vec<u8>> = decode_any
+}
+
+multiversion! {
+    /// Lets the predictor learn `text` as if it had been coded.
+    pub fn train(text: &[u8], predictor: &mut Predictor) -> () = train_any
+}
+
+#[inline(always)]
+fn encode_any(text: &[u8], predictor: &mut Predictor) -> Coded {
     let mut coder = Encoder::default();
     let mut ideal = 0;
     for token in VOCAB.cut(text) {
@@ -38,8 +73,8 @@ pub fn encode(text: &[u8], predictor: &mut Predictor) -> Coded {
     Coded { bytes: coder.finish(), ideal }
 }
 
-/// Decodes `len` bytes of text; `None` if the code does not end there.
-pub fn decode(code: &[u8], len: usize, predictor: &mut Predictor) -> Option<Vec<u8>> {
+#[inline(always)]
+fn decode_any(code: &[u8], len: usize, predictor: &mut Predictor) -> Option<Vec<u8>> {
     let mut coder = Decoder::new(code);
     let mut out = Vec::with_capacity(len);
     while out.len() < len {
@@ -61,8 +96,8 @@ pub fn decode(code: &[u8], len: usize, predictor: &mut Predictor) -> Option<Vec<
     (out.len() == len).then_some(out)
 }
 
-/// Lets the predictor learn `text` as if it had been coded.
-pub fn train(text: &[u8], predictor: &mut Predictor) {
+#[inline(always)]
+fn train_any(text: &[u8], predictor: &mut Predictor) {
     for token in VOCAB.cut(text) {
         predictor.begin();
         for &(node, bit) in VOCAB.path(token) {

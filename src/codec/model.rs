@@ -8,14 +8,17 @@ use super::vocab::{Token, VOCAB};
 const CONTEXTS: usize = 14;
 /// Mixer inputs: two per context, two of the match model, a constant; padded to a vector's width.
 const INPUTS: usize = 32;
-/// Bits of the counter table's index.
-const TABLE_BITS: u32 = 22;
+/// Bits of the counter table's index, at most and at least.
+const TABLE_BITS: (u32, u32) = (20, 12);
+/// Bits of the index of the estimation under node and token, for the largest table.
+const PAIR_BITS: u32 = 14;
 /// Weight sets chosen per decision.
 const SETS: usize = 3;
 /// Sizes of the sets' selectors.
 const SET_SIZES: [usize; SETS] = [16 * 16, 1024, 64 * 4];
 /// History for matches is indexed by hashes of this many tokens.
 const MATCH_MIN: [usize; 2] = [6, 3];
+/// Bits of the match index, for the largest table.
 const MATCH_BITS: u32 = 16;
 /// Fields of a line that are told apart.
 const FIELDS: usize = 64;
@@ -73,6 +76,8 @@ struct Match {
 /// All that coder and decoder learn in step. Cloning it is how a primer is used.
 #[derive(Debug, Clone)]
 pub struct Predictor {
+    /// Bits by which tables are smaller than the largest.
+    small: u32,
     table: Vec<Slot>,
     mixers: [Mixer; SETS],
     apm: [Vec<u16>; 2],
@@ -106,13 +111,16 @@ fn hash(a: u32, b: u32) -> u32 {
 
 impl Default for Predictor {
     fn default() -> Self {
-        Self::new()
+        Self::new(usize::MAX)
     }
 }
 
 impl Predictor {
-    /// Knows nothing.
-    pub fn new() -> Self {
+    /// Knows nothing. For a text of `len` bytes: short ones are given small tables, which cost less
+    /// to make. Coder and decoder must say the same.
+    pub fn new(len: usize) -> Self {
+        let want = (len.max(1) as u64).ilog2() + 5;
+        let small = TABLE_BITS.0 - want.clamp(TABLE_BITS.1, TABLE_BITS.0);
         let tables: &Tables = &TABLES;
         let mixer = |n: usize| {
             let mut w = [0; INPUTS];
@@ -127,11 +135,12 @@ impl Predictor {
             (0..33).map(|i| tables.squash((i - 16) * (LIMIT / 16)) as u16).collect();
         let apm = |n: usize| curve.iter().copied().cycle().take(33 * n).collect();
         Self {
-            table: vec![0; 1 << TABLE_BITS],
+            small,
+            table: vec![0; 1 << (TABLE_BITS.0 - small)],
             mixers: SET_SIZES.map(mixer),
-            apm: [apm(4096 + 64), apm(1 << 14)],
+            apm: [apm(4096 + 64), apm(1 << (PAIR_BITS - small))],
             match_counters: (0..2 * 32).map(|_| 49152).collect(),
-            heads: [vec![0; 1 << MATCH_BITS], vec![0; 1 << MATCH_BITS]],
+            heads: [vec![0; 1 << (MATCH_BITS - small)], vec![0; 1 << (MATCH_BITS - small)]],
             history: vec![0; 8],
             hashes: [0; CONTEXTS],
             matches: Default::default(),
@@ -162,7 +171,9 @@ impl Predictor {
     /// Memory held, in bytes.
     pub fn weight(&self) -> usize {
         let mixers: usize = SET_SIZES.iter().map(|n| n * INPUTS * 4).sum();
-        self.table.len() * 4 + mixers + (4096 + 64 + (1 << 14)) * 66 + (8 << MATCH_BITS)
+        let apm: usize = self.apm.iter().map(|a| a.len() * 2).sum();
+        let heads: usize = self.heads.iter().map(|h| h.len() * 4).sum();
+        self.table.len() * 4 + mixers + apm + heads + self.history.capacity() * 2
     }
 
     fn token(&self, back: usize) -> u32 {
@@ -170,7 +181,7 @@ impl Predictor {
     }
 
     /// Before a token's decisions.
-    #[inline]
+    #[inline(always)]
     pub fn begin(&mut self) {
         let (t1, t2, t3, t4) = (self.token(1), self.token(2), self.token(3), self.token(4));
         let l = &self.line;
@@ -210,16 +221,17 @@ impl Predictor {
     }
 
     /// Probability that the decision at `node` is 1, from 1 to 65535.
-    #[inline]
+    #[inline(always)]
     pub fn predict(&mut self, node: u16) -> u32 {
         let t: &Tables = &TABLES;
         self.node = node;
+        let shift = 32 - (TABLE_BITS.0 - self.small);
         let salt = u32::from(node).wrapping_mul(0x2C9_277B5).wrapping_add(0x5bd1);
         let mut seen = 0;
         for i in 0..CONTEXTS {
             let h = (self.hashes[i] ^ salt).wrapping_mul(0x9E37_79B1);
             let h = h ^ (h >> 15);
-            let at = (h.wrapping_mul(0x85EB_CA77) >> (32 - TABLE_BITS)) as usize;
+            let at = (h.wrapping_mul(0x85EB_CA77) >> shift) as usize;
             let check = h & 0x3ff;
             self.slots[i] = at;
             let slot = &mut self.table[at];
@@ -232,7 +244,7 @@ impl Predictor {
             let p = *slot >> 16;
             let n = *slot & 63;
             seen += usize::from(i > 1 && i < 6);
-            self.inputs[2 * i] = t.stretch(p as u16);
+            self.inputs[2 * i] = t.stretch_coarse(p);
             // The same in the linear domain: sure counters speak up.
             let sure = (n.min(16) as i32) * 4;
             self.inputs[2 * i + 1] = ((p as i32 - 32768) * sure) >> 10;
@@ -274,7 +286,10 @@ impl Predictor {
         let p = t.squash(self.mixed);
         // Secondary estimation under the node, and under the node and the token before.
         let t1 = self.token(1);
-        let contexts = [usize::from(node), (hash(t1, u32::from(node)) & ((1 << 14) - 1)) as usize];
+        let contexts = [
+            usize::from(node),
+            (hash(t1, u32::from(node)) & ((1 << (PAIR_BITS - self.small)) - 1)) as usize,
+        ];
         let x = self.mixed + LIMIT;
         let step = LIMIT / 16;
         let mut q = 0;
@@ -292,7 +307,7 @@ impl Predictor {
     }
 
     /// Learns the decision that [`Self::predict`] was asked about.
-    #[inline]
+    #[inline(always)]
     pub fn update(&mut self, bit: bool) {
         let t: &Tables = &TABLES;
         let target = if bit { 65535 } else { 0 };
@@ -324,7 +339,7 @@ impl Predictor {
     }
 
     /// After a token's decisions.
-    #[inline]
+    #[inline(always)]
     pub fn end(&mut self, token: Token, bytes: &[u8]) {
         self.history.push(token);
         let here = self.history.len();
@@ -344,7 +359,7 @@ impl Predictor {
             for t in &self.history[here - min..] {
                 h = hash(h, u32::from(*t));
             }
-            let head = &mut self.heads[k][(h >> (32 - MATCH_BITS)) as usize];
+            let head = &mut self.heads[k][(h >> (32 - (MATCH_BITS - self.small))) as usize];
             if m.at == 0 && *head != 0 {
                 let mut len = 0;
                 let at = *head as usize;
@@ -399,6 +414,7 @@ impl Predictor {
 /// Learning rates of the weight sets.
 const RATE: [i32; SETS] = [10, 14, 12];
 
+/// Σ w·x, in units of 2^-12 of what the weights' scale would give.
 #[inline(always)]
 fn dot(w: &[i32; INPUTS], x: &[i32; INPUTS]) -> i32 {
     let mut sum = 0_i32;
@@ -408,10 +424,11 @@ fn dot(w: &[i32; INPUTS], x: &[i32; INPUTS]) -> i32 {
     sum
 }
 
+/// Moves the weights down the slope of the coding cost.
 #[inline(always)]
 fn learn(w: &mut [i32; INPUTS], x: &[i32; INPUTS], err: i32) {
     for i in 0..INPUTS {
-        w[i] =
-            w[i].wrapping_add((x[i].wrapping_mul(err) + (1 << 9)) >> 10).clamp(-(1 << 19), 1 << 19);
+        let step = (x[i].wrapping_mul(err) + (1 << 9)) >> 10;
+        w[i] = w[i].wrapping_add(step).clamp(-(1 << 19), 1 << 19);
     }
 }

@@ -17,7 +17,8 @@ pub struct Encoder {
 
 impl Default for Encoder {
     fn default() -> Self {
-        Self { low: 0, range: u32::MAX, held: 0, head: 0, out: Vec::new() }
+        // The byte before the first one, which no carry reaches, is dropped at the end.
+        Self { low: 0, range: u32::MAX, held: 1, head: 0, out: Vec::new() }
     }
 }
 
@@ -42,11 +43,9 @@ impl Encoder {
     fn shift(&mut self) {
         if self.low < 0xff00_0000 || self.low > u64::from(u32::MAX) {
             let carry = (self.low >> 32) as u8;
-            if self.held > 0 {
-                self.out.push(self.head.wrapping_add(carry));
-                for _ in 1..self.held {
-                    self.out.push(0xff_u8.wrapping_add(carry));
-                }
+            self.out.push(self.head.wrapping_add(carry));
+            for _ in 1..self.held {
+                self.out.push(0xff_u8.wrapping_add(carry));
             }
             self.held = 0;
             self.head = (self.low >> 24) as u8;
@@ -69,6 +68,7 @@ impl Encoder {
         for _ in 0..5 {
             self.shift();
         }
+        self.out.remove(0);
         while self.out.last() == Some(&0) {
             self.out.pop();
         }
