@@ -25,13 +25,8 @@ fn unescape(text: &[u8]) -> PathBuf {
     while i < text.len() {
         let octal = text.get(i + 1..i + 4).filter(|_| text[i] == b'\\');
         let code = octal.and_then(|o| u8::from_str_radix(std::str::from_utf8(o).ok()?, 8).ok());
-        if let Some(c) = code {
-            out.push(c);
-            i += 4;
-        } else {
-            out.push(text[i]);
-            i += 1;
-        }
+        out.push(code.unwrap_or(text[i]));
+        i += if code.is_some() { 4 } else { 1 };
     }
     PathBuf::from(std::ffi::OsString::from_vec(out))
 }
@@ -100,7 +95,8 @@ fn offline(
     request: &Request,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<serde_json::Value, Failure> {
-    let read_only = matches!(request, Request::Status | Request::Stat { .. });
+    let read_only =
+        matches!(request, Request::Status | Request::Stat { .. } | Request::Scrub { .. });
     let store = Store::open(path, &OpenOptions { read_only })?;
     let fs: Arc<Fs> = Fs::open(store, super::options::Options::offline())?;
     let answer = control::answer(&fs, request, progress, None);

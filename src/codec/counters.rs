@@ -81,7 +81,7 @@ impl Default for Table {
 
 impl Table {
     /// Memory held, in bytes.
-    pub const WEIGHT: usize = 4 * LINE << LINE_BITS;
+    pub const WEIGHT: usize = (4 * LINE) << LINE_BITS;
 
     /// Finds or makes the slot for a decision. `line` is the hash that chooses the line, `key` the
     /// one that chooses the slot in it. Without branches: what they hit cannot be foreseen.

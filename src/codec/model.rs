@@ -165,7 +165,7 @@ impl Predictor {
         if self.asked {
             salt = salt.wrapping_add(u32::from(self.guess.unwrap_or(0)).wrapping_mul(0x6C8E_9CF5));
         }
-        if self.depth % GROUP == 0 {
+        if self.depth.is_multiple_of(GROUP) {
             for i in 0..CONTEXTS {
                 let h = (self.hashes[i] ^ salt).wrapping_mul(0x85EB_CA6B);
                 self.lines[i] = h ^ (h >> 15);
@@ -210,8 +210,7 @@ impl Predictor {
                     Some(&(n, bit)) if n == node => {
                         self.refusal_at = (path.len() - self.depth).min(31);
                         self.refusal_bit = bit;
-                        let logit =
-                            TABLES.stretch(self.refusal[self.refusal_at].p() as u16);
+                        let logit = TABLES.stretch(self.refusal[self.refusal_at].p() as u16);
                         own = if bit { logit } else { -logit };
                         state = 2 + usize::from(self.refusal_at < 2);
                     }

@@ -8,7 +8,6 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::LazyLock;
 
-
 use super::token_model::Token;
 
 /// Tokens, the trie that finds them, the tree that codes them.
