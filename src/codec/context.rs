@@ -3,7 +3,7 @@
 use super::token_model::Token;
 
 /// Contexts with hashed counters.
-pub const CONTEXTS: usize = 20;
+pub const CONTEXTS: usize = 12;
 /// Fields of a line that are told apart.
 const FIELDS: usize = 64;
 /// Tokens remembered.
@@ -135,35 +135,25 @@ impl Lane {
         let known = self.field < self.fields_above && self.above[f] != 0;
         let at = self.above[f] as usize + self.pos;
         let above = |n: usize| if known { history.at(at + n) } else { NONE };
-        let (a0, a1) = (above(0), above(1));
+        let a0 = above(0);
         self.above_token = a0;
-        let (a0, a1) = (u32::from(a0), u32::from(a1));
+        let a0 = u32::from(a0);
         let place = (f as u32) << 8 | self.pos.min(255) as u32;
         let o2 = hash(t[0], t[1]);
         let o3 = hash(o2, t[2]);
-        let o4 = hash(o3, t[3]);
-        let o6 = hash(o4, t[4] << 16 | t[5]);
-        let b = self.bytes;
+        let o5 = hash(o3, t[3] << 16 | t[4]);
         let mut h = [
             t[0],
             o2,
             o3,
-            o4,
-            o6,
+            o5,
             hash(a0, place),
             hash(a0, t[0]),
-            hash(a0 << 16 | a1, o2),
             hash(self.word, self.last_word),
             hash(self.word, t[0]),
-            hash(t[1], t[2]),
             hash(place, self.first),
-            hash(self.field_hash, self.last_field),
-            hash(b as u32 & 0xff_ffff, 1),
-            hash(b as u32, (b >> 32) as u32 & 0xff),
-            hash(t[1], self.pos as u32),
-            hash(self.field_hash, place),
+            self.bytes as u32 & 0xff_ffff,
             hash(self.column.min(255), a0),
-            hash(t[0], self.last_word),
             hash(self.indent, t[0]),
         ];
         for (i, h) in h.iter_mut().enumerate() {

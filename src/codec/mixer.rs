@@ -5,7 +5,7 @@
 use super::tables::{LIMIT, TABLES};
 
 /// Inputs of the first layer, a multiple of a vector's width.
-pub const INPUTS: usize = 48;
+pub const INPUTS: usize = 32;
 /// Weight sets of the first layer.
 pub const SETS: usize = 5;
 /// Inputs of the second layer, padded.

@@ -15,7 +15,7 @@ const MATCHES: usize = 2;
 /// Decisions of a path that share lines of the table.
 const GROUP: usize = 4;
 /// A guess is asked about if it is right this often, of 65536.
-const GUESS_MIN: u32 = 58000;
+const GUESS_MIN: u32 = 40000;
 /// First input after those of the contexts.
 const AFTER: usize = 2 * CONTEXTS;
 /// Nodes that have their own weights; the tree's nodes are numbered by weight.
@@ -184,7 +184,7 @@ impl Predictor {
             let q = self.worth.p(i, cell);
             self.inputs[2 * i] = TABLES.stretch_coarse(q);
             self.inputs[2 * i + 1] = (q as i32 - 32768) >> 5;
-            if (1..5).contains(&i) {
+            if (1..4).contains(&i) {
                 order += usize::from(slot.seen() != 0);
             }
         }
@@ -248,7 +248,7 @@ impl Predictor {
             _ => 17 + state,
         };
         let contexts = [
-            certain * 16 + order * 3 + above,
+            certain * 16 + order * 4 + above,
             if self.asked { NODES } else { usize::from(node).min(NODES - 1) },
             lane.field.min(63) * 8 + lane.pos.min(7),
             certain * 128 + self.depth.min(15) * 8 + lane.class,
