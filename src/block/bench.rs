@@ -1,7 +1,7 @@
 //! Coding a file in independent blocks as the background coder does, and measuring it.
 
-use super::{Primer, decode, encode, looks_like_text};
-use crate::codec::{self, Predictor};
+use super::{Primer, decode, encode, looks_like_text, ready};
+use crate::codec;
 use crate::types::Form;
 use std::time::Instant;
 
@@ -47,8 +47,7 @@ pub fn measure(plain: &[u8], block: usize, header: u64, frame: u64) -> Measured 
         m.frame_bytes += e.payload.len() as u64 + frame;
         m.ideal_bits += if e.form == Form::Fast {
             let primer = primer.as_ref().filter(|_| e.primed);
-            let mut p = primer.map_or_else(Predictor::new, |p| (*p.predictor).clone());
-            codec::encode(part, &mut p).ideal as f64 / 65536.0
+            codec::encode(part, 1, &mut ready(primer, part.len()), None).ideal as f64 / 65536.0
         } else {
             e.payload.len() as f64 * 8.0
         };

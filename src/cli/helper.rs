@@ -34,8 +34,7 @@ fn parse(args: Vec<OsString>) -> Result<Call, String> {
             places.push(arg);
             continue;
         };
-        let mut rest = letters.char_indices();
-        while let Some((at, c)) = rest.next() {
+        for (at, c) in letters.char_indices() {
             match c {
                 's' => call.sloppy = true,
                 'f' => call.fake = true,

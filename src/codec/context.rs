@@ -67,11 +67,11 @@ pub struct Lane {
     pub bytes: u64,
     word: u32,
     last_word: u32,
-    /// Field of the line, tokens since it began, hash of them.
+    /// Field of the line.
     pub field: usize,
+    /// Tokens since the field began.
     pub pos: usize,
     field_hash: u32,
-    last_field: u32,
     /// Where the fields of this line began and of the line above.
     starts: [u32; FIELDS],
     above: [u32; FIELDS],
@@ -80,10 +80,11 @@ pub struct Lane {
     first: u32,
     /// Bytes since the line began.
     column: u32,
-    /// Hash of what the last lines began with: the kind of line.
-    kind: u32,
+    /// Spaces that the line began with.
     indent: u32,
+    /// The token at the same place of the same field of the line above.
     pub above_token: Token,
+    /// Class of the latest byte.
     pub class: usize,
 }
 
@@ -98,13 +99,11 @@ impl Default for Lane {
             field: 0,
             pos: 0,
             field_hash: 0,
-            last_field: 0,
             starts: [0; FIELDS],
             above: [0; FIELDS],
             fields_above: 0,
             first: 0,
             column: 0,
-            kind: 0,
             indent: 0,
             above_token: NONE,
             class: 0,
@@ -189,16 +188,13 @@ impl Lane {
             self.fields_above = fields.min(FIELDS);
             self.starts = [0; FIELDS];
             (self.field, self.pos, self.column, self.indent) = (0, 0, 0, 0);
-            self.last_field = self.field_hash;
             self.field_hash = 0;
-            self.kind = self.first;
             self.first = 0;
             self.starts[0] = self.here as u32;
         } else if separates(last) {
             if self.field < 2 {
                 self.first = hash(self.field_hash, u32::from(token));
             }
-            self.last_field = hash(self.field_hash, u32::from(token));
             self.field_hash = 0;
             self.field += 1;
             self.pos = 0;

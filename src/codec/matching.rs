@@ -23,7 +23,7 @@ pub struct Match {
     /// The decisions so far went as expected.
     live: bool,
     /// There was an expected token.
-    pub ventured: bool,
+    ventured: bool,
     /// The expected token.
     token: usize,
     /// Counter and direction of the decision under way.
@@ -59,7 +59,7 @@ impl Matcher {
 
     /// Before a token.
     #[inline(always)]
-    pub fn begin(&self, m: &mut Match, history: &History) {
+    pub fn begin(m: &mut Match, history: &History) {
         let token = history.at(m.at);
         m.live = m.at != 0 && token != NONE;
         m.ventured = m.live;
@@ -87,8 +87,8 @@ impl Matcher {
 
     /// How often grade and misses kept their word, learned before [`Self::end`].
     #[inline(always)]
-    pub fn settle(&mut self, m: &Match, token: Token, here: bool) {
-        if here {
+    pub fn settle(&mut self, m: &Match, token: Token) {
+        if m.ventured {
             let cell = &mut self.tokens[Self::token_cell(m)];
             *cell = cell.learned(m.token == usize::from(token), 255);
         }
@@ -119,13 +119,14 @@ impl Matcher {
         m.cell = (Self::grade(m) * 8 + m.missed.min(7) as usize) * 4 + depth.min(3);
         let p = self.hits[m.cell].p();
         let logit = TABLES.stretch(p as u16);
-        let sure = if p > 65000 { 3 } else if p > 58000 { 2 } else { 1 };
+        let sure = if p > 65000 {
+            3
+        } else if p > 58000 {
+            2
+        } else {
+            1
+        };
         (if bit { logit } else { -logit }, sure)
-    }
-
-    /// Which way the match expects the decision under way to go.
-    pub fn expected(m: &Match) -> Option<bool> {
-        m.told.then_some(m.bit)
     }
 
     /// After a decision.
@@ -144,7 +145,7 @@ impl Matcher {
         if m.at != 0 {
             if history.at(m.at) == lane.recent[0] {
                 m.len = (m.len + 1).min(1 << 16);
-                if m.len % 16 == 0 {
+                if m.len.is_multiple_of(16) {
                     m.missed = 0;
                 }
             } else {

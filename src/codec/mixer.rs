@@ -108,11 +108,6 @@ impl Mixer {
     pub fn weight(&self) -> usize {
         4 * (self.first.len() * INPUTS + self.second.len() * OUTS)
     }
-
-    /// First layer's weights, for making the prior.
-    pub fn weights(&self) -> &[[i32; INPUTS]] {
-        &self.first
-    }
 }
 
 /// Learning rates.

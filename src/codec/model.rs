@@ -7,7 +7,7 @@ use super::matching::{Match, Matcher};
 use super::mixer::{INPUTS, Mixer, ONE};
 use super::tables::{LIMIT, TABLES};
 use super::token_model::Token;
-use super::vocab::Vocab;
+use super::vocab::{VOCAB, Vocab};
 
 /// Tokens that a match has at least.
 const MATCH_MIN: [usize; MATCHES] = [8, 4];
@@ -58,9 +58,21 @@ pub struct Predictor {
     apm_at: [usize; 2],
 }
 
+impl Default for Predictor {
+    fn default() -> Self {
+        Self::new(usize::MAX)
+    }
+}
+
 impl Predictor {
-    /// Knows nothing of the text.
-    pub fn new(vocab: &Vocab) -> Self {
+    /// Knows nothing of the text, which will be `len` bytes long. Coder and decoder must say the
+    /// same.
+    pub fn new(len: usize) -> Self {
+        Self::over(&VOCAB, len)
+    }
+
+    /// The same for another vocabulary.
+    pub fn over(vocab: &Vocab, len: usize) -> Self {
         let mut initial = [0; INPUTS];
         for i in 0..CONTEXTS {
             initial[2 * i] = ONE / 6;
@@ -71,7 +83,7 @@ impl Predictor {
             (0..CURVE as i32).map(|i| TABLES.squash((i - 16) * (LIMIT / 16)) as u16).collect();
         let apm = |n: usize| curve.iter().copied().cycle().take(CURVE * n).collect();
         Self {
-            table: Table::default(),
+            table: Table::new(len),
             direct: vec![Slot::NEW; vocab.size() + 1],
             worth: Worth::default(),
             mixer: Mixer::new(&initial, [21 * 16, NODES + 1, 512, 21 * 128, 512], 21),
@@ -115,7 +127,7 @@ impl Predictor {
 
     /// Memory held, in bytes.
     pub fn weight(&self) -> usize {
-        Table::WEIGHT
+        self.table.weight()
             + Worth::<CONTEXTS>::WEIGHT
             + 4 * self.direct.len()
             + self.mixer.weight()
@@ -132,18 +144,18 @@ impl Predictor {
         let (lane, matches) = &mut self.lanes[lane];
         self.hashes = lane.contexts(&self.history);
         self.above_live = lane.above_token != NONE;
-        for (matcher, m) in self.matchers.iter().zip(matches.iter_mut()) {
-            matcher.begin(m, &self.history);
+        for m in matches.iter_mut() {
+            Matcher::begin(m, &self.history);
         }
         self.guess = None;
         self.refused = false;
         for (matcher, m) in self.matchers.iter().zip(matches) {
-            if let Some((token, p)) = matcher.guess(m) {
-                if p > GUESS_MIN {
-                    self.guess = Some(token);
-                    self.guess_p = p;
-                    break;
-                }
+            if let Some((token, p)) = matcher.guess(m)
+                && p > GUESS_MIN
+            {
+                self.guess = Some(token);
+                self.guess_p = p;
+                break;
             }
         }
     }
@@ -165,7 +177,7 @@ impl Predictor {
         if self.asked {
             salt = salt.wrapping_add(u32::from(self.guess.unwrap_or(0)).wrapping_mul(0x6C8E_9CF5));
         }
-        if self.depth % GROUP == 0 {
+        if self.depth.is_multiple_of(GROUP) {
             for i in 0..CONTEXTS {
                 let h = (self.hashes[i] ^ salt).wrapping_mul(0x85EB_CA6B);
                 self.lines[i] = h ^ (h >> 15);
@@ -210,8 +222,7 @@ impl Predictor {
                     Some(&(n, bit)) if n == node => {
                         self.refusal_at = (path.len() - self.depth).min(31);
                         self.refusal_bit = bit;
-                        let logit =
-                            TABLES.stretch(self.refusal[self.refusal_at].p() as u16);
+                        let logit = TABLES.stretch(self.refusal[self.refusal_at].p() as u16);
                         own = if bit { logit } else { -logit };
                         state = 2 + usize::from(self.refusal_at < 2);
                     }
@@ -319,15 +330,8 @@ impl Predictor {
         self.history.set(lane.here, token);
         lane.pass(token, bytes);
         for (matcher, m) in self.matchers.iter_mut().zip(matches) {
-            if m.ventured {
-                matcher.settle(m, token, true);
-            }
+            matcher.settle(m, token);
             matcher.end(m, lane, &self.history);
         }
-    }
-
-    /// The mixer, for looking at.
-    pub fn mixer(&self) -> &Mixer {
-        &self.mixer
     }
 }

@@ -1,0 +1,275 @@
+//! The program as users meet it: wrong input, exit codes, a mount's life. Mount tests need
+//! /dev/fuse and say so when it is missing.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const LMFS: &str = env!("CARGO_BIN_EXE_lmfs");
+
+fn lmfs(args: &[&str]) -> Output {
+    Command::new(LMFS).args(args).output().unwrap()
+}
+
+/// The code and what was said on standard error.
+fn fails(args: &[&str]) -> (i32, String) {
+    let out = lmfs(args);
+    (out.status.code().unwrap(), String::from_utf8_lossy(&out.stderr).into_owned())
+}
+
+fn works(args: &[&str]) -> String {
+    let out = lmfs(args);
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+fn has_fuse() -> bool {
+    let there = Path::new("/dev/fuse").exists();
+    if !there {
+        println!("skipped: /dev/fuse is missing");
+    }
+    there
+}
+
+/// A directory with room for a store and a mount, unmounted at the end.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("mnt")).unwrap();
+        Self { dir }
+    }
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path("mnt")).output();
+    }
+}
+
+#[test]
+fn mkfs_refuses_a_full_directory_and_an_unknown_model() {
+    let p = Place::new();
+    std::fs::write(p.path("x"), "x").unwrap();
+    let dir = p.text("");
+    let (code, said) = fails(&["mkfs", &dir]);
+    assert!(code == 1 && said.contains("not empty") && said.contains(&dir), "{said}");
+    let (code, said) = fails(&["mkfs", &p.text("s"), "--model", "gpt"]);
+    assert!(code == 2 && said.contains("gpt") && said.contains("fast"), "{said}");
+    let (code, said) = fails(&["mkfs", &p.text("s"), "--block-size", "3"]);
+    assert!(code == 2 && said.contains("block size 3"), "{said}");
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    assert_eq!(fails(&["frobnicate"]).0, 2);
+    assert_eq!(fails(&["mount", "one"]).0, 2);
+}
+
+#[test]
+fn mount_says_what_is_wrong_and_what_to_do() {
+    let p = Place::new();
+    let (store, mnt) = (p.text("s"), p.text("mnt"));
+    let (code, said) = fails(&["mount", &store, &mnt]);
+    assert!(code == 1 && said.contains("lmfs mkfs"), "{said}");
+    works(&["mkfs", &store]);
+    let (code, said) = fails(&["mount", &store, &p.text("none")]);
+    assert!(code == 1 && said.contains("does not exist") && said.contains("mkdir"), "{said}");
+    std::fs::write(p.path("file"), "").unwrap();
+    let (code, said) = fails(&["mount", &store, &p.text("file")]);
+    assert!(code == 1 && said.contains("not a directory"), "{said}");
+    std::fs::write(p.path("mnt/file"), "").unwrap();
+    let (code, said) = fails(&["mount", &store, &mnt]);
+    assert!(code == 1 && said.contains("not empty"), "{said}");
+    let (code, said) = fails(&["mount", &store, &mnt, "-o", "colour=blue"]);
+    assert!(code == 1 && said.contains("colour=blue"), "{said}");
+}
+
+#[test]
+fn the_mount_helper_keeps_to_mount_8() {
+    let p = Place::new();
+    let helper = p.path("mount.lmfs");
+    std::os::unix::fs::symlink(LMFS, &helper).unwrap();
+    let run = |args: &[&str]| {
+        let out = Command::new(&helper).args(args).output().unwrap();
+        (out.status.code().unwrap(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    assert_eq!(run(&["one"]).0, 1);
+    let (code, said) = run(&["a", "b", "-o", "rw,colour=blue"]);
+    assert!(code == 1 && said.contains("colour=blue"), "{said}");
+    assert_eq!(run(&["a", "b", "-f", "-o", "rw"]).0, 0);
+    assert_eq!(run(&["a", "b", "-sf", "-o", "rw,colour=blue"]).0, 0);
+    let (code, said) = run(&[&p.text("none"), &p.text("mnt"), "-o", "rw"]);
+    assert!(code == 32 && said.contains("none"), "{said}");
+}
+
+#[test]
+fn a_store_in_use_names_its_user() {
+    if !has_fuse() {
+        return;
+    }
+    let p = Place::new();
+    let (store, mnt) = (p.text("s"), p.text("mnt"));
+    works(&["up", &store, &mnt]);
+    let status: serde_json::Value =
+        serde_json::from_str(&works(&["status", &mnt, "--json"])).unwrap();
+    std::fs::create_dir(p.path("mnt2")).unwrap();
+    let (code, said) = fails(&["mount", &store, &p.text("mnt2")]);
+    assert!(code == 1 && said.contains(&status["pid"].to_string()), "{said}");
+    works(&["umount", &mnt]);
+}
+
+#[test]
+fn written_rested_coded_unmounted_mounted_read_back() {
+    if !has_fuse() {
+        return;
+    }
+    let p = Place::new();
+    let (store, mnt) = (p.text("s"), p.text("mnt"));
+    works(&["up", &store, &mnt]);
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    assert!(mounts.lines().any(|l| l.contains(&mnt) && l.contains(" fuse.lmfs ")), "{mounts}");
+    let text: String = (0..9000)
+        .map(|i| format!("2026-01-01 12:{:02} host job[{i}]: done in {} ms\n", i % 60, i * 7 % 100))
+        .collect();
+    std::fs::write(p.path("mnt/log"), &text).unwrap();
+    let settled: serde_json::Value =
+        serde_json::from_str(&works(&["settle", &mnt, "--json"])).unwrap();
+    assert!(settled["blocks"].as_u64().unwrap() >= 3, "{settled}");
+    let stat: serde_json::Value =
+        serde_json::from_str(&works(&["stat", &p.text("mnt/log"), "--json"])).unwrap();
+    assert!(stat[0]["ratio"].as_f64().unwrap() > 10.0, "{stat}");
+    assert!(stat[0]["codecs"]["fast"].as_u64().unwrap() >= 3, "{stat}");
+    assert_eq!(std::fs::read_to_string(p.path("mnt/log")).unwrap(), text);
+    // An append, and an overwrite in the middle of a coded block.
+    use std::io::{Seek, SeekFrom, Write};
+    let mut f = std::fs::OpenOptions::new().write(true).open(p.path("mnt/log")).unwrap();
+    f.seek(SeekFrom::Start(200_000)).unwrap();
+    f.write_all(b"OVERWRITTEN").unwrap();
+    f.seek(SeekFrom::End(0)).unwrap();
+    f.write_all(b"tail\n").unwrap();
+    drop(f);
+    let mut want = text.into_bytes();
+    want[200_000..200_011].copy_from_slice(b"OVERWRITTEN");
+    want.extend_from_slice(b"tail\n");
+    let held = std::fs::File::open(p.path("mnt/log")).unwrap();
+    let (code, said) = fails(&["umount", &mnt]);
+    assert!(code == 1 && said.contains("busy"), "{said}");
+    drop(held);
+    works(&["umount", &mnt]);
+    let offline: serde_json::Value =
+        serde_json::from_str(&works(&["status", &store, "--json"])).unwrap();
+    assert_eq!(offline["logical_bytes"], want.len());
+    assert!(offline["pid"].is_null());
+    works(&["mount", &store, &mnt]);
+    assert!(std::fs::read(p.path("mnt/log")).unwrap() == want);
+    works(&["settle", &mnt]);
+    assert!(std::fs::read(p.path("mnt/log")).unwrap() == want);
+    works(&["umount", &mnt]);
+}
+
+#[test]
+fn sigterm_flushes_and_unmounts() {
+    if !has_fuse() {
+        return;
+    }
+    let p = Place::new();
+    let (store, mnt) = (p.text("s"), p.text("mnt"));
+    works(&["mkfs", &store]);
+    let mut daemon = Command::new(LMFS).args(["mount", "-f", &store, &mnt]).spawn().unwrap();
+    let served = || std::fs::read_to_string("/proc/mounts").unwrap().contains(&mnt);
+    while !served() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(daemon.try_wait().unwrap().is_none(), "the daemon ended");
+    }
+    std::fs::write(p.path("mnt/a"), "kept").unwrap();
+    Command::new("kill").arg(daemon.id().to_string()).status().unwrap();
+    assert!(daemon.wait().unwrap().success());
+    assert!(!served());
+    works(&["mount", &store, &mnt, "-o", "ro"]);
+    assert_eq!(std::fs::read_to_string(p.path("mnt/a")).unwrap(), "kept");
+    let refused = std::fs::write(p.path("mnt/b"), "x").unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+    works(&["umount", &mnt]);
+}
+
+#[test]
+fn containers_come_back_and_damage_is_3() {
+    let p = Place::new();
+    let text: String = (0..20_000).map(|i| format!("record {} of {}\n", i, i % 13)).collect();
+    std::fs::write(p.path("in"), &text).unwrap();
+    works(&["compress", &p.text("in"), "-o", &p.text("in.lmz")]);
+    works(&["decompress", &p.text("in.lmz"), "-o", &p.text("out")]);
+    assert_eq!(std::fs::read_to_string(p.path("out")).unwrap(), text);
+    let mut bad = std::fs::read(p.path("in.lmz")).unwrap();
+    assert!(bad.len() * 10 < text.len());
+    let at = bad.len() / 2;
+    bad[at] ^= 1;
+    std::fs::write(p.path("bad.lmz"), bad).unwrap();
+    let (code, said) = fails(&["decompress", &p.text("bad.lmz"), "-o", &p.text("none")]);
+    assert!(code == 3 && said.contains("bad.lmz"), "{said}");
+    let left = std::fs::read_dir(p.path("")).unwrap().flatten();
+    assert!(left.into_iter().all(|e| !e.file_name().to_string_lossy().contains("none")));
+}
+
+#[test]
+fn the_bench_prints_what_is_contracted() {
+    let p = Place::new();
+    let text: String = (0..9000).map(|i| format!("{i} the quick brown fox\n")).collect();
+    std::fs::write(p.path("t"), text).unwrap();
+    let out: serde_json::Value =
+        serde_json::from_str(&works(&["bench", "codec", "--json", &p.text("t")])).unwrap();
+    let total = &out["total"];
+    assert_eq!(total["roundtrip"], true);
+    let (coded, bytes) = (total["coded_bytes"].as_f64().unwrap(), total["bytes"].as_f64().unwrap());
+    assert!((total["bpb"].as_f64().unwrap() - coded * 8.0 / bytes).abs() < 1e-9);
+    // The code is within 0.1 % and 8 bytes a frame of the ideal, its headers aside.
+    let ideal = total["ideal_bits"].as_f64().unwrap() / 8.0;
+    assert!(coded <= ideal * 1.001 + 3.0 * (8.0 + 48.0), "{coded} {ideal}");
+}
+
+#[test]
+fn noise_hardly_grows() {
+    let p = Place::new();
+    let mut noise = vec![0; 1 << 20];
+    use std::io::Read;
+    std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut noise).unwrap();
+    std::fs::write(p.path("n"), &noise).unwrap();
+    works(&["compress", &p.text("n"), "-o", &p.text("n.lmz")]);
+    let packed = std::fs::metadata(p.path("n.lmz")).unwrap().len();
+    assert!(packed < noise.len() as u64 * 101 / 100 + 4096, "{packed}");
+}
+
+#[test]
+fn the_manual_page_has_every_command_and_option() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/man/lmfs.1")).unwrap();
+    let page = page.replace("\\-", "-");
+    let command = lmfs::cli::command();
+    let mut known = Vec::new();
+    for sub in command.get_subcommands().filter(|s| !s.is_hide_set()) {
+        assert!(page.contains(&format!("lmfs {}", sub.get_name())), "{}", sub.get_name());
+        let inner = sub.get_subcommands().flat_map(clap::Command::get_arguments);
+        for arg in sub.get_arguments().chain(inner).filter(|a| !a.is_hide_set()) {
+            if let Some(long) = arg.get_long() {
+                assert!(page.contains(&format!("--{long}")), "{} --{long}", sub.get_name());
+                known.push(long.to_owned());
+            }
+        }
+    }
+    known.extend(["help", "verbose", "quiet", "version"].map(String::from));
+    for word in page.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')) {
+        if let Some(long) = word.strip_prefix("--").filter(|l| !l.is_empty()) {
+            assert!(known.iter().any(|k| k == long), "the page has --{long}, the program has not");
+        }
+    }
+}
