@@ -47,7 +47,7 @@ pub fn measure(plain: &[u8], block: usize, header: u64, frame: u64) -> Measured 
         m.frame_bytes += e.payload.len() as u64 + frame;
         m.ideal_bits += if e.form == Form::Fast {
             let primer = primer.as_ref().filter(|_| e.primed);
-            codec::encode(part, &mut ready(primer)).ideal as f64 / 65536.0
+            codec::encode(part, 1, &mut ready(primer, part.len()), None).ideal as f64 / 65536.0
         } else {
             e.payload.len() as f64 * 8.0
         };

@@ -2,7 +2,7 @@
 //!
 //! Chooses the smallest admissible form for a block, and proves it by decoding before it is used.
 
-use crate::codec::{self, Predictor, VOCAB};
+use crate::codec::{self, Predictor};
 use crate::types::Form;
 use std::sync::Arc;
 
@@ -41,7 +41,8 @@ impl Primer {
 
     /// Primes the experts with `plain` (costs its coding time once).
     pub fn new(plain: Vec<u8>) -> Self {
-        let mut predictor = Predictor::new(&VOCAB);
+        // As large as for a block: it serves whole blocks.
+        let mut predictor = Predictor::default();
         codec::train(&plain, &mut predictor);
         Self { plain: plain.into(), predictor: Arc::new(predictor) }
     }
@@ -58,8 +59,8 @@ impl Primer {
 }
 
 /// Experts in the state that coder and decoder of a block begin with.
-fn ready(primer: Option<&Primer>) -> Predictor {
-    primer.map_or_else(|| Predictor::new(&VOCAB), |p| (*p.predictor).clone())
+fn ready(primer: Option<&Primer>, len: usize) -> Predictor {
+    primer.map_or_else(|| Predictor::new(len), |p| (*p.predictor).clone())
 }
 
 /// A payload and how it was made.
@@ -92,7 +93,7 @@ const ZSTD_LEVEL: i32 = 9;
 pub fn encode(plain: &[u8], primer: Option<&Primer>) -> Encoded {
     let mut candidates = Vec::new();
     if looks_like_text(plain) {
-        let payload = codec::encode(plain, &mut ready(primer)).bytes;
+        let payload = codec::encode(plain, 1, &mut ready(primer, plain.len()), None).bytes;
         candidates.push(Encoded { form: Form::Fast, primed: primer.is_some(), payload });
     }
     if let Ok(payload) = zstd::bulk::compress(plain, ZSTD_LEVEL) {
@@ -130,7 +131,7 @@ pub fn decode(
         Form::Zstd => {
             zstd::bulk::decompress(payload, len).map_err(|e| BlockError::Corrupt(e.to_string()))?
         }
-        Form::Fast => codec::decode(payload, len, &mut ready(primer))
+        Form::Fast => codec::decode(payload, len, &mut ready(primer, len), None)
             .ok_or_else(|| BlockError::Corrupt("the code does not end with the block".into()))?,
         Form::Lm => return Err(BlockError::UnknownForm(form as u8)),
     };

@@ -3,7 +3,7 @@
 use super::token_model::Token;
 
 /// Contexts with hashed counters.
-pub const CONTEXTS: usize = 20;
+pub const CONTEXTS: usize = 12;
 /// Fields of a line that are told apart.
 const FIELDS: usize = 64;
 /// Tokens remembered.
@@ -67,11 +67,11 @@ pub struct Lane {
     pub bytes: u64,
     word: u32,
     last_word: u32,
-    /// Field of the line, tokens since it began, hash of them.
+    /// Field of the line.
     pub field: usize,
+    /// Tokens since the field began.
     pub pos: usize,
     field_hash: u32,
-    last_field: u32,
     /// Where the fields of this line began and of the line above.
     starts: [u32; FIELDS],
     above: [u32; FIELDS],
@@ -80,10 +80,11 @@ pub struct Lane {
     first: u32,
     /// Bytes since the line began.
     column: u32,
-    /// Hash of what the last lines began with: the kind of line.
-    kind: u32,
+    /// Spaces that the line began with.
     indent: u32,
+    /// The token at the same place of the same field of the line above.
     pub above_token: Token,
+    /// Class of the latest byte.
     pub class: usize,
 }
 
@@ -98,13 +99,11 @@ impl Default for Lane {
             field: 0,
             pos: 0,
             field_hash: 0,
-            last_field: 0,
             starts: [0; FIELDS],
             above: [0; FIELDS],
             fields_above: 0,
             first: 0,
             column: 0,
-            kind: 0,
             indent: 0,
             above_token: NONE,
             class: 0,
@@ -135,35 +134,25 @@ impl Lane {
         let known = self.field < self.fields_above && self.above[f] != 0;
         let at = self.above[f] as usize + self.pos;
         let above = |n: usize| if known { history.at(at + n) } else { NONE };
-        let (a0, a1) = (above(0), above(1));
+        let a0 = above(0);
         self.above_token = a0;
-        let (a0, a1) = (u32::from(a0), u32::from(a1));
+        let a0 = u32::from(a0);
         let place = (f as u32) << 8 | self.pos.min(255) as u32;
         let o2 = hash(t[0], t[1]);
         let o3 = hash(o2, t[2]);
-        let o4 = hash(o3, t[3]);
-        let o6 = hash(o4, t[4] << 16 | t[5]);
-        let b = self.bytes;
+        let o5 = hash(o3, t[3] << 16 | t[4]);
         let mut h = [
             t[0],
             o2,
             o3,
-            o4,
-            o6,
+            o5,
             hash(a0, place),
             hash(a0, t[0]),
-            hash(a0 << 16 | a1, o2),
             hash(self.word, self.last_word),
             hash(self.word, t[0]),
-            hash(t[1], t[2]),
             hash(place, self.first),
-            hash(self.field_hash, self.last_field),
-            hash(b as u32 & 0xff_ffff, 1),
-            hash(b as u32, (b >> 32) as u32 & 0xff),
-            hash(t[1], self.pos as u32),
-            hash(self.field_hash, place),
+            self.bytes as u32 & 0xff_ffff,
             hash(self.column.min(255), a0),
-            hash(t[0], self.last_word),
             hash(self.indent, t[0]),
         ];
         for (i, h) in h.iter_mut().enumerate() {
@@ -199,16 +188,13 @@ impl Lane {
             self.fields_above = fields.min(FIELDS);
             self.starts = [0; FIELDS];
             (self.field, self.pos, self.column, self.indent) = (0, 0, 0, 0);
-            self.last_field = self.field_hash;
             self.field_hash = 0;
-            self.kind = self.first;
             self.first = 0;
             self.starts[0] = self.here as u32;
         } else if separates(last) {
             if self.field < 2 {
                 self.first = hash(self.field_hash, u32::from(token));
             }
-            self.last_field = hash(self.field_hash, u32::from(token));
             self.field_hash = 0;
             self.field += 1;
             self.pos = 0;

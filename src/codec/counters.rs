@@ -55,13 +55,13 @@ impl Slot {
     }
 }
 
-/// Bits of a line's number.
-const LINE_BITS: u32 = 16;
+/// Bits of a line's number: for short texts, and at most.
+const LINE_BITS: (u32, u32) = (8, 16);
 
 /// Counters under hashed contexts, in lines of one cache line each.
 #[derive(Debug, Clone)]
 pub struct Table {
-    lines: Box<[[Slot; LINE]; 1 << LINE_BITS]>,
+    lines: Vec<[Slot; LINE]>,
 }
 
 /// Where a slot is in the table.
@@ -71,24 +71,24 @@ pub struct Place {
     slot: u32,
 }
 
-impl Default for Table {
-    fn default() -> Self {
-        let lines = vec![[Slot::NEW; LINE]; 1 << LINE_BITS].into_boxed_slice();
-        let Ok(lines) = lines.try_into() else { unreachable!("the length is the type's") };
-        Self { lines }
-    }
-}
-
 impl Table {
+    /// For a text of `len` bytes: short ones are given small tables, which cost less to make.
+    pub fn new(len: usize) -> Self {
+        let bits = (len.max(1).ilog2()).clamp(LINE_BITS.0, LINE_BITS.1);
+        Self { lines: vec![[Slot::NEW; LINE]; 1 << bits] }
+    }
+
     /// Memory held, in bytes.
-    pub const WEIGHT: usize = (4 * LINE) << LINE_BITS;
+    pub fn weight(&self) -> usize {
+        4 * LINE * self.lines.len()
+    }
 
     /// Finds or makes the slot for a decision. `line` is the hash that chooses the line, `key` the
     /// one that chooses the slot in it. Without branches: what they hit cannot be foreseen.
     #[inline(always)]
     pub fn find(&self, line: u32, key: u32) -> (Place, Slot) {
         let check = key >> 3 & 0x3fe0;
-        let slots = &self.lines[(line & ((1 << LINE_BITS) - 1)) as usize];
+        let slots = &self.lines[line as usize & (self.lines.len() - 1)];
         let first = key & 15;
         let (a, b) = (slots[first as usize], slots[(first ^ 1) as usize]);
         let hit_a = a.0 & 0x3fe0 == check;
@@ -102,7 +102,8 @@ impl Table {
     /// Changes a slot.
     #[inline(always)]
     pub fn set(&mut self, at: Place, slot: Slot) {
-        let line = &mut self.lines[(at.line & ((1 << LINE_BITS) - 1)) as usize];
+        let number = at.line as usize & (self.lines.len() - 1);
+        let line = &mut self.lines[number];
         line[(at.slot & 15) as usize] = slot;
     }
 }

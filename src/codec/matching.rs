@@ -23,7 +23,7 @@ pub struct Match {
     /// The decisions so far went as expected.
     live: bool,
     /// There was an expected token.
-    pub ventured: bool,
+    ventured: bool,
     /// The expected token.
     token: usize,
     /// Counter and direction of the decision under way.
@@ -59,7 +59,7 @@ impl Matcher {
 
     /// Before a token.
     #[inline(always)]
-    pub fn begin(&self, m: &mut Match, history: &History) {
+    pub fn begin(m: &mut Match, history: &History) {
         let token = history.at(m.at);
         m.live = m.at != 0 && token != NONE;
         m.ventured = m.live;
@@ -87,8 +87,8 @@ impl Matcher {
 
     /// How often grade and misses kept their word, learned before [`Self::end`].
     #[inline(always)]
-    pub fn settle(&mut self, m: &Match, token: Token, here: bool) {
-        if here {
+    pub fn settle(&mut self, m: &Match, token: Token) {
+        if m.ventured {
             let cell = &mut self.tokens[Self::token_cell(m)];
             *cell = cell.learned(m.token == usize::from(token), 255);
         }

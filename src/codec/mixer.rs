@@ -5,7 +5,7 @@
 use super::tables::{LIMIT, TABLES};
 
 /// Inputs of the first layer, a multiple of a vector's width.
-pub const INPUTS: usize = 48;
+pub const INPUTS: usize = 32;
 /// Weight sets of the first layer.
 pub const SETS: usize = 5;
 /// Inputs of the second layer, padded.
@@ -107,11 +107,6 @@ impl Mixer {
     /// Memory held, in bytes.
     pub fn weight(&self) -> usize {
         4 * (self.first.len() * INPUTS + self.second.len() * OUTS)
-    }
-
-    /// First layer's weights, for making the prior.
-    pub fn weights(&self) -> &[[i32; INPUTS]] {
-        &self.first
     }
 }
 

@@ -13,11 +13,16 @@ pub mod token_model;
 mod vocab;
 
 pub use model::Predictor;
-pub use token_model::{Token, TokenModel};
+pub use token_model::{Token, TokenModel, leaf_probability, node_probability};
 pub use vocab::Vocab;
 
 use range::{Decoder, Encoder};
 pub use vocab::VOCAB;
+
+/// Most lanes of a text.
+pub const LANES_MAX: usize = 64;
+/// A cut between lanes is moved forward to the end of a line that is at most this near, in bytes.
+const NEAR: usize = 512;
 
 /// A coded text and what it should have cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,19 +54,25 @@ macro_rules! multiversion {
 }
 
 multiversion! {
-    /// Codes `text`; the predictor learns it.
-    pub fn encode(text: &[u8], predictor: &mut Predictor) -> Coded = encode_any
+    /// Codes `text`, cut into `lanes` pieces; the predictor learns it. `lm` must have the
+    /// vocabulary's tree.
+    pub fn encode(text: &[u8], lanes: usize, predictor: &mut Predictor, lm: Lm<'_>) -> Coded
+        = encode_any
 }
 
 multiversion! {
-    /// Decodes `len` bytes of text; `None` if the code does not end there.
-    pub fn decode(code: &[u8], len: usize, predictor: &mut Predictor) -> Option<Vec<u8>> = decode_any
+    /// Decodes `len` bytes of text; `None` if the code is not that of such a text.
+    pub fn decode(code: &[u8], len: usize, predictor: &mut Predictor, lm: Lm<'_>) -> Option<Vec<u8>>
+        = decode_any
 }
 
 multiversion! {
     /// Lets the predictor learn `text` as if it had been coded.
     pub fn train(text: &[u8], predictor: &mut Predictor) -> () = train_any
 }
+
+/// A language model, or none.
+pub type Lm<'a> = Option<&'a mut dyn TokenModel>;
 
 /// Where decisions go to or come from.
 trait Bits {
@@ -110,11 +121,14 @@ fn pass<B: Bits>(
     vocab: &Vocab,
     lane: usize,
     known: Option<Token>,
+    cumulative: Option<&[u32]>,
 ) -> Token {
     predictor.begin(lane);
     let token = 'token: {
         if let Some(guess) = predictor.guess() {
-            let p1 = predictor.predict(vocab, None, None);
+            let leaf = vocab.leaf(guess);
+            let lm = cumulative.map(|c| leaf_probability(c, leaf));
+            let p1 = predictor.predict(vocab, None, lm);
             let right = bits.pass(p1, known == Some(guess));
             predictor.update(right);
             if right {
@@ -124,7 +138,9 @@ fn pass<B: Bits>(
         let path = known.map_or(&[][..], |t| vocab.path(t));
         let (mut node, mut depth) = (0, 0);
         loop {
-            let p1 = predictor.predict(vocab, Some(node), None);
+            let [from, mid, to] = vocab.span(node);
+            let lm = cumulative.map(|c| node_probability(c, from, mid, to));
+            let p1 = predictor.predict(vocab, Some(node), lm);
             let bit = bits.pass(p1, path.get(depth).is_some_and(|step| step.1));
             predictor.update(bit);
             match vocab.step(node, bit) {
@@ -138,28 +154,123 @@ fn pass<B: Bits>(
     token
 }
 
-#[inline(always)]
-fn encode_any(text: &[u8], predictor: &mut Predictor) -> Coded {
-    let vocab = &*VOCAB;
-    let mut bits = Counted { coder: Encoder::default(), ideal: 0 };
-    predictor.open(&[text.len()]);
-    for token in vocab.cut(text) {
-        pass(&mut bits, predictor, vocab, 0, Some(token));
+/// Cuts a text into at most `lanes` pieces of about the same length, at ends of lines if some are
+/// near. At least one piece; none is empty unless the text is.
+fn pieces(text: &[u8], lanes: usize) -> Vec<&[u8]> {
+    let lanes = lanes.clamp(1, LANES_MAX).min(text.len().max(1));
+    let mut pieces = Vec::with_capacity(lanes);
+    let mut rest = text;
+    for left in (1..=lanes).rev() {
+        let mut at = rest.len() / left;
+        if left > 1 {
+            let near = &rest[at..rest.len().min(at + NEAR)];
+            let room = rest.len() - at - (left - 1);
+            if let Some(end) = near.iter().position(|b| *b == b'\n').filter(|end| *end < room) {
+                at += end + 1;
+            }
+        }
+        let (piece, after) = rest.split_at(at);
+        pieces.push(piece);
+        rest = after;
     }
-    Coded { bytes: bits.coder.finish(), ideal: bits.ideal }
+    pieces
+}
+
+/// The language model's distribution of a lane; its lanes advance together.
+#[inline(always)]
+fn distribution<'a>(lm: &'a Lm<'_>, lane: usize) -> Option<&'a [u32]> {
+    lm.as_ref().map(|lm| lm.cumulative(lane))
 }
 
 #[inline(always)]
-fn decode_any(code: &[u8], len: usize, predictor: &mut Predictor) -> Option<Vec<u8>> {
+fn encode_any(text: &[u8], lanes: usize, predictor: &mut Predictor, mut lm: Lm<'_>) -> Coded {
     let vocab = &*VOCAB;
-    let mut bits = Decoder::new(code);
-    let mut out = Vec::with_capacity(len);
-    predictor.open(&[len]);
-    while out.len() < len {
-        let token = pass(&mut bits, predictor, vocab, 0, None);
-        out.extend_from_slice(vocab.bytes(token));
+    let pieces = pieces(text, lanes);
+    let mut bytes = vec![pieces.len() as u8];
+    for piece in &pieces[..pieces.len() - 1] {
+        bytes.extend_from_slice(&(piece.len() as u32).to_le_bytes()[..3]);
     }
-    (out.len() == len).then_some(out)
+    let rooms: Vec<usize> = pieces.iter().map(|p| p.len()).collect();
+    let tokens: Vec<Vec<Token>> = pieces.iter().map(|p| vocab.cut(p)).collect();
+    let longest = tokens.iter().map(Vec::len).max().unwrap_or(0);
+    let mut bits = Counted { coder: Encoder::default(), ideal: 0 };
+    predictor.open(&rooms);
+    if let Some(lm) = &mut lm {
+        lm.reset(pieces.len());
+    }
+    let mut step = vec![None; pieces.len()];
+    for at in 0..longest {
+        for (lane, tokens) in tokens.iter().enumerate() {
+            step[lane] = tokens.get(at).copied();
+            if step[lane].is_some() {
+                let cumulative = distribution(&lm, lane);
+                pass(&mut bits, predictor, vocab, lane, step[lane], cumulative);
+            }
+        }
+        if let Some(lm) = &mut lm {
+            lm.advance(&step);
+        }
+    }
+    bytes.extend(bits.coder.finish());
+    Coded { bytes, ideal: bits.ideal }
+}
+
+/// Reads the lanes' lengths in bytes; they add up to `len`.
+fn lanes_of(code: &[u8], len: usize) -> Option<(Vec<usize>, &[u8])> {
+    let (lanes, mut code) = code.split_first()?;
+    let lanes = usize::from(*lanes);
+    if lanes == 0 || lanes > LANES_MAX {
+        return None;
+    }
+    let mut rooms = Vec::with_capacity(lanes);
+    let mut left = len;
+    for _ in 1..lanes {
+        let ([a, b, c], rest) = code.split_first_chunk()?;
+        code = rest;
+        let room = u32::from_le_bytes([*a, *b, *c, 0]) as usize;
+        left = left.checked_sub(room)?;
+        rooms.push(room);
+    }
+    rooms.push(left);
+    Some((rooms, code))
+}
+
+#[inline(always)]
+fn decode_any(
+    code: &[u8],
+    len: usize,
+    predictor: &mut Predictor,
+    mut lm: Lm<'_>,
+) -> Option<Vec<u8>> {
+    let vocab = &*VOCAB;
+    let (rooms, code) = lanes_of(code, len)?;
+    let mut bits = Decoder::new(code);
+    predictor.open(&rooms);
+    if let Some(lm) = &mut lm {
+        lm.reset(rooms.len());
+    }
+    let mut out: Vec<Vec<u8>> = rooms.iter().map(|n| Vec::with_capacity(*n)).collect();
+    let mut step = vec![None; rooms.len()];
+    loop {
+        let mut ended = true;
+        for lane in 0..rooms.len() {
+            step[lane] = None;
+            if out[lane].len() < rooms[lane] {
+                ended = false;
+                let token = pass(&mut bits, predictor, vocab, lane, None, distribution(&lm, lane));
+                step[lane] = Some(token);
+                out[lane].extend_from_slice(vocab.bytes(token));
+            }
+        }
+        if ended {
+            break;
+        }
+        if let Some(lm) = &mut lm {
+            lm.advance(&step);
+        }
+    }
+    let whole = out.iter().zip(&rooms).all(|(o, n)| o.len() == *n);
+    whole.then(|| out.concat())
 }
 
 #[inline(always)]
@@ -167,6 +278,9 @@ fn train_any(text: &[u8], predictor: &mut Predictor) {
     let vocab = &*VOCAB;
     predictor.open(&[text.len()]);
     for token in vocab.cut(text) {
-        pass(&mut Nowhere, predictor, vocab, 0, Some(token));
+        pass(&mut Nowhere, predictor, vocab, 0, Some(token), None);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use super::matching::{Match, Matcher};
 use super::mixer::{INPUTS, Mixer, ONE};
 use super::tables::{LIMIT, TABLES};
 use super::token_model::Token;
-use super::vocab::Vocab;
+use super::vocab::{VOCAB, Vocab};
 
 /// Tokens that a match has at least.
 const MATCH_MIN: [usize; MATCHES] = [8, 4];
@@ -15,7 +15,7 @@ const MATCHES: usize = 2;
 /// Decisions of a path that share lines of the table.
 const GROUP: usize = 4;
 /// A guess is asked about if it is right this often, of 65536.
-const GUESS_MIN: u32 = 58000;
+const GUESS_MIN: u32 = 40000;
 /// First input after those of the contexts.
 const AFTER: usize = 2 * CONTEXTS;
 /// Nodes that have their own weights; the tree's nodes are numbered by weight.
@@ -58,9 +58,21 @@ pub struct Predictor {
     apm_at: [usize; 2],
 }
 
+impl Default for Predictor {
+    fn default() -> Self {
+        Self::new(usize::MAX)
+    }
+}
+
 impl Predictor {
-    /// Knows nothing of the text.
-    pub fn new(vocab: &Vocab) -> Self {
+    /// Knows nothing of the text, which will be `len` bytes long. Coder and decoder must say the
+    /// same.
+    pub fn new(len: usize) -> Self {
+        Self::over(&VOCAB, len)
+    }
+
+    /// The same for another vocabulary.
+    pub fn over(vocab: &Vocab, len: usize) -> Self {
         let mut initial = [0; INPUTS];
         for i in 0..CONTEXTS {
             initial[2 * i] = ONE / 6;
@@ -71,7 +83,7 @@ impl Predictor {
             (0..CURVE as i32).map(|i| TABLES.squash((i - 16) * (LIMIT / 16)) as u16).collect();
         let apm = |n: usize| curve.iter().copied().cycle().take(CURVE * n).collect();
         Self {
-            table: Table::default(),
+            table: Table::new(len),
             direct: vec![Slot::NEW; vocab.size() + 1],
             worth: Worth::default(),
             mixer: Mixer::new(&initial, [21 * 16, NODES + 1, 512, 21 * 128, 512], 21),
@@ -115,7 +127,7 @@ impl Predictor {
 
     /// Memory held, in bytes.
     pub fn weight(&self) -> usize {
-        Table::WEIGHT
+        self.table.weight()
             + Worth::<CONTEXTS>::WEIGHT
             + 4 * self.direct.len()
             + self.mixer.weight()
@@ -132,18 +144,18 @@ impl Predictor {
         let (lane, matches) = &mut self.lanes[lane];
         self.hashes = lane.contexts(&self.history);
         self.above_live = lane.above_token != NONE;
-        for (matcher, m) in self.matchers.iter().zip(matches.iter_mut()) {
-            matcher.begin(m, &self.history);
+        for m in matches.iter_mut() {
+            Matcher::begin(m, &self.history);
         }
         self.guess = None;
         self.refused = false;
         for (matcher, m) in self.matchers.iter().zip(matches) {
-            if let Some((token, p)) = matcher.guess(m) {
-                if p > GUESS_MIN {
-                    self.guess = Some(token);
-                    self.guess_p = p;
-                    break;
-                }
+            if let Some((token, p)) = matcher.guess(m)
+                && p > GUESS_MIN
+            {
+                self.guess = Some(token);
+                self.guess_p = p;
+                break;
             }
         }
     }
@@ -184,7 +196,7 @@ impl Predictor {
             let q = self.worth.p(i, cell);
             self.inputs[2 * i] = TABLES.stretch_coarse(q);
             self.inputs[2 * i + 1] = (q as i32 - 32768) >> 5;
-            if (1..5).contains(&i) {
+            if (1..4).contains(&i) {
                 order += usize::from(slot.seen() != 0);
             }
         }
@@ -247,7 +259,7 @@ impl Predictor {
             _ => 17 + state,
         };
         let contexts = [
-            certain * 16 + order * 3 + above,
+            certain * 16 + order * 4 + above,
             if self.asked { NODES } else { usize::from(node).min(NODES - 1) },
             lane.field.min(63) * 8 + lane.pos.min(7),
             certain * 128 + self.depth.min(15) * 8 + lane.class,
@@ -318,15 +330,8 @@ impl Predictor {
         self.history.set(lane.here, token);
         lane.pass(token, bytes);
         for (matcher, m) in self.matchers.iter_mut().zip(matches) {
-            if m.ventured {
-                matcher.settle(m, token, true);
-            }
+            matcher.settle(m, token);
             matcher.end(m, lane, &self.history);
         }
-    }
-
-    /// The mixer, for looking at.
-    pub fn mixer(&self) -> &Mixer {
-        &self.mixer
     }
 }

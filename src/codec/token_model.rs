@@ -37,6 +37,13 @@ pub fn node_probability(cumulative: &[u32], from: usize, mid: usize, to: usize) 
     (((right << 16) + all / 2) / all).clamp(1, 65535) as u32
 }
 
+/// Probability (of 65536, from 1 to 65535) of the token at `leaf`.
+#[inline]
+pub fn leaf_probability(cumulative: &[u32], leaf: usize) -> u32 {
+    let p = cumulative[leaf + 1].saturating_sub(cumulative[leaf]);
+    (p >> (TOTAL_BITS - 16)).clamp(1, 65535)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

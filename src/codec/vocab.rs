@@ -22,6 +22,10 @@ pub struct Vocab {
     children: Vec<[u16; 2]>,
     /// Path of each token: (inner node, bit) from the root on.
     paths: Vec<Box<[(u16, bool)]>>,
+    /// Leaves below each inner node: first, first of the right child, one past the last.
+    spans: Vec<[u16; 3]>,
+    /// Each token's leaf, counted from the left.
+    leaves: Vec<u16>,
 }
 
 /// Marks a token among the tree's children.
@@ -92,7 +96,7 @@ impl Vocab {
         for pair in &mut children {
             *pair = pair.map(flip);
         }
-        let mut paths = vec![Box::default(); all.len()];
+        let mut paths: Vec<Box<[(u16, bool)]>> = vec![Box::default(); all.len()];
         let mut stack = vec![(0_u16, Vec::new())];
         while let Some((node, path)) = stack.pop() {
             for bit in [false, true] {
@@ -106,13 +110,29 @@ impl Vocab {
                 }
             }
         }
-        Self { tokens: all.into_iter().map(|(t, _)| t).collect(), next, ends, children, paths }
-    }
-
-    /// Number of tokens.
-    #[cfg(test)]
-    fn len(&self) -> usize {
-        self.tokens.len()
+        // Leaves from left to right, and which of them are below each node.
+        let mut spans = vec![[0; 3]; children.len()];
+        let mut leaves = vec![0; all.len()];
+        let mut order: Vec<usize> = (0..all.len()).collect();
+        order.sort_by_key(|t| {
+            let bits = paths[*t].iter().enumerate();
+            bits.fold(0_u64, |key, (depth, (_, bit))| key | u64::from(*bit) << (63 - depth))
+        });
+        for (leaf, token) in order.into_iter().enumerate() {
+            leaves[token] = leaf as u16;
+            for (node, bit) in &paths[token] {
+                let span: &mut [u16; 3] = &mut spans[usize::from(*node)];
+                if span[2] == 0 {
+                    span[0] = leaf as u16;
+                }
+                if *bit && span[1] == 0 {
+                    span[1] = leaf as u16;
+                }
+                span[2] = leaf as u16 + 1;
+            }
+        }
+        let tokens = all.into_iter().map(|(t, _)| t).collect();
+        Self { tokens, next, ends, children, paths, spans, leaves }
     }
 
     /// Number of tokens, and of the tree's inner nodes and one more.
@@ -128,6 +148,18 @@ impl Vocab {
     /// A token's decisions.
     pub fn path(&self, token: Token) -> &[(u16, bool)] {
         &self.paths[usize::from(token)]
+    }
+
+    /// Leaves below a node: the first, the first of the right child, one past the last.
+    #[inline(always)]
+    pub fn span(&self, node: u16) -> [usize; 3] {
+        self.spans[usize::from(node)].map(usize::from)
+    }
+
+    /// A token's leaf, counted from the left.
+    #[inline(always)]
+    pub fn leaf(&self, token: Token) -> usize {
+        usize::from(self.leaves[usize::from(token)])
     }
 
     /// Where a decision leads: `Ok` the next inner node, `Err` a token.
@@ -167,14 +199,28 @@ mod tests {
     #[test]
     fn the_tree_has_every_token_and_the_vocabulary_every_byte() {
         let v = &VOCAB;
-        assert!(v.len() > 4000);
-        for t in 0..v.len() as u16 {
+        assert!(v.size() > 4000);
+        for t in 0..v.size() as u16 {
             let mut node = Ok(0);
             for (n, bit) in v.path(t) {
                 assert_eq!(node, Ok(*n));
                 node = v.step(*n, *bit);
             }
             assert_eq!(node, Err(t));
+        }
+    }
+
+    #[test]
+    fn spans_are_the_leaves_below() {
+        let v = &VOCAB;
+        assert_eq!((v.span(0)[0], v.span(0)[2]), (0, v.size()));
+        for t in 0..v.size() as u16 {
+            for (node, bit) in v.path(t) {
+                let [from, mid, to] = v.span(*node);
+                assert!(from < mid && mid < to);
+                let side = if *bit { mid..to } else { from..mid };
+                assert!(side.contains(&v.leaf(t)));
+            }
         }
     }
 

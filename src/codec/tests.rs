@@ -1,0 +1,188 @@
+//! Round trips through lanes and a language model, hostile codes, cost, and the numerics' fingerprint.
+
+use super::*;
+use proptest::prelude::*;
+
+/// Lines as services write them, from a fixed generator.
+fn log(bytes: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut seed = 1_u32;
+    let mut next = |n: u32| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 16) % n
+    };
+    while out.len() < bytes {
+        let (s, id) = (out.len() / 50, next(90_000));
+        let what =
+            ["served block", "received block", "verification succeeded for"][next(3) as usize];
+        let line = format!(
+            "081109 20{:02}{:02} {} INFO dfs.DataNode$PacketResponder: {what} blk_{id} of size {}\n",
+            s / 60 % 60,
+            s % 60,
+            next(200),
+            next(67_108_864)
+        );
+        out.extend_from_slice(line.as_bytes());
+    }
+    out.truncate(bytes);
+    out
+}
+
+fn prose() -> Vec<u8> {
+    "It was a bright cold day in April, and the clocks were striking thirteen. "
+        .repeat(20)
+        .into_bytes()
+        .into_iter()
+        .chain((0..4000_u32).map(|i| (i * i % 251) as u8))
+        .chain("日志文件系统".repeat(30).into_bytes())
+        .collect()
+}
+
+fn round_trip(text: &[u8], lanes: usize) -> Coded {
+    let coded = encode(text, lanes, &mut Predictor::new(text.len()), None);
+    let back = decode(&coded.bytes, text.len(), &mut Predictor::new(text.len()), None);
+    assert!(back.as_deref() == Some(text), "{} bytes in {lanes} lanes", text.len());
+    coded
+}
+
+/// Prefers a token that depends on the lane and the token before.
+struct Toy {
+    lanes: Vec<Vec<u32>>,
+}
+
+impl Toy {
+    fn distribution(favourite: usize) -> Vec<u32> {
+        let n = VOCAB.size();
+        let mut c = Vec::with_capacity(n + 1);
+        let mut sum = 0;
+        for leaf in 0..n {
+            c.push(sum);
+            sum += if leaf == favourite { 1 << 20 } else { 1 << 8 };
+        }
+        c.push(1 << token_model::TOTAL_BITS);
+        c
+    }
+}
+
+impl TokenModel for Toy {
+    fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+    fn reset(&mut self, lanes: usize) {
+        self.lanes = (0..lanes).map(|l| Self::distribution(l * 7)).collect();
+    }
+    fn advance(&mut self, tokens: &[Option<Token>]) {
+        for (lane, token) in self.lanes.iter_mut().zip(tokens) {
+            if let Some(t) = token {
+                *lane = Self::distribution(usize::from(*t) * 31 % VOCAB.size());
+            }
+        }
+    }
+    fn cumulative(&self, lane: usize) -> &[u32] {
+        &self.lanes[lane]
+    }
+}
+
+#[test]
+fn texts_come_back_through_any_number_of_lanes() {
+    for text in [log(20_000), prose(), Vec::new(), b"a".to_vec(), (0..=255).collect()] {
+        for lanes in [1, 2, 8, LANES_MAX, 1000] {
+            round_trip(&text, lanes);
+        }
+    }
+}
+
+#[test]
+fn texts_come_back_with_a_language_model() {
+    for (text, lanes) in [(log(3000), 1), (prose(), 3), (b"ab".to_vec(), 2)] {
+        let mut toy = Toy { lanes: Vec::new() };
+        let coded = encode(&text, lanes, &mut Predictor::default(), Some(&mut toy));
+        let without = encode(&text, lanes, &mut Predictor::default(), None);
+        assert!(coded.bytes != without.bytes, "the model must have a say");
+        let mut toy = Toy { lanes: Vec::new() };
+        let back =
+            decode(&coded.bytes, text.len(), &mut Predictor::default(), Some(&mut toy)).unwrap();
+        assert!(back == text);
+    }
+}
+
+#[test]
+fn what_was_learned_makes_the_next_text_shorter() {
+    let text = log(40_000);
+    let mut primed = Predictor::default();
+    train(&text[..20_000], &mut primed);
+    let cold = encode(&text[20_000..], 1, &mut Predictor::default(), None).bytes;
+    let warm = encode(&text[20_000..], 1, &mut primed.clone(), None).bytes;
+    assert!(warm.len() * 100 < cold.len() * 95, "{} {}", warm.len(), cold.len());
+    assert!(decode(&warm, 20_000, &mut primed, None).unwrap() == text[20_000..]);
+}
+
+#[test]
+fn wide_and_plain_loops_agree() {
+    for text in [log(10_000), prose()] {
+        let wide = encode(&text, 2, &mut Predictor::default(), None);
+        assert!(encode_any(&text, 2, &mut Predictor::default(), None) == wide);
+        let back = decode_any(&wide.bytes, text.len(), &mut Predictor::default(), None);
+        assert!(back.unwrap() == text);
+    }
+}
+
+#[test]
+fn the_code_costs_what_the_decisions_are_worth() {
+    let check = |name: &str, text: &[u8]| {
+        for block in text.chunks(128 << 10) {
+            let coded = encode(block, 1, &mut Predictor::new(block.len()), None);
+            let ideal = coded.ideal as f64 / 65536.0 / 8.0;
+            let most = ideal * 1.001 + 8.0;
+            assert!(coded.bytes.len() as f64 <= most, "{name}: {} {ideal}", coded.bytes.len());
+        }
+    };
+    check("log", &log(200_000));
+    check("mixture", &prose());
+    if let Some(dir) = std::env::var_os("LMFS_CORPUS") {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            check(&path.display().to_string(), &std::fs::read(&path).unwrap());
+        }
+    }
+}
+
+/// Changes only with the numerics, which then need a new engine version.
+#[test]
+fn the_numerics_have_not_changed() {
+    let mut text = log(8000);
+    text.extend(prose());
+    let coded = encode(&text, 2, &mut Predictor::new(text.len()), None);
+    let print = blake3::hash(&coded.bytes).to_hex();
+    assert_eq!((coded.bytes.len(), &print[..16]), (1192, "b6985c7f7616932c"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_bytes_come_back(text in proptest::collection::vec(any::<u8>(), 0..1500), lanes in 1..9_usize) {
+        round_trip(&text, lanes);
+    }
+
+    #[test]
+    fn any_code_decodes_to_something_or_nothing(
+        code in proptest::collection::vec(any::<u8>(), 0..300),
+        len in 0..3000_usize,
+    ) {
+        if let Some(text) = decode(&code, len, &mut Predictor::new(len), None) {
+            prop_assert_eq!(text.len(), len);
+        }
+    }
+
+    #[test]
+    fn damaged_codes_do_no_harm(at in 0..10_000_usize, with in 1..=255_u8) {
+        let text = log(3000);
+        let mut code = encode(&text, 4, &mut Predictor::new(text.len()), None).bytes;
+        let at = at % code.len();
+        code[at] ^= with;
+        if let Some(text) = decode(&code, 3000, &mut Predictor::new(3000), None) {
+            prop_assert_eq!(text.len(), 3000);
+        }
+    }
+}
