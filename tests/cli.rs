@@ -1,6 +1,8 @@
 //! The program as users meet it: wrong input, exit codes, a mount's life. Mount tests need
 //! /dev/fuse and say so when it is missing.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -199,8 +199,8 @@ fn kill_9_loses_nothing_that_was_fsynced() {
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| write(&dir, &mut manifest, &mut dice, &stop));
             std::thread::sleep(delay);
-            mount.kill();
             interrupted += u32::from(!writer.is_finished());
+            mount.kill();
             stop.store(true, Ordering::Relaxed);
         });
         drop(mount);

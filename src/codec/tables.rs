@@ -29,7 +29,8 @@ impl Tables {
         let mut upper = Vec::with_capacity(LIMIT as usize + 1);
         for _ in 0..=LIMIT {
             let one = 1_u128 << 62;
-            let p = (65536 * one + (one + u128::from(decay)) / 2) / (one + u128::from(decay));
+            let p =
+                (65536 * one + u128::midpoint(one, u128::from(decay))) / (one + u128::from(decay));
             upper.push(p.min(65535) as u16);
             decay = ((u128::from(decay) * u128::from(STEP)) >> 62) as u64;
         }
