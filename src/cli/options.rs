@@ -7,7 +7,6 @@ use std::time::Duration;
 
 /// All mount options, with their defaults.
 #[derive(Debug, Clone)]
-#[allow(clippy::struct_excessive_bools)] // Each is one independent mount option.
 pub struct Options {
     /// Nothing may be changed.
     pub read_only: bool,

@@ -25,8 +25,13 @@ fn unescape(text: &[u8]) -> PathBuf {
     while i < text.len() {
         let octal = text.get(i + 1..i + 4).filter(|_| text[i] == b'\\');
         let code = octal.and_then(|o| u8::from_str_radix(std::str::from_utf8(o).ok()?, 8).ok());
-        out.push(code.unwrap_or(text[i]));
-        i += if code.is_some() { 4 } else { 1 };
+        if let Some(c) = code {
+            out.push(c);
+            i += 4;
+        } else {
+            out.push(text[i]);
+            i += 1;
+        }
     }
     PathBuf::from(std::ffi::OsString::from_vec(out))
 }
