@@ -2,9 +2,15 @@
 //!
 //! Chooses the smallest admissible form for a block, and proves it by decoding before it is used.
 
+use crate::codec::{self, Predictor};
 use crate::types::Form;
 use std::sync::Arc;
 
+pub mod bench;
+pub mod container;
+
+/// Version of the numerics that coded payloads depend on.
+pub const ENGINE: u32 = 0;
 /// Bytes per block of the `fast` tier.
 pub const FAST_BLOCK: u32 = 128 << 10;
 
@@ -26,6 +32,7 @@ pub enum BlockError {
 #[derive(Debug, Clone)]
 pub struct Primer {
     plain: Arc<[u8]>,
+    predictor: Arc<Predictor>,
 }
 
 impl Primer {
@@ -34,7 +41,9 @@ impl Primer {
 
     /// Primes the experts with `plain` (costs its coding time once).
     pub fn new(plain: Vec<u8>) -> Self {
-        Self { plain: plain.into() }
+        let mut predictor = Predictor::new();
+        codec::train(&plain, &mut predictor);
+        Self { plain: plain.into(), predictor: Arc::new(predictor) }
     }
 
     /// The sample.
@@ -44,8 +53,13 @@ impl Primer {
 
     /// Memory it holds, in bytes, for the cache's accounting.
     pub fn weight(&self) -> usize {
-        self.plain.len()
+        self.plain.len() + self.predictor.weight()
     }
+}
+
+/// Experts in the state that coder and decoder of a block begin with.
+fn ready(primer: Option<&Primer>) -> Predictor {
+    primer.map_or_else(Predictor::new, |p| (*p.predictor).clone())
 }
 
 /// A payload and how it was made.
@@ -61,31 +75,86 @@ pub struct Encoded {
 
 /// Codes what a write left behind, quickly: zstd-1 or raw. Verified.
 pub fn stage(plain: &[u8]) -> Encoded {
-    Encoded { form: Form::Raw, primed: false, payload: plain.to_vec() }
+    let raw = || Encoded { form: Form::Raw, primed: false, payload: plain.to_vec() };
+    match zstd::bulk::compress(plain, 1) {
+        Ok(z) if z.len() < plain.len() => match zstd::bulk::decompress(&z, plain.len()) {
+            Ok(back) if back == plain => Encoded { form: Form::Zstd, primed: false, payload: z },
+            _ => raw(),
+        },
+        _ => raw(),
+    }
 }
+
+/// Level of zstd for rested blocks that are not text.
+const ZSTD_LEVEL: i32 = 9;
 
 /// Codes a rested block in the smallest admissible form (raw, zstd, fast). Verified by decoding.
-pub fn encode(plain: &[u8], _primer: Option<&Primer>) -> Encoded {
-    stage(plain)
+pub fn encode(plain: &[u8], primer: Option<&Primer>) -> Encoded {
+    let mut candidates = Vec::new();
+    if looks_like_text(plain) {
+        let payload = codec::encode(plain, &mut ready(primer)).bytes;
+        candidates.push(Encoded { form: Form::Fast, primed: primer.is_some(), payload });
+    }
+    if let Ok(payload) = zstd::bulk::compress(plain, ZSTD_LEVEL) {
+        candidates.push(Encoded { form: Form::Zstd, primed: false, payload });
+    }
+    candidates.retain(|c| c.payload.len() < plain.len());
+    candidates.sort_by_key(|c| c.payload.len());
+    let proven = |c: &Encoded| {
+        let primer = primer.filter(|_| c.primed);
+        let same =
+            decode(c.form, &c.payload, plain.len() as u32, primer).is_ok_and(|back| back == plain);
+        if !same {
+            log::error!("a block coded as {:?} did not decode to itself; not used", c.form);
+        }
+        same
+    };
+    candidates.into_iter().find(proven).unwrap_or_else(|| Encoded {
+        form: Form::Raw,
+        primed: false,
+        payload: plain.to_vec(),
+    })
 }
 
-/// Decodes a payload of `plain_len` bytes of plaintext. Never panics, whatever the bytes.
+/// Decodes a payload of `plain_len` bytes of plaintext. Never panics, whatever the bytes. A `fast`
+/// payload must be given the primer that it was coded with, if any.
 pub fn decode(
     form: Form,
     payload: &[u8],
     plain_len: u32,
-    _primer: Option<&Primer>,
+    primer: Option<&Primer>,
 ) -> Result<Vec<u8>, BlockError> {
-    if form == Form::Raw && payload.len() == plain_len as usize {
-        Ok(payload.to_vec())
+    let len = plain_len as usize;
+    let bytes = match form {
+        Form::Raw => payload.to_vec(),
+        Form::Zstd => {
+            zstd::bulk::decompress(payload, len).map_err(|e| BlockError::Corrupt(e.to_string()))?
+        }
+        Form::Fast => codec::decode(payload, len, &mut ready(primer))
+            .ok_or_else(|| BlockError::Corrupt("the code does not end with the block".into()))?,
+        Form::Lm => return Err(BlockError::UnknownForm(form as u8)),
+    };
+    if bytes.len() == len {
+        Ok(bytes)
     } else {
-        Err(BlockError::Corrupt("form not supported yet".into()))
+        Err(BlockError::Corrupt(format!("{} bytes, not {plain_len}", bytes.len())))
     }
 }
 
-/// A cheap look at a sample: is text modelling likely to pay?
-pub fn looks_like_text(_plain: &[u8]) -> bool {
-    true
+/// A cheap look at a sample: is text modelling likely to pay? Text has few control characters, and
+/// noise does not shrink.
+pub fn looks_like_text(plain: &[u8]) -> bool {
+    const SAMPLE: usize = 4096;
+    let middle = plain.len() / 2;
+    let ends =
+        [&plain[..plain.len().min(SAMPLE)], &plain[middle..(middle + SAMPLE).min(plain.len())]];
+    let (mut odd, mut all) = (0, 0);
+    for part in ends {
+        let control = |b: &&u8| **b < 32 && !matches!(**b, b'\n' | b'\t' | b'\r' | 0x0c | 0x1b);
+        odd += part.iter().filter(control).count();
+        all += part.len();
+    }
+    odd * 20 <= all
 }
 
 /// The plaintext hash that frames carry: first 8 bytes, little-endian, of its BLAKE3.

@@ -1,6 +1,180 @@
 //! The command line: one file per subcommand.
 
+mod bench;
+mod completions;
+mod compress;
+mod gc;
+mod helper;
+mod mkfs;
+mod mount;
+mod notify;
+mod options;
+mod output;
+mod settle;
+mod stat;
+mod status;
+mod syslog;
+mod target;
+mod umount;
+mod up;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Done.
+pub const DONE: u8 = 0;
+/// Failed; the message says why.
+pub const FAILED: u8 = 1;
+/// Wrong usage.
+pub const USAGE: u8 = 2;
+
+/// A file system in which a language model is the compressor.
+#[derive(Debug, Parser)]
+#[command(name = "lmfs", disable_version_flag = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// Say more; twice for debugging
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Say only what went wrong
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Print the version; with -v, of format and engine too
+    #[arg(short = 'V', long)]
+    version: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make STORE if it does not exist, mount it on DIR, say what to do next
+    Up(up::Args),
+    /// Make a store
+    Mkfs(mkfs::Args),
+    /// Mount a store
+    Mount(mount::Args),
+    /// Unmount and wait until all is written
+    Umount(umount::Args),
+    /// Code all that waits, now
+    Settle(settle::Args),
+    /// What an archive holds and does
+    Status(status::Args),
+    /// How files are stored
+    Stat(stat::Args),
+    /// Give the space of dead frames back
+    Gc(gc::Args),
+    /// Compress one file into a container
+    Compress(compress::CompressArgs),
+    /// Restore a file from its container
+    Decompress(compress::DecompressArgs),
+    /// Measure
+    Bench(bench::Args),
+    /// Print completions for a shell
+    Completions(completions::Args),
+}
+
+/// What a command ends with: an exit code, and a message unless it is [`DONE`].
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    fn new(code: u8, message: impl std::fmt::Display) -> Self {
+        Self { code, message: message.to_string() }
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(e: E) -> Self {
+        let mut message = e.to_string();
+        let mut source = e.source();
+        while let Some(s) = source {
+            let text = s.to_string();
+            if !message.contains(&text) {
+                message = format!("{message}: {text}");
+            }
+            source = s.source();
+        }
+        Self { code: FAILED, message }
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
 /// Runs the program; the exit code is documented in the manual page.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::from(2)
+pub fn main() -> ExitCode {
+    // A reader that goes away ends us quietly, as it does other tools.
+    // SAFETY: sets a signal's default disposition before any thread exists.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    let mut args = std::env::args_os();
+    let name = args.next().unwrap_or_default();
+    let name = std::path::Path::new(&name).file_name().unwrap_or_default().to_owned();
+    if name == "mount.lmfs" || name == "mount.fuse.lmfs" {
+        return ExitCode::from(helper::main(args.collect()));
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { USAGE } else { DONE });
+        }
+    };
+    if cli.version {
+        println!("lmfs {}", env!("CARGO_PKG_VERSION"));
+        if cli.verbose > 0 {
+            println!("format {}", crate::store::FORMAT);
+            println!("engine {}", crate::block::ENGINE);
+            println!("embedded model none");
+        }
+        return ExitCode::from(DONE);
+    }
+    let level = match (cli.quiet, cli.verbose) {
+        (true, _) => log::LevelFilter::Error,
+        (_, 0) => log::LevelFilter::Warn,
+        (_, 1) => log::LevelFilter::Info,
+        _ => log::LevelFilter::Debug,
+    };
+    let say = output::Say { quiet: cli.quiet };
+    let Some(command) = cli.command else {
+        let _ = Cli::command().print_help();
+        return ExitCode::from(USAGE);
+    };
+    let outcome = match command {
+        // The daemon chooses its own log.
+        Command::Mount(a) => mount::run(&a, level),
+        Command::Up(a) => up::run(&a, say, level),
+        other => {
+            output::log_to_stderr(level);
+            match other {
+                Command::Mkfs(a) => mkfs::run(&a, say),
+                Command::Umount(a) => umount::run(&a),
+                Command::Settle(a) => settle::run(&a, say),
+                Command::Status(a) => status::run(&a),
+                Command::Stat(a) => stat::run(&a),
+                Command::Gc(a) => gc::run(&a, say),
+                Command::Compress(a) => compress::compress(&a, say),
+                Command::Decompress(a) => compress::decompress(&a),
+                Command::Bench(a) => bench::run(&a),
+                Command::Completions(a) => {
+                    completions::run(&a);
+                    Ok(())
+                }
+                Command::Mount(_) | Command::Up(_) => Ok(()),
+            }
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::from(DONE),
+        Err(f) => {
+            eprintln!("lmfs: {}", f.message);
+            ExitCode::from(f.code)
+        }
+    }
+}
+
+/// The command line's definition, for completions and for checks of the manual page.
+pub fn command() -> clap::Command {
+    Cli::command()
 }

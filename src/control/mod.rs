@@ -1,1 +1,48 @@
-//! Status and commands of a mounted store, over a socket in the store.
+//! Status and commands of an open store, the same offline and through a mounted store's socket.
+
+mod client;
+mod figures;
+mod server;
+
+pub use client::{ControlError, request};
+pub use figures::{CacheFigures, ModelFigures, Settled, StatEntry, Status, answer};
+pub use server::Server;
+
+use serde::{Deserialize, Serialize};
+
+/// The socket in the store's directory.
+pub const SOCKET: &str = "control.sock";
+
+/// What a client asks; one JSON line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "lowercase")]
+pub enum Request {
+    /// Figures.
+    Status,
+    /// Figures of files, by paths from the file system's root.
+    Stat {
+        /// The paths.
+        paths: Vec<String>,
+    },
+    /// Code all that waits, of these paths or of all.
+    Settle {
+        /// The paths; empty for all.
+        paths: Vec<String>,
+    },
+    /// Clean dead segments.
+    Gc,
+    /// Stage and sync everything.
+    Flush,
+}
+
+/// What comes back; JSON lines, the last one is not a progress report.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reply {
+    /// Blocks done, blocks in all.
+    Progress(u64, u64),
+    /// The answer.
+    Done(serde_json::Value),
+    /// Why there is none.
+    Failed(String),
+}

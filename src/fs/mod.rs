@@ -1,1 +1,298 @@
-//! POSIX meaning: namespace, inodes, handles, extents, dirty data, locks, extended attributes.
+//! POSIX meaning: namespace, inodes, byte ranges, dirty data, extended attributes.
+
+mod attr;
+mod data;
+mod dirty;
+mod error;
+mod names;
+mod node;
+mod pool;
+mod read;
+#[cfg(test)]
+mod tests;
+mod xattr;
+
+pub use crate::cache::CacheStats;
+pub use attr::{SetAttr, StatFs};
+pub use error::{FsError, Result};
+pub use names::{Entry, NewInode, RenameHow};
+pub use xattr::{Coding, SetHow};
+
+use crate::cache::Cache;
+use crate::recode::{RecodeOptions, Recoder};
+use crate::store::{Op, Store, StoreError, Txn};
+use crate::types::{FrameRef, Ino};
+use node::{Held, Nodes};
+use pool::Pool;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+/// Largest file in bytes.
+pub const MAX_SIZE: u64 = 1 << 47;
+
+/// How a file system is served.
+#[derive(Debug, Clone)]
+pub struct FsOptions {
+    /// Bytes of decoded frames kept in memory.
+    pub cache_bytes: u64,
+    /// Dirty data are committed at the latest after this time.
+    pub commit: Duration,
+    /// Closing a file makes it durable.
+    pub sync: bool,
+    /// Reading does not change access times.
+    pub noatime: bool,
+    /// Threads that decode and reply.
+    pub decode_threads: usize,
+    /// Model of new files where no directory says otherwise.
+    pub model: Option<String>,
+    /// The background coder's options.
+    pub recode: RecodeOptions,
+}
+
+impl Default for FsOptions {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 256 << 20,
+            commit: Duration::from_secs(5),
+            sync: false,
+            noatime: false,
+            decode_threads: 2,
+            model: None,
+            recode: RecodeOptions { rest: Duration::from_secs(30), threads: 1, enabled: true },
+        }
+    }
+}
+
+/// What the kernel still knows.
+#[derive(Debug, Default)]
+struct Known {
+    /// Lookups not yet forgotten.
+    lookups: HashMap<Ino, u64>,
+    /// Inodes without a name, to be deleted once nobody uses them.
+    orphans: HashSet<Ino>,
+}
+
+/// An open file system.
+#[derive(Debug)]
+pub struct Fs {
+    store: Arc<Store>,
+    recoder: Arc<Recoder>,
+    options: FsOptions,
+    cache: Cache,
+    nodes: Nodes,
+    /// Held while names change.
+    names: Mutex<()>,
+    known: Mutex<Known>,
+    /// Memory of all dirty data.
+    dirty_bytes: AtomicU64,
+    decoders: Pool,
+    /// Threads that wait for `fdatasync`, so that requests do not.
+    syncers: Pool,
+    stop: Arc<Stop>,
+    committer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    /// Damaged frames that were reported already.
+    reported: Mutex<HashSet<FrameRef>>,
+}
+
+/// Tells the committer to end.
+#[derive(Debug, Default)]
+struct Stop {
+    flag: Mutex<bool>,
+    bell: Condvar,
+}
+
+impl Stop {
+    fn now(&self) {
+        *lock(&self.flag) = true;
+        self.bell.notify_all();
+    }
+
+    /// Waits at most `tick`; true if it is time to end.
+    fn within(&self, tick: Duration) -> bool {
+        let flag = lock(&self.flag);
+        let wait = self.bell.wait_timeout_while(flag, tick, |stop| !*stop);
+        *wait.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Fs {
+    /// Starts serving an open store.
+    pub fn open(store: Arc<Store>, options: FsOptions) -> Result<Arc<Self>> {
+        let thread = |source| StoreError::Io { what: "starting a thread".into(), source };
+        let decoders = Pool::start("decode", options.decode_threads).map_err(thread)?;
+        let syncers = Pool::start("sync", 4).map_err(thread)?;
+        if !store.read_only() {
+            let orphans = store.orphans()?;
+            for ino in orphans {
+                store.append(Txn { ops: vec![Op::DelInode(ino)], ..Txn::default() })?;
+            }
+        }
+        let recoder = Recoder::start(Arc::clone(&store), options.recode.clone());
+        let fs = Arc::new(Self {
+            cache: Cache::new(options.cache_bytes),
+            store,
+            recoder,
+            options,
+            nodes: Nodes::default(),
+            names: Mutex::default(),
+            known: Mutex::default(),
+            dirty_bytes: AtomicU64::new(0),
+            decoders,
+            syncers,
+            stop: Arc::default(),
+            committer: Mutex::default(),
+            reported: Mutex::default(),
+        });
+        let weak = Arc::downgrade(&fs);
+        let stop = Arc::clone(&fs.stop);
+        let tick = (fs.options.commit / 2).max(Duration::from_millis(10));
+        let handle = std::thread::Builder::new()
+            .name("commit".into())
+            .spawn(move || commit_regularly(&weak, &stop, tick))
+            .map_err(thread)?;
+        *lock(&fs.committer) = Some(handle);
+        Ok(fs)
+    }
+
+    /// The store below.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The background coder.
+    pub fn recoder(&self) -> &Arc<Recoder> {
+        &self.recoder
+    }
+
+    /// Figures of the cache of decoded frames.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.stats()
+    }
+
+    /// Stages and syncs everything dirty.
+    pub fn flush_all(&self) -> Result<()> {
+        if self.store.read_only() {
+            return Ok(());
+        }
+        self.stage_all()?;
+        Ok(self.store.sync()?)
+    }
+
+    /// The inode that an absolute path within the file system names; follows no symbolic link.
+    pub fn resolve(&self, path: &[u8]) -> Result<Ino> {
+        let mut ino = Ino::ROOT;
+        for name in path.split(|b| *b == b'/').filter(|n| !n.is_empty()) {
+            ino = self.find(ino, name)?;
+        }
+        Ok(ino)
+    }
+
+    /// Flushes, stops the background coder, deletes orphans, closes the store.
+    pub fn shutdown(&self) -> Result<()> {
+        self.stop.now();
+        if let Some(handle) = lock(&self.committer).take() {
+            // A panic there was logged by the panic hook; the flush below is what counts.
+            let _ = handle.join();
+        }
+        let flushed = self.flush_all();
+        self.recoder.stop();
+        if !self.store.read_only() {
+            for ino in self.store.orphans()? {
+                self.store.append(Txn { ops: vec![Op::DelInode(ino)], ..Txn::default() })?;
+            }
+        }
+        self.store.close()?;
+        flushed
+    }
+
+    fn hold(&self, ino: Ino) -> Result<Held<'_>> {
+        self.nodes.hold(&self.store, ino)
+    }
+
+    fn writable(&self) -> Result<()> {
+        if self.store.read_only() { Err(StoreError::ReadOnly.into()) } else { Ok(()) }
+    }
+
+    /// The kernel learned of an inode by a reply.
+    pub fn learned(&self, ino: Ino) {
+        *lock(&self.known).lookups.entry(ino).or_default() += 1;
+    }
+
+    /// The kernel dropped `n` lookups of an inode.
+    pub fn forget(&self, ino: Ino, n: u64) {
+        let mut known = lock(&self.known);
+        let left = match known.lookups.get_mut(&ino) {
+            Some(count) => {
+                *count = count.saturating_sub(n);
+                *count
+            }
+            None => 0,
+        };
+        if left == 0 {
+            known.lookups.remove(&ino);
+            let orphan = known.orphans.contains(&ino);
+            drop(known);
+            if orphan {
+                self.reap(ino);
+            }
+        }
+    }
+
+    /// Deletes an inode that has no name, once no handle and no lookup is left.
+    fn reap(&self, ino: Ino) {
+        let result = (|| {
+            let node = self.hold(ino)?;
+            let _stage = lock(&node.stage);
+            let mut s = node.state();
+            {
+                let known = lock(&self.known);
+                if s.open > 0 || s.gone || s.attr.nlink > 0 || known.lookups.contains_key(&ino) {
+                    return Ok(());
+                }
+            }
+            self.store.append(Txn { ops: vec![Op::DelInode(ino)], ..Txn::default() })?;
+            s.gone = true;
+            self.account(s.dirty.memory(), 0);
+            s.dirty = dirty::Dirty::default();
+            s.reserved.clear();
+            lock(&self.known).orphans.remove(&ino);
+            Ok::<_, FsError>(())
+        })();
+        match result {
+            Ok(()) | Err(FsError::NotFound) => {}
+            Err(e) => log::error!("inode {ino}: not deleted until the next mount: {e}"),
+        }
+    }
+
+    /// Notes that a node's dirty memory changed.
+    fn account(&self, before: u64, after: u64) {
+        if after >= before {
+            self.dirty_bytes.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.dirty_bytes.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Fs {
+    fn drop(&mut self) {
+        self.stop.now();
+        self.recoder.stop();
+    }
+}
+
+/// Holds the file system only while it commits, so that dropping it elsewhere ends it.
+fn commit_regularly(fs: &Weak<Fs>, stop: &Stop, tick: Duration) {
+    while !stop.within(tick) {
+        let Some(fs) = fs.upgrade() else { return };
+        if let Err(e) = fs.flush_all() {
+            log::error!("periodic commit: {e}");
+        }
+    }
+}

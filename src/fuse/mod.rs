@@ -1,1 +1,8 @@
-//! The only room that knows fuser.
+//! The kernel's side: mount, adaptor (unpack, call, reply), unmount.
+
+mod adaptor;
+mod errno;
+mod helper;
+mod mount;
+
+pub use mount::{MountError, MountOptions, Session, Unmounter, mount, unmount};

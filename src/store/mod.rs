@@ -2,434 +2,579 @@
 //!
 //! Every change is a [`Txn`], appended to the running group and visible at once; a group becomes
 //! durable as a whole when [`Store::sync`] returns. Nothing here knows what a file's bytes mean.
+//!
+//! Lock order: `sync` → `writer` → `state`. Reads take `state` only, and the writer's lock for a
+//! moment when a frame is still in its buffer. No lock is held across an `fdatasync` but `sync`.
 
-use crate::types::{Attr, Extent, Form, FrameRef, Ino};
-use std::path::Path;
-use std::sync::Arc;
+mod api;
+mod checkpoint;
+mod clean;
+mod frame;
+mod index;
+mod indexer;
+mod io;
+mod log;
+mod open;
+mod record;
+mod replay;
+mod state;
+mod superblock;
+mod table;
+#[cfg(test)]
+mod tests;
 
-/// What can go wrong in the store.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The file system under the store has no room.
-    #[error("no space left for the store {path}: {detail}")]
-    NoSpace {
-        /// The store's directory.
-        path: String,
-        /// What was being written.
-        detail: String,
-    },
-    /// The guard of a transaction no longer holds: somebody else changed the range first.
-    #[error("the range changed while it was being rewritten")]
-    Conflict,
-    /// A frame, or what it names, is damaged or missing.
-    #[error("damaged frame at segment {segment} offset {offset}: {reason}")]
-    Damaged {
-        /// Segment number.
-        segment: u32,
-        /// Byte offset.
-        offset: u32,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// Another process has the store open.
-    #[error(
-        "{path} is in use by process {pid}; unmount it there first (lmfs umount), or use its mount point"
-    )]
-    InUse {
-        /// The store's directory.
-        path: String,
-        /// The other process; 0 if unknown.
-        pid: u32,
-    },
-    /// Not a store at all, or one this version cannot read; the text says which and the remedy.
-    #[error("{0}")]
-    Refused(String),
-    /// The store was opened read-only.
-    #[error("the store is open read-only")]
-    ReadOnly,
-    /// A system call failed.
-    #[error("{what}: {source}")]
-    Io {
-        /// What was being done, with the path.
-        what: String,
-        /// The system's answer.
-        #[source]
-        source: std::io::Error,
-    },
-}
+pub use api::*;
+pub use frame::OVERHEAD as FRAME_OVERHEAD;
+pub use superblock::FORMAT;
 
-/// Result of a store operation.
-pub type Result<T> = std::result::Result<T, StoreError>;
-
-/// Error-correction level of a store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Ecc {
-    /// Checksums only.
-    None = 0,
-    /// The default level.
-    Standard = 1,
-    /// For media that rot.
-    Archival = 2,
-}
-
-/// What mkfs fixes for the life of a store.
-#[derive(Debug, Clone)]
-pub struct MkfsOptions {
-    /// Bytes per block, `None` for the model's own.
-    pub block_size: Option<u32>,
-    /// Default model by name (`fast` or `off` so far).
-    pub model: String,
-    /// Error-correction level.
-    pub ecc: Ecc,
-}
-
-/// How to open a store.
-#[derive(Debug, Clone, Default)]
-pub struct OpenOptions {
-    /// No write to the store at all; the index is kept in memory.
-    pub read_only: bool,
-}
-
-/// A name in a directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dirent {
-    /// The name: 1 to 255 bytes, any but `/` and NUL.
-    pub name: Vec<u8>,
-    /// The inode it names.
-    pub ino: Ino,
-    /// The `S_IFMT` bits of the inode's mode.
-    pub kind: u32,
-    /// Position in the directory: unique in it, stable while the entry lives, above 2.
-    pub cookie: u64,
-}
-
-/// A frame to be appended, named by its place in [`Txn::frames`].
-#[derive(Debug, Clone)]
-pub struct NewFrame {
-    /// Inode that owns it.
-    pub ino: Ino,
-    /// Offset in the file of its first byte.
-    pub off: u64,
-    /// How the payload was made.
-    pub form: Form,
-    /// Left by a write (true) or chosen by the background coder (false).
-    pub staged: bool,
-    /// Content generation; see [`Store::next_generation`].
-    pub generation: u64,
-    /// Length of the plaintext in bytes.
-    pub plain_len: u32,
-    /// First 8 bytes (little-endian) of the plaintext's BLAKE3 hash.
-    pub plain_hash: u64,
-    /// Primer it was coded with; 0 for none.
-    pub primer: u64,
-    /// Store's number of the language model it was coded with; 0 for none.
-    pub model: u16,
-    /// The coded bytes.
-    pub payload: Vec<u8>,
-}
-
-/// A language model that frames of this store may name. Immutable once put.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelEntry {
-    /// The store's number for it, from 1.
-    pub number: u16,
-    /// BLAKE3 of the model's canonical file.
-    pub id: [u8; 32],
-    /// Version of the engine's numerics that frames were coded with.
-    pub engine: u16,
-    /// Name it goes by.
-    pub name: String,
-}
-
-/// One change of state. A transaction's changes become visible and durable together.
-#[derive(Debug, Clone)]
-pub enum Op {
-    /// Create or replace an inode's attributes.
-    PutInode(Ino, Attr),
-    /// Remove an inode with its extents, extended attributes, symlink target and primers.
-    DelInode(Ino),
-    /// Set a symbolic link's target.
-    PutSymlink(Ino, Vec<u8>),
-    /// Create or replace a name. A replaced name keeps its cookie.
-    PutDirent {
-        /// Directory.
-        parent: Ino,
-        /// Name in it.
-        name: Vec<u8>,
-        /// What it names.
-        ino: Ino,
-        /// `S_IFMT` bits of what it names.
-        kind: u32,
-    },
-    /// Remove a name.
-    DelDirent {
-        /// Directory.
-        parent: Ino,
-        /// Name in it.
-        name: Vec<u8>,
-    },
-    /// Set an extended attribute.
-    PutXattr(Ino, Vec<u8>, Vec<u8>),
-    /// Remove an extended attribute.
-    DelXattr(Ino, Vec<u8>),
-    /// Map all of `frames[frame]`'s plaintext at its own offset; cuts what it covers.
-    PutExtent {
-        /// Index into [`Txn::frames`].
-        frame: usize,
-    },
-    /// Make `frames[frame]` (owner `ino`, whatever offset) the primer with this id.
-    PutPrimer {
-        /// Id, from [`Store::next_ino`].
-        id: u64,
-        /// Index into [`Txn::frames`].
-        frame: usize,
-    },
-    /// Enter a language model into the store's table, or rename it.
-    PutModel(ModelEntry),
-    /// Unmap a byte range (truncate, punch): it reads as zeros from now on.
-    Punch {
-        /// Inode.
-        ino: Ino,
-        /// First byte.
-        off: u64,
-        /// Length; `u64::MAX - off` for "to the end".
-        len: u64,
-    },
-}
-
-/// Compare-and-swap: the transaction is applied only if the extents that overlap the range are
-/// exactly these, in this order.
-#[derive(Debug, Clone)]
-pub struct Guard {
-    /// Inode.
-    pub ino: Ino,
-    /// First byte.
-    pub off: u64,
-    /// Length in bytes.
-    pub len: u64,
-    /// What [`Store::extents_in`] said when the rewriting began.
-    pub expect: Vec<Extent>,
-}
-
-/// One atomic change.
-#[derive(Debug, Clone, Default)]
-pub struct Txn {
-    /// Frames to append.
-    pub frames: Vec<NewFrame>,
-    /// Changes, applied in order.
-    pub ops: Vec<Op>,
-    /// Condition.
-    pub guard: Option<Guard>,
-}
-
-/// A frame as read and checked (header and payload checksums hold).
-#[derive(Debug, Clone)]
-pub struct Frame {
-    /// Inode that owns it.
-    pub ino: Ino,
-    /// Offset in the file of its first byte.
-    pub off: u64,
-    /// How the payload was made.
-    pub form: Form,
-    /// Content generation.
-    pub generation: u64,
-    /// Length of the plaintext in bytes.
-    pub plain_len: u32,
-    /// First 8 bytes (little-endian) of the plaintext's BLAKE3 hash.
-    pub plain_hash: u64,
-    /// Store's number of the language model it was coded with; 0 for none.
-    pub model: u16,
-    /// The coded bytes.
-    pub payload: Vec<u8>,
-}
-
-/// Figures of a store, in bytes unless said otherwise.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StoreStats {
-    /// Inodes that are not directories.
-    pub files: u64,
-    /// Inodes of any kind.
-    pub inodes: u64,
-    /// Sum of all extents' lengths (plaintext, holes not counted).
-    pub logical_bytes: u64,
-    /// All bytes under STORE but models and index.
-    pub stored_bytes: u64,
-    /// Live frames (headers included) chosen by the background coder, primers too.
-    pub coded_bytes: u64,
-    /// Live frames (headers included) left by writes.
-    pub staged_bytes: u64,
-    /// Live metadata records.
-    pub meta_bytes: u64,
-    /// Error-correcting parity.
-    pub parity_bytes: u64,
-    /// Bytes in segments that nothing refers to.
-    pub dead_bytes: u64,
-    /// Frames repaired since the store was opened.
-    pub repaired: u64,
-    /// Frames found damaged beyond repair since the store was opened.
-    pub unrecoverable: u64,
-    /// Live data frames.
-    pub frames: u64,
-}
-
-/// What the cleaner did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct CleanReport {
-    /// Bytes in segments before.
-    pub before_bytes: u64,
-    /// Bytes in segments after.
-    pub after_bytes: u64,
-    /// Frames moved.
-    pub moved_frames: u64,
-}
-
-/// What the superblock says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Superblock {
-    /// Format version.
-    pub format: u32,
-    /// Random identity, 16 bytes.
-    pub uuid: [u8; 16],
-    /// Bytes per block.
-    pub block_size: u32,
-    /// Error-correction level.
-    pub ecc: Ecc,
-    /// Default model's name.
-    pub model: String,
-}
+use self::log::{Segments, Writer, checked};
+use crate::types::{Attr, Extent, FrameRef, Ino};
+use frame::{HEADER, Header, Kind, MAX_LEN, MAX_U40, MAX_U48};
+use record::Change;
+use state::State;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// Room promised by [`Store::reserve`]; given back when dropped.
 #[derive(Debug)]
 pub struct Reservation {
-    _bytes: u64,
+    bytes: u64,
+    sum: Arc<AtomicU64>,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.sum.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// An open store. All methods may be called from any thread.
 #[derive(Debug)]
-pub struct Store {}
+pub struct Store {
+    path: PathBuf,
+    superblock: Superblock,
+    read_only: bool,
+    segments: Arc<Segments>,
+    writer: Mutex<Writer>,
+    state: RwLock<State>,
+    sync: Mutex<()>,
+    /// Groups up to this are durable.
+    durable: AtomicU64,
+    last_ino: AtomicU64,
+    last_generation: AtomicU64,
+    reserved: Arc<AtomicU64>,
+    /// Free bytes below the store when last looked at, and the moment in milliseconds.
+    free: Mutex<Option<(std::time::Instant, u64)>>,
+    /// Segment of the last checkpoint, and its length in bytes.
+    checkpoint: Mutex<(u32, u64)>,
+    /// A checkpoint was written: older dead segments may go once it is durable.
+    prune: AtomicBool,
+    unrecoverable: AtomicU64,
+    closed: AtomicBool,
+    indexer: indexer::Indexer,
+    /// Directory of the index; `None` if it is in memory only.
+    index_dir: Mutex<Option<PathBuf>>,
+    /// Held for its lock.
+    _lock: File,
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Store {
     /// Creates a store in `path`, which must not exist or be an empty directory. Mode 0700.
-    pub fn create(_path: &Path, _options: &MkfsOptions) -> Result<()> {
-        todo!()
+    pub fn create(path: &Path, options: &MkfsOptions) -> Result<()> {
+        open::create(path, options)
     }
 
     /// Locks and opens a store; replays or rebuilds its index as needed.
-    pub fn open(_path: &Path, _options: &OpenOptions) -> Result<Arc<Self>> {
-        todo!()
+    pub fn open(path: &Path, options: &OpenOptions) -> Result<Arc<Self>> {
+        open::open(path, options, Arc::new(io::OsVolume::new(path)))
+    }
+
+    /// The directory it lies in.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// What was fixed at mkfs.
     pub fn superblock(&self) -> &Superblock {
-        todo!()
+        &self.superblock
     }
 
     /// True if opened read-only.
     pub fn read_only(&self) -> bool {
-        todo!()
+        self.read_only
     }
 
     /// A number never used before, for an inode or a primer.
     pub fn next_ino(&self) -> Ino {
-        todo!()
+        Ino(self.last_ino.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
     /// A content generation above all given out or stored before.
     pub fn next_generation(&self) -> u64 {
-        todo!()
+        self.last_generation.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Attributes of an inode.
-    pub fn inode(&self, _ino: Ino) -> Result<Option<Attr>> {
-        todo!()
+    pub fn inode(&self, ino: Ino) -> Result<Option<Attr>> {
+        self.state().inode(ino)
     }
 
     /// Target of a symbolic link.
-    pub fn symlink(&self, _ino: Ino) -> Result<Option<Vec<u8>>> {
-        todo!()
+    pub fn symlink(&self, ino: Ino) -> Result<Option<Vec<u8>>> {
+        self.state().symlink(ino)
     }
 
     /// A name in a directory.
-    pub fn dirent(&self, _parent: Ino, _name: &[u8]) -> Result<Option<Dirent>> {
-        todo!()
+    pub fn dirent(&self, parent: Ino, name: &[u8]) -> Result<Option<Dirent>> {
+        self.state().dirent(parent, name)
     }
 
     /// Names of a directory in cookie order, those with a cookie above `after`, at most `max`.
-    pub fn dirents(&self, _parent: Ino, _after: u64, _max: usize) -> Result<Vec<Dirent>> {
-        todo!()
+    pub fn dirents(&self, parent: Ino, after: u64, max: usize) -> Result<Vec<Dirent>> {
+        self.state().dirents(parent, after, max)
     }
 
     /// Value of an extended attribute.
-    pub fn xattr(&self, _ino: Ino, _name: &[u8]) -> Result<Option<Vec<u8>>> {
-        todo!()
+    pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.state().xattr(ino, name)
     }
 
     /// Names of all extended attributes of an inode.
-    pub fn xattrs(&self, _ino: Ino) -> Result<Vec<Vec<u8>>> {
-        todo!()
+    pub fn xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
+        self.state().xattrs(ino)
     }
 
     /// Extents that overlap `[off, off + len)`, whole (not cut to the range), in order.
-    pub fn extents_in(&self, _ino: Ino, _off: u64, _len: u64) -> Result<Vec<Extent>> {
-        todo!()
+    pub fn extents_in(&self, ino: Ino, off: u64, len: u64) -> Result<Vec<Extent>> {
+        self.state().extents_in(ino, off, len)
     }
 
     /// Where the primer with this id lies.
-    pub fn primer(&self, _id: u64) -> Result<Option<FrameRef>> {
-        todo!()
+    pub fn primer(&self, id: u64) -> Result<Option<FrameRef>> {
+        self.state().primer(id)
     }
 
     /// The language models that frames of this store may name, by number.
     pub fn models(&self) -> Result<Vec<ModelEntry>> {
-        todo!()
+        self.state().models()
     }
 
     /// Inodes with no name (unlinked while open when the store was last used).
     pub fn orphans(&self) -> Result<Vec<Ino>> {
-        todo!()
+        self.state().orphans()
     }
 
     /// Inodes that have staged extents; for the background coder at mount.
     pub fn staged_inodes(&self) -> Result<Vec<Ino>> {
-        todo!()
+        self.state().staged_inodes()
+    }
+
+    /// Live data frames and primers, segment by segment: for checks of the whole store.
+    pub fn live_frames(&self) -> Result<Vec<(FrameRef, Ino, u64)>> {
+        let mut out = Vec::new();
+        for (number, _) in self.segments.lens() {
+            let frames = self.state().frames(number, 0, usize::MAX)?;
+            out.extend(frames.into_iter().map(|(f, l)| (f, l.ino, l.off)));
+        }
+        Ok(out)
+    }
+
+    /// Free bytes of the file system under the store, less what is reserved; a moment old at most.
+    pub fn free_bytes(&self) -> u64 {
+        let mut cached = lock(&self.free);
+        let now = std::time::Instant::now();
+        let free = match *cached {
+            Some((at, free)) if now.duration_since(at).as_millis() < 50 => free,
+            _ => {
+                let free = self.segments.volume.free_bytes().unwrap_or(u64::MAX);
+                *cached = Some((now, free));
+                free
+            }
+        };
+        free.saturating_sub(self.reserved.load(Ordering::Relaxed))
     }
 
     /// Makes sure that `bytes` of payload (plus their overhead) will find room.
-    pub fn reserve(&self, _bytes: u64) -> Result<Reservation> {
-        todo!()
+    pub fn reserve(&self, bytes: u64) -> Result<Reservation> {
+        /// Kept free for the log itself.
+        const KEEP: u64 = 12 << 20;
+        let bytes = bytes + bytes / 32 + 4096;
+        if self.free_bytes() < bytes + KEEP {
+            return Err(StoreError::NoSpace {
+                path: self.path.display().to_string(),
+                detail: format!("{bytes} bytes to be written"),
+            });
+        }
+        self.reserved.fetch_add(bytes, Ordering::Relaxed);
+        Ok(Reservation { bytes, sum: Arc::clone(&self.reserved) })
     }
 
     /// Appends a change to the running group: atomic, visible at once, durable after `sync`.
     ///
-    /// On error nothing of it has happened. `Conflict` if the guard does not hold. Returns where
-    /// each of `txn.frames` lies.
-    pub fn append(&self, _txn: Txn) -> Result<Vec<FrameRef>> {
-        todo!()
+    /// On error nothing of it has happened. `Conflict` if the guard does not hold, or a primer or
+    /// model that a frame names is not there. Returns where each of `txn.frames` lies.
+    #[allow(clippy::needless_pass_by_value)]
+    pub fn append(&self, txn: Txn) -> Result<Vec<FrameRef>> {
+        if self.read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        let primers = txn.ops.iter().filter_map(|op| match op {
+            Op::PutPrimer { frame, .. } => Some(*frame),
+            _ => None,
+        });
+        let primers: Vec<usize> = primers.collect();
+        let frames: Vec<(Kind, Vec<u8>)> = txn
+            .frames
+            .iter()
+            .enumerate()
+            .map(|(n, f)| {
+                let kind = if primers.contains(&n) { Kind::Primer } else { Kind::Data };
+                Ok((kind, data_frame(kind, f)?))
+            })
+            .collect::<Result<_>>()?;
+        let mut w = lock(&self.writer);
+        w.usable()?;
+        self.admit(&txn)?;
+        let frees = txn.frames.is_empty()
+            && txn.ops.iter().any(|op| {
+                matches!(
+                    op,
+                    Op::DelInode(_) | Op::DelDirent { .. } | Op::DelXattr(..) | Op::Punch { .. }
+                )
+            });
+        let bytes: u64 = frames.iter().map(|(_, f)| f.len() as u64).sum();
+        let meta = op_bytes(&txn.ops);
+        if meta > record::GROUP_MAX / 2 {
+            return Err(StoreError::Refused(format!("a change of {meta} bytes is too large")));
+        }
+        w.ensure(bytes + meta as u64, frees)?;
+        if w.group_is_full(meta) {
+            w.close_group(self.durable.load(Ordering::Acquire))?;
+        }
+        let mut refs = Vec::with_capacity(frames.len());
+        for (kind, f) in &frames {
+            refs.push(w.append(*kind, f)?);
+        }
+        let result = self.apply(&mut w, &txn, &refs);
+        if let Err(e) = &result {
+            w.fail(&e.to_string());
+        }
+        result?;
+        if let Err(e) = self.checkpoint_if_due(&mut w) {
+            // The change is in; whoever syncs it is told.
+            ::log::error!("checkpoint: {e}");
+        }
+        if w.is_full()
+            && let Err(e) = w.flush()
+        {
+            // Likewise; the next change is refused while the buffer cannot be written.
+            ::log::error!("{e}");
+        }
+        drop(w);
+        self.relieve_table();
+        Ok(refs)
+    }
+
+    /// Keeps what waits for the index within bounds: beyond them, who appends has to help.
+    fn relieve_table(&self) {
+        /// Keys and values, about 250 bytes each.
+        const BOUND: usize = 1_200_000;
+        let waiting = self.state().table.waiting();
+        self.indexer.nudge(waiting);
+        if waiting > BOUND && indexer::is_whole(self) {
+            if let Err(e) = self.sync() {
+                ::log::error!("{e}");
+                return;
+            }
+            indexer::step(self);
+        }
+    }
+
+    /// Checks everything that a transaction needs to hold before it may begin.
+    fn admit(&self, txn: &Txn) -> Result<()> {
+        let state = self.state();
+        if let Some(g) = &txn.guard
+            && state.extents_in(g.ino, g.off, g.len)? != g.expect
+        {
+            return Err(StoreError::Conflict);
+        }
+        for f in &txn.frames {
+            let brought = |op: &Op| matches!(op, Op::PutPrimer { id, .. } if *id == f.primer);
+            if f.primer != 0 && state.primer(f.primer)?.is_none() && !txn.ops.iter().any(brought) {
+                return Err(StoreError::Conflict);
+            }
+            if f.model != 0 && !state.models()?.iter().any(|m| m.number == f.model) {
+                return Err(StoreError::Conflict);
+            }
+        }
+        if let Some(f) = txn.frames.iter().find(|f| f.plain_len == 0) {
+            return Err(StoreError::Refused(format!("inode {}: a frame of no bytes", f.ino)));
+        }
+        let bad_frame = |op: &Op| {
+            matches!(op, Op::PutExtent { frame } | Op::PutPrimer { frame, .. }
+                if *frame >= txn.frames.len())
+        };
+        if txn.ops.iter().any(bad_frame) {
+            return Err(StoreError::Refused(
+                "a change names a frame that it does not bring".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn apply(&self, w: &mut Writer, txn: &Txn, refs: &[FrameRef]) -> Result<()> {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.table.seq = w.seq + 1;
+        for op in &txn.ops {
+            let change = change(op, &txn.frames, refs);
+            w.log(&change);
+            state.apply(&change)?;
+        }
+        Ok(())
     }
 
     /// Makes all that was appended before this call durable; concurrent calls share the work.
     pub fn sync(&self) -> Result<()> {
-        todo!()
+        if self.read_only {
+            return Ok(());
+        }
+        let target = {
+            let w = lock(&self.writer);
+            w.usable()?;
+            w.seq + u64::from(w.has_changes())
+        };
+        if self.durable.load(Ordering::Acquire) >= target {
+            return Ok(());
+        }
+        let turn = lock(&self.sync);
+        if self.durable.load(Ordering::Acquire) >= target {
+            return lock(&self.writer).usable();
+        }
+        self.commit(&turn)
+    }
+
+    /// Closes the group, makes the whole log durable, then deletes what a checkpoint left behind.
+    fn commit(&self, _turn: &MutexGuard<'_, ()>) -> Result<()> {
+        let (seq, blobs, dead) = {
+            let mut w = lock(&self.writer);
+            w.usable()?;
+            w.close_group(self.durable.load(Ordering::Acquire))?;
+            w.flush()?;
+            // Chosen here, while all that has happened is about to become durable: a segment that
+            // only a later change empties must not go before that change is safe.
+            let prune = self.prune.swap(false, Ordering::AcqRel);
+            let dead = if prune { self.dead_segments() } else { Vec::new() };
+            (w.seq, w.take_unsynced(), dead)
+        };
+        for (number, blob) in blobs {
+            if let Err(e) = blob.sync() {
+                let e = log::io_error("fdatasync", number, e);
+                lock(&self.writer).fail(&e.to_string());
+                return Err(e);
+            }
+        }
+        self.durable.store(seq, Ordering::Release);
+        for number in &dead {
+            self.segments.remove(*number)?;
+        }
+        if dead.is_empty() { Ok(()) } else { self.segments.sync_names() }
     }
 
     /// Reads and checks a frame, appended but not yet written ones too.
-    pub fn read_frame(&self, _frame: FrameRef) -> Result<Frame> {
-        todo!()
+    pub fn read_frame(&self, frame: FrameRef) -> Result<Frame> {
+        let result = self.frame_bytes(frame).and_then(|bytes| {
+            let h = checked(frame, &bytes)?;
+            if !matches!(h.kind, Kind::Data | Kind::Primer) {
+                return Err(StoreError::Damaged {
+                    segment: frame.segment,
+                    offset: frame.offset,
+                    reason: "no file data here".into(),
+                });
+            }
+            Ok(Frame {
+                ino: Ino(h.ino),
+                off: h.off,
+                form: h.form,
+                generation: h.generation,
+                plain_len: h.plain_len,
+                plain_hash: h.plain_hash,
+                model: h.model,
+                payload: bytes[HEADER..bytes.len() - HEADER].to_vec(),
+            })
+        });
+        if matches!(result, Err(StoreError::Damaged { .. })) {
+            self.unrecoverable.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+
+    fn frame_bytes(&self, frame: FrameRef) -> Result<Vec<u8>> {
+        if self.segments.buffered(frame)
+            && let Some(bytes) = lock(&self.writer).peek(frame)
+        {
+            return Ok(bytes);
+        }
+        self.segments.read(frame)
     }
 
     /// Figures for `status` and statfs.
     pub fn stats(&self) -> Result<StoreStats> {
-        todo!()
+        let lens = self.segments.lens();
+        let in_segments: u64 = lens.iter().map(|(_, n)| n).sum();
+        let state = self.state();
+        let t = &state.totals;
+        let live = t.coded + t.staged + t.meta;
+        Ok(StoreStats {
+            files: t.files,
+            inodes: t.inodes,
+            logical_bytes: t.logical,
+            stored_bytes: in_segments + 3 * superblock::encode(&self.superblock).len() as u64,
+            coded_bytes: t.coded,
+            staged_bytes: t.staged,
+            meta_bytes: t.meta,
+            parity_bytes: 0,
+            dead_bytes: in_segments.saturating_sub(live),
+            repaired: 0,
+            unrecoverable: self.unrecoverable.load(Ordering::Relaxed),
+            frames: t.frames,
+        })
     }
 
     /// Moves live frames out of segments whose dead share exceeds `dead_percent` and deletes those.
-    pub fn clean(&self, _dead_percent: u32) -> Result<CleanReport> {
-        todo!()
+    pub fn clean(&self, dead_percent: u32) -> Result<CleanReport> {
+        clean::clean(self, dead_percent)
     }
 
     /// Syncs, closes the index and appends the clean-unmount record. Later calls fail.
     pub fn close(&self) -> Result<()> {
-        todo!()
+        open::close(self)
+    }
+
+    fn checkpoint_if_due(&self, w: &mut Writer) -> Result<()> {
+        /// Bytes of groups after which a checkpoint is worth its while.
+        const DUE: u64 = 16 << 20;
+        if w.since_checkpoint > DUE.max(lock(&self.checkpoint).1) {
+            match self.write_checkpoint(w) {
+                // The change itself is in; the next one tries again.
+                Err(StoreError::NoSpace { detail, .. }) => {
+                    ::log::warn!("no room for a checkpoint of the namespace ({detail})");
+                    w.since_checkpoint = 0;
+                }
+                r => return r,
+            }
+        }
+        Ok(())
+    }
+
+    fn write_checkpoint(&self, w: &mut Writer) -> Result<()> {
+        w.close_group(self.durable.load(Ordering::Acquire))?;
+        let segment = w.number() + 1;
+        let len = checkpoint::write(w, &self.state)?;
+        *lock(&self.checkpoint) = (segment, len);
+        self.prune.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Segments before the last checkpoint in which nothing lives.
+    fn dead_segments(&self) -> Vec<u32> {
+        let before = lock(&self.checkpoint).0;
+        let state = self.state();
+        let live = |n: u32| state.totals.live.get(&n).copied().unwrap_or(0);
+        let lens = self.segments.lens().into_iter();
+        lens.map(|(n, _)| n).filter(|n| *n < before && live(*n) == 0).collect()
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.indexer.stop();
+    }
+}
+
+fn data_frame(kind: Kind, f: &NewFrame) -> Result<Vec<u8>> {
+    let fits = f.payload.len() <= MAX_LEN
+        && f.plain_len as usize <= MAX_LEN
+        && f.ino.0 <= MAX_U40
+        && f.generation <= MAX_U40
+        && f.primer <= MAX_U40
+        && f.off <= MAX_U48;
+    if !fits {
+        return Err(StoreError::Refused(format!(
+            "inode {} offset {}: beyond the limits of the format",
+            f.ino, f.off
+        )));
+    }
+    let header = Header {
+        kind,
+        form: f.form,
+        staged: f.staged,
+        model: f.model,
+        payload_len: 0,
+        plain_len: f.plain_len,
+        ino: f.ino.0,
+        off: f.off,
+        generation: f.generation,
+        primer: f.primer,
+        plain_hash: f.plain_hash,
+        payload_crc: 0,
+    };
+    Ok(header.frame(&f.payload))
+}
+
+/// An upper bound on what the changes take in a group, in bytes.
+fn op_bytes(ops: &[Op]) -> usize {
+    let variable = |op: &Op| match op {
+        Op::PutSymlink(_, t) => t.len(),
+        Op::PutDirent { name, .. } | Op::DelDirent { name, .. } => name.len(),
+        Op::PutXattr(_, n, v) => n.len() + v.len(),
+        Op::DelXattr(_, n) => n.len(),
+        Op::PutModel(m) => m.name.len(),
+        _ => 0,
+    };
+    ops.iter().map(|op| 128 + variable(op)).sum()
+}
+
+fn change(op: &Op, frames: &[NewFrame], refs: &[FrameRef]) -> Change {
+    match op {
+        Op::PutInode(i, a) => Change::PutInode(*i, *a),
+        Op::DelInode(i) => Change::DelInode(*i),
+        Op::PutSymlink(i, t) => Change::PutSymlink(*i, t.clone()),
+        Op::PutDirent { parent, name, ino, kind } => {
+            Change::PutDirent { parent: *parent, name: name.clone(), ino: *ino, kind: *kind }
+        }
+        Op::DelDirent { parent, name } => Change::DelDirent { parent: *parent, name: name.clone() },
+        Op::PutXattr(i, n, v) => Change::PutXattr(*i, n.clone(), v.clone()),
+        Op::DelXattr(i, n) => Change::DelXattr(*i, n.clone()),
+        Op::PutExtent { frame } => {
+            let f = &frames[*frame];
+            let extent = Extent {
+                off: f.off,
+                len: u64::from(f.plain_len),
+                frame: refs[*frame],
+                frame_off: 0,
+                plain_len: f.plain_len,
+                form: f.form,
+                staged: f.staged,
+                generation: f.generation,
+                primer: f.primer,
+                model: f.model,
+            };
+            Change::PutExtent(f.ino, extent)
+        }
+        Op::PutPrimer { id, frame } => {
+            Change::PutPrimer { id: *id, ino: frames[*frame].ino, frame: refs[*frame] }
+        }
+        Op::PutModel(m) => Change::PutModel(m.clone()),
+        Op::Punch { ino, off, len } => Change::Punch { ino: *ino, off: *off, len: *len },
     }
 }

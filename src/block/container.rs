@@ -1,0 +1,247 @@
+//! The `.lmz` container: one file as a sequence of coded blocks. `docs/format.md` has the bytes.
+
+use super::{BlockError, Primer, decode, encode, looks_like_text, plain_hash};
+use crate::types::Form;
+use std::io::{self, Read, Write};
+use std::thread;
+
+const MAGIC: &[u8; 4] = b"LMZ\x1a";
+/// Version of the container.
+const VERSION: u8 = 0;
+/// Bytes of a block's header.
+const HEADER: usize = 24;
+/// Largest plaintext and payload of a block, in bytes.
+const BLOCK_MAX: u32 = 16 << 20;
+const KIND_END: u8 = 0;
+const KIND_PRIMER: u8 = 1;
+const KIND_BLOCK: u8 = 2;
+
+/// Why a container could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerError {
+    /// The data are damaged; nothing of them is to be trusted.
+    #[error("damaged: {0}")]
+    Damaged(String),
+    /// Made by a later version, or with a model that this version does not have.
+    #[error("needs {0}; use the lmfs that made it")]
+    Missing(String),
+    /// Reading or writing failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+type Result<T> = std::result::Result<T, ContainerError>;
+
+fn header(kind: u8, form: u8, primed: bool, plain_len: u32, payload: &[u8], hash: u64) -> Vec<u8> {
+    let mut h = vec![kind, form, u8::from(primed), 0];
+    h.extend_from_slice(&plain_len.to_le_bytes());
+    h.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    h.extend_from_slice(&hash.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&h), payload);
+    h.extend_from_slice(&crc.to_le_bytes());
+    h
+}
+
+fn put(out: &mut dyn Write, kind: u8, plain: &[u8], primer: Option<&Primer>) -> Result<()> {
+    let e = encode(plain, primer);
+    put_coded(out, kind, plain, &e)
+}
+
+fn put_coded(out: &mut dyn Write, kind: u8, plain: &[u8], e: &super::Encoded) -> Result<()> {
+    let hash = plain_hash(plain);
+    out.write_all(&header(kind, e.form as u8, e.primed, plain.len() as u32, &e.payload, hash))?;
+    out.write_all(&e.payload)?;
+    Ok(())
+}
+
+fn fill(input: &mut dyn Read, len: usize) -> io::Result<Vec<u8>> {
+    let mut buf = Vec::new();
+    input.take(len as u64).read_to_end(&mut buf)?;
+    Ok(buf)
+}
+
+/// Compresses `input` in blocks of `block` bytes, `threads` at a time.
+pub fn compress(
+    input: &mut dyn Read,
+    out: &mut dyn Write,
+    block: usize,
+    threads: usize,
+) -> Result<()> {
+    out.write_all(MAGIC)?;
+    out.write_all(&[VERSION, 0, 0, 0])?;
+    let mut total = blake3::Hasher::new();
+    let mut bytes = 0_u64;
+    let mut primer = None;
+    let mut first = true;
+    loop {
+        let mut parts = Vec::new();
+        while parts.len() < threads.max(1) {
+            let part = fill(input, block)?;
+            if part.is_empty() {
+                break;
+            }
+            total.update(&part);
+            bytes += part.len() as u64;
+            parts.push(part);
+        }
+        let more = parts.last().is_some_and(|p| p.len() == block);
+        if first && more && block >= Primer::LEN && looks_like_text(&parts[0]) {
+            let p = Primer::new(parts[0][..Primer::LEN].to_vec());
+            put(out, KIND_PRIMER, p.plain(), None)?;
+            primer = Some(p);
+        }
+        first = false;
+        let coded = thread::scope(|scope| {
+            let one = |part: &Vec<u8>| encode(part, primer.as_ref());
+            let workers: Vec<_> = parts.iter().map(|p| scope.spawn(move || one(p))).collect();
+            workers.into_iter().map(thread::ScopedJoinHandle::join).collect::<Vec<_>>()
+        });
+        for (part, e) in parts.iter().zip(coded) {
+            let e = e.map_err(|_| io::Error::other("a coder thread panicked"))?;
+            put_coded(out, KIND_BLOCK, part, &e)?;
+        }
+        if !more {
+            break;
+        }
+    }
+    let hash = u64::from_le_bytes(total.finalize().as_bytes()[..8].try_into().unwrap_or_default());
+    let mut end = bytes.to_le_bytes().to_vec();
+    let h = header(KIND_END, 0, false, 0, &end, hash);
+    out.write_all(&h)?;
+    out.write_all(&end)?;
+    end.clear();
+    out.flush()?;
+    Ok(())
+}
+
+struct Record {
+    kind: u8,
+    form: Form,
+    primed: bool,
+    plain_len: u32,
+    hash: u64,
+    payload: Vec<u8>,
+}
+
+fn record(input: &mut dyn Read) -> Result<Record> {
+    let damaged = |what: &str| ContainerError::Damaged(what.into());
+    let h = fill(input, HEADER)?;
+    if h.len() < HEADER {
+        return Err(damaged("it ends too early"));
+    }
+    let word = |at: usize| u32::from_le_bytes(h[at..at + 4].try_into().unwrap_or_default());
+    let (plain_len, len) = (word(4), word(8));
+    if plain_len > BLOCK_MAX || len > BLOCK_MAX {
+        return Err(damaged("a block's header"));
+    }
+    let payload = fill(input, len as usize)?;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&h[..20]), &payload);
+    if payload.len() < len as usize || crc != word(20) {
+        return Err(damaged("a block's checksum differs"));
+    }
+    let form = Form::from_u8(h[1])
+        .ok_or_else(|| ContainerError::Missing(format!("form {} of payloads", h[1])))?;
+    let hash = u64::from_le_bytes(h[12..20].try_into().unwrap_or_default());
+    Ok(Record { kind: h[0], form, primed: h[2] != 0, plain_len, hash, payload })
+}
+
+fn plain_of(r: &Record, primer: Option<&Primer>) -> Result<Vec<u8>> {
+    if r.primed && primer.is_none() {
+        return Err(ContainerError::Damaged("a primer is missing".into()));
+    }
+    let bytes = decode(r.form, &r.payload, r.plain_len, primer.filter(|_| r.primed)).map_err(
+        |e| match e {
+            BlockError::UnknownForm(f) => ContainerError::Missing(format!("a model (form {f})")),
+            e => ContainerError::Damaged(e.to_string()),
+        },
+    )?;
+    if plain_hash(&bytes) == r.hash {
+        Ok(bytes)
+    } else {
+        Err(ContainerError::Damaged("a block's hash differs".into()))
+    }
+}
+
+/// Restores what [`compress`] wrote, `threads` blocks at a time.
+pub fn decompress(input: &mut dyn Read, out: &mut dyn Write, threads: usize) -> Result<()> {
+    let damaged = |what: &str| ContainerError::Damaged(what.into());
+    let head = fill(input, 8)?;
+    if head.get(..4) != Some(MAGIC) {
+        return Err(damaged("not an .lmz container"));
+    }
+    if head.get(4) != Some(&VERSION) {
+        return Err(ContainerError::Missing(format!("container version {:?}", head.get(4))));
+    }
+    let mut total = blake3::Hasher::new();
+    let mut bytes = 0_u64;
+    let mut primer = None;
+    let mut ended = None;
+    while ended.is_none() {
+        let mut batch = Vec::new();
+        while batch.len() < threads.max(1) && ended.is_none() {
+            let r = record(input)?;
+            match r.kind {
+                KIND_BLOCK => batch.push(r),
+                KIND_PRIMER if batch.is_empty() => primer = Some(Primer::new(plain_of(&r, None)?)),
+                KIND_END => ended = Some(r),
+                _ => return Err(damaged("unknown kind of record")),
+            }
+        }
+        let plain = thread::scope(|scope| {
+            let one = |r: &Record| plain_of(r, primer.as_ref());
+            let workers: Vec<_> = batch.iter().map(|r| scope.spawn(move || one(r))).collect();
+            workers.into_iter().map(thread::ScopedJoinHandle::join).collect::<Vec<_>>()
+        });
+        for p in plain {
+            let p = p.map_err(|_| io::Error::other("a decoder thread panicked"))??;
+            total.update(&p);
+            bytes += p.len() as u64;
+            out.write_all(&p)?;
+        }
+    }
+    let end = ended.ok_or_else(|| damaged("no end"))?;
+    let hash = u64::from_le_bytes(total.finalize().as_bytes()[..8].try_into().unwrap_or_default());
+    if hash != end.hash || end.payload != bytes.to_le_bytes() {
+        return Err(damaged("blocks are missing or out of order"));
+    }
+    out.flush()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(n: usize) -> Vec<u8> {
+        (0..n).flat_map(|i| format!("line {i}: user{} logged in\n", i % 7).into_bytes()).collect()
+    }
+
+    #[test]
+    fn files_of_all_sizes_come_back() {
+        for n in [0, 1, 100, 12_000] {
+            let plain = text(n);
+            let mut packed = Vec::new();
+            compress(&mut plain.as_slice(), &mut packed, 128 << 10, 2).unwrap();
+            let mut back = Vec::new();
+            decompress(&mut packed.as_slice(), &mut back, 2).unwrap();
+            assert!(back == plain);
+        }
+    }
+
+    #[test]
+    fn every_flip_and_every_cut_is_noticed() {
+        let plain = text(300);
+        let mut packed = Vec::new();
+        compress(&mut plain.as_slice(), &mut packed, 4096, 1).unwrap();
+        for at in 0..packed.len() {
+            let mut bad = packed.clone();
+            bad[at] ^= 1 << (at % 8);
+            // Reserved bytes of the head are nobody's.
+            if (5..8).contains(&at) {
+                continue;
+            }
+            assert!(decompress(&mut bad.as_slice(), &mut Vec::new(), 1).is_err(), "{at}");
+            assert!(decompress(&mut &packed[..at], &mut Vec::new(), 1).is_err(), "{at}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! `lmfs bench`.
+
+use super::{FAILED, Failure, Outcome, mkfs, output};
+use crate::block::{self, bench};
+use crate::store::FRAME_OVERHEAD;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Encode, decode and compare files in independent blocks
+    Codec(CodecArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct CodecArgs {
+    /// Files
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// Model
+    #[arg(short, long, default_value = "fast")]
+    model: String,
+    /// Bytes per block (K, M)
+    #[arg(short, long)]
+    block_size: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Row {
+    file: String,
+    bytes: u64,
+    coded_bytes: u64,
+    frame_bytes: u64,
+    bpb: f64,
+    ideal_bits: f64,
+    encode_bytes_per_s: f64,
+    decode_bytes_per_s: f64,
+    first_block_ms: f64,
+    roundtrip: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    model: String,
+    engine: u32,
+    block_size: u32,
+    lanes: u32,
+    threads: u32,
+    files: Vec<Row>,
+    total: Row,
+}
+
+fn row(file: String, m: &bench::Measured) -> Row {
+    Row {
+        file,
+        bytes: m.bytes,
+        coded_bytes: m.coded_bytes,
+        frame_bytes: m.frame_bytes,
+        bpb: m.coded_bytes as f64 * 8.0 / (m.bytes as f64).max(1.0),
+        ideal_bits: m.ideal_bits,
+        encode_bytes_per_s: m.bytes as f64 / m.encode_s.max(1e-9),
+        decode_bytes_per_s: m.bytes as f64 / m.decode_s.max(1e-9),
+        first_block_ms: m.first_block_s * 1e3,
+        roundtrip: m.roundtrip,
+    }
+}
+
+/// Runs it.
+pub fn run(a: &Args) -> Outcome {
+    let What::Codec(a) = &a.what;
+    mkfs::check_model(&a.model, &[])?;
+    let block_size = match &a.block_size {
+        Some(t) => mkfs::block_size(t)?,
+        None => block::FAST_BLOCK,
+    };
+    let mut sum = bench::Measured { roundtrip: true, ..bench::Measured::default() };
+    let mut files = Vec::new();
+    for path in &a.files {
+        let name = path.display().to_string();
+        let plain =
+            std::fs::read(path).map_err(|e| Failure::new(FAILED, format!("{name}: {e}")))?;
+        let frame = FRAME_OVERHEAD as u64;
+        let m = bench::measure(&plain, block_size as usize, frame / 2, frame);
+        sum.bytes += m.bytes;
+        sum.coded_bytes += m.coded_bytes;
+        sum.frame_bytes += m.frame_bytes;
+        sum.ideal_bits += m.ideal_bits;
+        sum.encode_s += m.encode_s;
+        sum.decode_s += m.decode_s;
+        sum.first_block_s = sum.first_block_s.max(m.first_block_s);
+        sum.roundtrip &= m.roundtrip;
+        files.push(row(name, &m));
+    }
+    let total = row("total".into(), &sum);
+    let engine = block::ENGINE;
+    let report =
+        Report { model: a.model.clone(), engine, block_size, lanes: 1, threads: 1, files, total };
+    let whole = report.total.roundtrip;
+    if a.json {
+        output::json(&report)?;
+    } else {
+        print(&report);
+    }
+    if whole { Ok(()) } else { Err(Failure::new(FAILED, "a file did not come back as it was")) }
+}
+
+fn print(r: &Report) {
+    println!(
+        "model {}, blocks of {}, 1 thread; encoding includes its verification",
+        r.model,
+        output::size(r.block_size.into())
+    );
+    println!(
+        "{:>9} {:>9} {:>6} {:>9} {:>9} {:>8}  file",
+        "bytes", "coded", "bpb", "enc kB/s", "dec kB/s", "1st ms"
+    );
+    for f in r.files.iter().chain([&r.total]) {
+        println!(
+            "{:>9} {:>9} {:>6.3} {:>9.0} {:>9.0} {:>8.1}  {}{}",
+            f.bytes,
+            f.coded_bytes,
+            f.bpb,
+            f.encode_bytes_per_s / 1e3,
+            f.decode_bytes_per_s / 1e3,
+            f.first_block_ms,
+            f.file,
+            if f.roundtrip { "" } else { "  FAILED" }
+        );
+    }
+}

@@ -1,0 +1,28 @@
+//! `lmfs gc`.
+
+use super::output::{self, Say};
+use super::{Outcome, target};
+use crate::control::{Request, Settled};
+use std::path::PathBuf;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where the store is mounted, or the store
+    dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs it.
+pub fn run(a: &Args, say: Say) -> Outcome {
+    let value = target::run(&a.dir, &Request::Gc, &mut |_, _| {})?;
+    let s: Settled = serde_json::from_value(value)?;
+    if a.json {
+        return output::json(&s);
+    }
+    let (before, after) = (output::size(s.before_bytes), output::size(s.after_bytes));
+    say.line(&format!("{} frames moved; {before} became {after}", s.blocks));
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! The `mount.lmfs` personality: what mount(8) calls for `mount -t lmfs`.
+
+use super::mount;
+use super::options::{self, Options};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Wrong usage.
+const USAGE: u8 = 1;
+/// A system error before mounting could be tried.
+const SYSTEM: u8 = 2;
+/// The mount failed.
+const MOUNT: u8 = 32;
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Call {
+    spec: PathBuf,
+    dir: PathBuf,
+    fake: bool,
+    sloppy: bool,
+    verbose: bool,
+    options: Vec<String>,
+}
+
+const HELP: &str = "usage: mount.lmfs SPEC DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]";
+
+fn parse(args: Vec<OsString>) -> Result<Call, String> {
+    let mut call = Call::default();
+    let mut places = Vec::new();
+    let mut args = args.into_iter();
+    while let Some(arg) = args.next() {
+        let text = arg.to_string_lossy().into_owned();
+        let Some(letters) = text.strip_prefix('-').filter(|l| !l.is_empty()) else {
+            places.push(arg);
+            continue;
+        };
+        let mut rest = letters.char_indices();
+        while let Some((at, c)) = rest.next() {
+            match c {
+                's' => call.sloppy = true,
+                'f' => call.fake = true,
+                'n' => {}
+                'v' => call.verbose = true,
+                'o' | 't' | 'N' => {
+                    let joined = &letters[at + 1..];
+                    let value = match joined {
+                        "" => args
+                            .next()
+                            .ok_or_else(|| format!("option -{c} needs a value\n{HELP}"))?
+                            .to_string_lossy()
+                            .into_owned(),
+                        v => v.to_owned(),
+                    };
+                    if c == 'o' {
+                        call.options.push(value);
+                    }
+                    break;
+                }
+                _ => return Err(format!("unknown option -{c}\n{HELP}")),
+            }
+        }
+    }
+    let [spec, dir] = <[OsString; 2]>::try_from(places).map_err(|_| HELP.to_owned())?;
+    (call.spec, call.dir) = (spec.into(), dir.into());
+    Ok(call)
+}
+
+/// Runs the helper; returns its exit code.
+pub fn main(args: Vec<OsString>) -> u8 {
+    let call = match parse(args) {
+        Ok(c) => c,
+        Err(e) => {
+            eprintln!("mount.lmfs: {e}");
+            return USAGE;
+        }
+    };
+    let mut o = Options::default();
+    for text in &call.options {
+        if let Err(e) = options::parse(&mut o, text, call.sloppy) {
+            eprintln!("mount.lmfs: {e}");
+            return USAGE;
+        }
+    }
+    if call.fake {
+        return 0;
+    }
+    if !std::path::Path::new("/proc/self/exe").exists() {
+        eprintln!("mount.lmfs: /proc is not mounted; mount it first");
+        return SYSTEM;
+    }
+    // Sloppiness ends here: the daemon is given only what is known.
+    let known = |text: &String| {
+        let keep = |o: &&str| options::parse(&mut Options::default(), o, false).is_ok();
+        text.split(',').filter(keep).collect::<Vec<_>>().join(",")
+    };
+    let options: Vec<String> = call.options.iter().map(known).collect();
+    match mount::daemon(&call.spec, &call.dir, &options) {
+        Ok(()) => {
+            if call.verbose {
+                println!("mount.lmfs: {} mounted on {}", call.spec.display(), call.dir.display());
+            }
+            0
+        }
+        Err(f) => {
+            eprintln!("mount.lmfs: {}", f.message);
+            MOUNT
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(args: &[&str]) -> Result<Call, String> {
+        parse(args.iter().map(Into::into).collect())
+    }
+
+    #[test]
+    fn what_mount_8_says_is_understood() {
+        let c = call(&["./store", "/mnt", "-sv", "-o", "rw,noatime", "-t", "lmfs"]).unwrap();
+        assert_eq!((c.spec, c.dir), ("./store".into(), "/mnt".into()));
+        assert!(c.sloppy && c.verbose && !c.fake);
+        assert_eq!(c.options, ["rw,noatime"]);
+        let c = call(&["-fn", "-oro", "a", "b"]).unwrap();
+        assert!(c.fake && c.options == ["ro"]);
+    }
+
+    #[test]
+    fn wrong_usage_is_told() {
+        assert!(call(&["a"]).unwrap_err().contains("usage"));
+        assert!(call(&["a", "b", "c"]).is_err());
+        assert!(call(&["a", "b", "-x"]).unwrap_err().contains("-x"));
+        assert!(call(&["a", "b", "-o"]).unwrap_err().contains("-o"));
+    }
+}

@@ -1,0 +1,242 @@
+//! `lmfs mount`: serve in the foreground, or start a daemon that does and wait until it serves.
+
+use super::notify::notify;
+use super::options::{self, Options};
+use super::{FAILED, Failure, Outcome, USAGE, output, syslog};
+use crate::control::Server;
+use crate::fs::Fs;
+use crate::fuse::{self, Unmounter};
+use crate::store::{OpenOptions, Store};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The store's directory
+    pub store: PathBuf,
+    /// Empty directory to mount it on
+    pub dir: PathBuf,
+    /// Stay in the foreground and tell systemd when ready
+    #[arg(short, long)]
+    pub foreground: bool,
+    /// Mount options, separated by commas
+    #[arg(short, value_name = "OPTS")]
+    pub options: Vec<String>,
+    /// Descriptor to which the daemon reports; internal
+    #[arg(long, hide = true)]
+    report_to: Option<i32>,
+}
+
+/// How long a detached mount may go on serving its last users after a signal.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// Runs it.
+pub fn run(a: &Args, level: log::LevelFilter) -> Outcome {
+    let mut o = Options::default();
+    for text in &a.options {
+        options::parse(&mut o, text, false).map_err(|e| Failure::new(FAILED, e))?;
+    }
+    o.log = o.log.max(level);
+    match a.report_to {
+        Some(fd) => {
+            syslog::init(o.log);
+            // SAFETY: the parent left us this descriptor for us alone.
+            let pipe = unsafe { OwnedFd::from_raw_fd(fd) };
+            report(File::from(pipe), a, &o)
+        }
+        None if a.foreground || o.foreground => {
+            output::log_to_stderr(o.log);
+            serve(&a.store, &a.dir, &o, &mut || notify("READY=1"))
+        }
+        None => daemon(&a.store, &a.dir, &a.options),
+    }
+}
+
+/// Starts a daemon; returns once it serves, or with its complaint.
+pub fn daemon(store: &Path, dir: &Path, options: &[String]) -> Outcome {
+    let mut pipe = [0; 2];
+    // SAFETY: the array has room for two descriptors.
+    if unsafe { libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    // SAFETY: both were just made and belong to nobody else.
+    let (read, write) = unsafe { (OwnedFd::from_raw_fd(pipe[0]), OwnedFd::from_raw_fd(pipe[1])) };
+    let fd = write.as_raw_fd();
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("lmfs").arg("mount").arg(absolute(store)?).arg(absolute(dir)?);
+    for o in options {
+        command.arg("-o").arg(o);
+    }
+    command.arg(format!("--report-to={fd}"));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+    // SAFETY: only async-signal-safe calls between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::setsid() < 0 || libc::fcntl(fd, libc::F_SETFD, 0) < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+    let mut child = command.spawn()?;
+    drop(write);
+    let mut said = String::new();
+    File::from(read).read_to_string(&mut said)?;
+    match said.strip_prefix("ok") {
+        Some(_) => Ok(()),
+        None if said.is_empty() => {
+            let status = child.wait()?;
+            Err(Failure::new(FAILED, format!("the daemon ended before it served ({status})")))
+        }
+        None => {
+            let _ = child.wait();
+            Err(Failure::new(FAILED, said.trim()))
+        }
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    Ok(std::path::absolute(path)?)
+}
+
+/// The daemon's side of [`daemon`].
+fn report(mut pipe: File, a: &Args, o: &Options) -> Outcome {
+    let mut pipe_done = pipe.try_clone()?;
+    let mut ready = || {
+        // A parent that went away does not matter any more.
+        let _ = pipe_done.write_all(b"ok");
+        // Its copies must be closed for the parent to see the end.
+        for f in [&pipe, &pipe_done] {
+            // SAFETY: redirects a descriptor that we own; it stays valid.
+            unsafe { libc::dup2(libc::STDOUT_FILENO, f.as_raw_fd()) };
+        }
+    };
+    let mut served = false;
+    let result = serve(&a.store, &a.dir, o, &mut || {
+        served = true;
+        ready();
+    });
+    if let Err(f) = &result {
+        if served {
+            log::error!("{}", f.message);
+        } else {
+            let _ = writeln!(pipe, "{}", f.message);
+        }
+    }
+    result
+}
+
+/// Refuses a mount point that would hide something.
+fn check_dir(dir: &Path) -> Outcome {
+    let shown = dir.display();
+    match std::fs::read_dir(dir).map(Iterator::count) {
+        Ok(1..) => {
+            Err(Failure::new(FAILED, format!("{shown} is not empty; mount on an empty directory")))
+        }
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(Failure::new(
+            FAILED,
+            format!("{shown} does not exist; make it first: mkdir {shown}"),
+        )),
+        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => Err(Failure::new(
+            FAILED,
+            format!("{shown} is not a directory; mount on an empty directory"),
+        )),
+        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => Err(Failure::new(
+            FAILED,
+            format!("{shown}: a mount whose daemon died is still there; remove it: umount {shown}"),
+        )),
+        Err(e) => Err(Failure::new(FAILED, format!("{shown}: {e}"))),
+    }
+}
+
+/// Mounts and serves until unmounted; `ready` is called once requests are served.
+fn serve(store: &Path, dir: &Path, o: &Options, ready: &mut dyn FnMut()) -> Outcome {
+    if let Some(model) = &o.fs.model {
+        super::mkfs::check_model(model, &["off"])
+            .map_err(|f| Failure { code: USAGE, message: format!("mount option {}", f.message) })?;
+    }
+    check_dir(dir)?;
+    let signals = block_signals();
+    let path = store.canonicalize().unwrap_or_else(|_| store.to_owned());
+    let inside = dir.canonicalize().is_ok_and(|d| d.starts_with(&path) || path.starts_with(&d));
+    if inside {
+        let text = format!("{} and {} lie in each other", store.display(), dir.display());
+        return Err(Failure::new(FAILED, text));
+    }
+    let store = Store::open(&path, &OpenOptions { read_only: o.read_only })?;
+    let fs = Fs::open(store, o.fs.clone())?;
+    let served = (|| -> Outcome {
+        let source = path.to_string_lossy().into_owned();
+        let session = fuse::mount(Arc::clone(&fs), dir, &o.fuse(source))?;
+        // A read-only store may lie on a medium that cannot hold a socket.
+        let _server = match Server::start(&fs) {
+            Ok(s) => Some(s),
+            Err(e) => {
+                log::warn!("no control socket, so no status or settle while mounted: {e}");
+                None
+            }
+        };
+        await_signal(signals, session.unmounter(), Arc::clone(&fs));
+        ready();
+        log::info!("{} serves on {}", path.display(), dir.display());
+        session.wait()?;
+        notify("STOPPING=1");
+        Ok(())
+    })();
+    let closed = fs.shutdown();
+    served?;
+    closed?;
+    Ok(())
+}
+
+/// Blocks the signals that mean "stop" in all threads to come.
+fn block_signals() -> libc::sigset_t {
+    // SAFETY: sigemptyset initialises the set before it is used.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for s in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            libc::sigaddset(&raw mut set, s);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        set
+    }
+}
+
+/// Waits for a signal in a thread of its own, then unmounts. A mount that somebody still uses is
+/// detached; what it holds is made durable, and after a while we go.
+fn await_signal(set: libc::sigset_t, unmounter: Unmounter, fs: Arc<Fs>) {
+    let wait = move || {
+        loop {
+            let mut signal = 0;
+            // SAFETY: set and signal outlive the call.
+            if unsafe { libc::sigwait(&raw const set, &raw mut signal) } != 0 {
+                return;
+            }
+            if signal != libc::SIGHUP {
+                break;
+            }
+        }
+        notify("STOPPING=1");
+        if let Err(e) = fs.flush_all() {
+            log::error!("flush: {e}");
+        }
+        if let Err(e) = unmounter.unmount() {
+            log::error!("unmount: {e}");
+        }
+        std::thread::sleep(LINGER);
+        let code = i32::from(fs.shutdown().is_err());
+        std::process::exit(code);
+    };
+    if let Err(e) = std::thread::Builder::new().name("signals".into()).spawn(wait) {
+        log::error!("signals are not handled: {e}");
+    }
+}

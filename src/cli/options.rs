@@ -1,0 +1,192 @@
+//! Mount options: what is known, what is passed on, what is refused.
+
+use crate::fs::FsOptions;
+use crate::fuse::MountOptions;
+use crate::recode::RecodeOptions;
+use std::time::Duration;
+
+/// All mount options, with their defaults.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Nothing may be changed.
+    pub read_only: bool,
+    /// Stay in the foreground.
+    pub foreground: bool,
+    /// Log level.
+    pub log: log::LevelFilter,
+    /// The file system's options.
+    pub fs: FsOptions,
+    /// Least saving, in percent, for which a block is coded with the language model.
+    pub lm_gain: u32,
+    /// All users may use the mount.
+    pub allow_other: bool,
+    /// Root may use it.
+    pub allow_root: bool,
+    /// The kernel checks permissions.
+    pub default_permissions: bool,
+    /// Options for the kernel.
+    pub extra: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            foreground: false,
+            log: log::LevelFilter::Info,
+            fs: FsOptions::default(),
+            lm_gain: 3,
+            allow_other: false,
+            allow_root: false,
+            default_permissions: true,
+            extra: Vec::new(),
+        }
+    }
+}
+
+/// A size: digits and an optional K, M, G or T, powers of 1024.
+pub fn size(text: &str) -> Result<u64, String> {
+    let bad = || format!("'{text}' is not a size; write digits and K, M or G, such as 256M");
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
+        Some(b'm' | b'M') => (&text[..text.len() - 1], 20),
+        Some(b'g' | b'G') => (&text[..text.len() - 1], 30),
+        Some(b't' | b'T') => (&text[..text.len() - 1], 40),
+        _ => (text, 0),
+    };
+    let n: u64 = digits.parse().map_err(|_| bad())?;
+    n.checked_mul(1 << shift).ok_or_else(bad)
+}
+
+fn seconds(name: &str, text: &str) -> Result<Duration, String> {
+    let bad = || format!("mount option {name}={text}: not a number of seconds");
+    let s: f64 = text.parse().map_err(|_| bad())?;
+    Duration::try_from_secs_f64(s).map_err(|_| bad())
+}
+
+fn threads(name: &str, text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|n| (1..=256).contains(n))
+        .ok_or_else(|| format!("mount option {name}={text}: not a number of threads (1 to 256)"))
+}
+
+/// Reads comma-separated options into `o`. With `sloppy`, unknown ones are ignored.
+pub fn parse(o: &mut Options, text: &str, sloppy: bool) -> Result<(), String> {
+    for option in text.split(',').filter(|t| !t.is_empty()) {
+        let (name, value) = match option.split_once('=') {
+            Some((n, v)) => (n, Some(v)),
+            None => (option, None),
+        };
+        let need = || value.ok_or_else(|| format!("mount option {name} needs a value"));
+        match name {
+            "ro" => o.read_only = true,
+            "rw" => o.read_only = false,
+            "model" => o.fs.model = Some(need()?.into()),
+            "cache" => o.fs.cache_bytes = size(need()?)?,
+            "rest" => o.fs.recode.rest = seconds(name, need()?)?,
+            "commit" => o.fs.commit = seconds(name, need()?)?,
+            "lm_gain" => {
+                let v = need()?;
+                o.lm_gain = v
+                    .parse()
+                    .ok()
+                    .filter(|p| *p <= 100)
+                    .ok_or_else(|| format!("mount option lm_gain={v}: not a percentage"))?;
+            }
+            "recode" => match need()? {
+                "on" => o.fs.recode.enabled = true,
+                "off" => o.fs.recode.enabled = false,
+                v => return Err(format!("mount option recode={v}: say on or off")),
+            },
+            "recode_threads" => o.fs.recode.threads = threads(name, need()?)?,
+            "decode_threads" => o.fs.decode_threads = threads(name, need()?)?,
+            "allow_other" => o.allow_other = true,
+            "allow_root" => o.allow_root = true,
+            "default_permissions" => o.default_permissions = true,
+            "noatime" => o.fs.noatime = true,
+            "sync" => o.fs.sync = true,
+            "foreground" => o.foreground = true,
+            "log" => {
+                let v = need()?;
+                o.log = v.parse().map_err(|_| {
+                    format!("mount option log={v}: say error, warn, info, debug, trace or off")
+                })?;
+            }
+            "nodev" | "dev" | "nosuid" | "suid" | "noexec" | "exec" | "dirsync" => {
+                o.extra.push(name.into());
+            }
+            "defaults" | "auto" | "noauto" | "user" | "users" | "nouser" | "nofail" | "_netdev"
+            | "comment" | "relatime" | "strictatime" | "atime" | "diratime" | "nodiratime"
+            | "async" | "remount" => {}
+            _ if name.starts_with("x-") || sloppy => {}
+            _ => {
+                return Err(format!(
+                    "unknown mount option '{option}'; lmfs(1) lists those that there are"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Options {
+    /// For the FUSE layer; `source` is the store's path.
+    pub fn fuse(&self, source: String) -> MountOptions {
+        MountOptions {
+            read_only: self.read_only,
+            allow_other: self.allow_other,
+            allow_root: self.allow_root,
+            default_permissions: self.default_permissions,
+            threads: 4,
+            source,
+            extra: self.extra.clone(),
+        }
+    }
+
+    /// Options for a look at a store without mounting it: no background work.
+    pub fn offline() -> FsOptions {
+        let d = FsOptions::default();
+        FsOptions { recode: RecodeOptions { enabled: false, ..d.recode.clone() }, ..d }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Options, String> {
+        let mut o = Options::default();
+        parse(&mut o, text, false).map(|()| o)
+    }
+
+    #[test]
+    fn known_options_are_taken() {
+        let o =
+            parsed("ro,cache=64M,rest=1.5,commit=2,recode=off,decode_threads=3,log=debug,nosuid")
+                .unwrap();
+        assert!(o.read_only && !o.fs.recode.enabled);
+        assert_eq!(o.fs.cache_bytes, 64 << 20);
+        assert_eq!(o.fs.recode.rest, Duration::from_millis(1500));
+        assert_eq!(o.fs.decode_threads, 3);
+        assert_eq!(o.extra, ["nosuid"]);
+    }
+
+    #[test]
+    fn fstab_words_are_ignored_and_others_named() {
+        parsed("defaults,noauto,user,nofail,_netdev,x-systemd.automount,comment=a,relatime")
+            .unwrap();
+        assert!(parsed("rw,colour=blue").unwrap_err().contains("colour=blue"));
+        assert!(parsed("cache=lots").unwrap_err().contains("lots"));
+        assert!(parsed("cache").unwrap_err().contains("cache"));
+        let mut o = Options::default();
+        parse(&mut o, "colour=blue", true).unwrap();
+    }
+
+    #[test]
+    fn sizes_are_powers_of_1024() {
+        assert_eq!(size("3K"), Ok(3072));
+        assert_eq!(size("2G"), Ok(2 << 30));
+        assert!(size("").is_err() && size("99999999999G").is_err());
+    }
+}

@@ -1,0 +1,55 @@
+//! `lmfs settle`.
+
+use super::output::{self, Say};
+use super::{FAILED, Failure, Outcome, target};
+use crate::control::{Request, Settled};
+use std::path::PathBuf;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where the store is mounted, or the store
+    dir: PathBuf,
+    /// Only these files and directories
+    paths: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Paths below a mount, as the daemon knows them.
+pub fn inner_paths(dir: &std::path::Path, paths: &[PathBuf]) -> Result<Vec<String>, Failure> {
+    let store = target::store_of(dir);
+    let one = |p: &PathBuf| match target::mount_of(p) {
+        Some((m, below)) if m.store == store => Ok(target::inner(&below)),
+        // Without a mount, paths are those inside the store.
+        _ if target::mount_of(dir).is_none() => Ok(target::inner(p)),
+        _ => {
+            let text = format!("{} does not lie in {}", p.display(), dir.display());
+            Err(Failure::new(FAILED, text))
+        }
+    };
+    paths.iter().map(one).collect()
+}
+
+/// Runs it.
+pub fn run(a: &Args, say: Say) -> Outcome {
+    let paths = inner_paths(&a.dir, &a.paths)?;
+    let bar = say.bar();
+    let value = target::run(&a.dir, &Request::Settle { paths }, &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    let s: Settled = serde_json::from_value(value?)?;
+    if a.json {
+        return output::json(&s);
+    }
+    say.line(&format!(
+        "{} blocks coded; {} became {}",
+        s.blocks,
+        output::size(s.before_bytes),
+        output::size(s.after_bytes)
+    ));
+    Ok(())
+}

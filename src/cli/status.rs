@@ -1,0 +1,47 @@
+//! `lmfs status`.
+
+use super::output::{self, size};
+use super::{Outcome, target};
+use crate::control::{Request, Status};
+use std::path::PathBuf;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where the store is mounted, or the store
+    dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs it.
+pub fn run(a: &Args) -> Outcome {
+    let value = target::run(&a.dir, &Request::Status, &mut |_, _| {})?;
+    let s: Status = serde_json::from_value(value)?;
+    if a.json {
+        return output::json(&s);
+    }
+    let line = |name: &str, value: String| println!("{name:<14}{value}");
+    line("store", s.uuid);
+    line("mounted", s.pid.map_or("no".into(), |p| format!("by process {p}")));
+    line("files", s.files.to_string());
+    line("holds", size(s.logical_bytes));
+    line("takes", format!("{} (ratio {:.2})", size(s.stored_bytes), s.ratio));
+    line("  coded", size(s.coded_bytes));
+    line("  staged", size(s.staged_bytes));
+    line("  names etc.", size(s.meta_bytes));
+    line("  dead", size(s.dead_bytes));
+    let eta = s.eta_s.map_or(String::new(), |t| format!(", {t} s left"));
+    let waiting = format!("{} blocks, {}{eta}", s.pending_blocks, size(s.backlog_bytes));
+    line("waiting", waiting);
+    line("block size", size(s.block_size.into()));
+    let c = s.cache;
+    let cache =
+        format!("{} of {}, {} hits, {} misses", size(c.used), size(c.capacity), c.hits, c.misses);
+    line("cache", cache);
+    if s.unrecoverable > 0 {
+        line("damaged", format!("{} reads of frames beyond repair; see the log", s.unrecoverable));
+    }
+    Ok(())
+}

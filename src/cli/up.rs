@@ -1,0 +1,47 @@
+//! `lmfs up`: everything for a first use.
+
+use super::output::Say;
+use super::{Outcome, mkfs, mount, output, target};
+use crate::store::Store;
+use std::path::PathBuf;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Directory of the store; made if it does not exist
+    store: PathBuf,
+    /// Directory to mount it on; made if it does not exist
+    dir: PathBuf,
+    /// Mount options, separated by commas
+    #[arg(short, value_name = "OPTS")]
+    options: Vec<String>,
+}
+
+/// Runs it.
+pub fn run(a: &Args, say: Say, level: log::LevelFilter) -> Outcome {
+    output::log_to_stderr(level);
+    let (store, dir) = (a.store.display(), a.dir.display());
+    if !a.store.join("superblock").exists() {
+        Store::create(&a.store, &mkfs::defaults())?;
+        say.line(&format!("made the store {store}"));
+    }
+    let mounted = target::mounts()
+        .into_iter()
+        .any(|m| m.dir == target::absolute(&a.dir) && m.store == target::store_of(&a.store));
+    if mounted {
+        say.line(&format!("{store} is already mounted on {dir}"));
+    } else {
+        if !a.dir.exists() {
+            std::fs::create_dir_all(&a.dir)?;
+        }
+        mount::daemon(&a.store, &a.dir, &a.options)?;
+        say.line(&format!("mounted on {dir}"));
+    }
+    say.line(&format!(
+        "\nCopy text in:            cp -a FILES {dir}/\n\
+         Code it now:             lmfs settle {dir}\n\
+         See what it takes:       lmfs status {dir}\n\
+         Unmount:                 lmfs umount {dir}"
+    ));
+    Ok(())
+}

@@ -1,0 +1,275 @@
+//! The figures and commands themselves.
+
+use super::Request;
+use crate::fs::{Fs, FsError};
+use crate::types::Ino;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A model in the store.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ModelFigures {
+    /// BLAKE3 of its file, in hexadecimal.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Frames coded by it.
+    pub frames: u64,
+}
+
+/// The cache of decoded blocks.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct CacheFigures {
+    /// Bytes it may hold.
+    pub capacity: u64,
+    /// Bytes it holds.
+    pub used: u64,
+    /// Look-ups that found a block.
+    pub hits: u64,
+    /// Look-ups that did not.
+    pub misses: u64,
+}
+
+/// What the archive holds and does.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the program.
+    pub version: String,
+    /// Format of the store.
+    pub format: u32,
+    /// Version of the coder's numerics.
+    pub engine: u32,
+    /// Identity of the store.
+    pub uuid: String,
+    /// Bytes per block.
+    pub block_size: u32,
+    /// Error-correction level.
+    pub ecc: String,
+    /// Language models.
+    pub models: Vec<ModelFigures>,
+    /// Files of any kind but directories.
+    pub files: u64,
+    /// Bytes of files without holes.
+    pub logical_bytes: u64,
+    /// Bytes under the store but models and index.
+    pub stored_bytes: u64,
+    /// Bytes of coded frames.
+    pub coded_bytes: u64,
+    /// Bytes of staged frames.
+    pub staged_bytes: u64,
+    /// Bytes of names, attributes and extents.
+    pub meta_bytes: u64,
+    /// Bytes of parity.
+    pub parity_bytes: u64,
+    /// Bytes that nothing refers to.
+    pub dead_bytes: u64,
+    /// Logical bytes over live bytes.
+    pub ratio: f64,
+    /// Blocks that wait for coding.
+    pub pending_blocks: u64,
+    /// Their bytes.
+    pub backlog_bytes: u64,
+    /// Bytes coded per second of work.
+    pub coding_bytes_per_s: u64,
+    /// Seconds until the backlog is coded.
+    pub eta_s: Option<u64>,
+    /// The cache.
+    pub cache: CacheFigures,
+    /// Frames repaired.
+    pub repaired: u64,
+    /// Frames found beyond repair.
+    pub unrecoverable: u64,
+    /// The daemon, if the store is mounted.
+    pub pid: Option<u32>,
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Figures of an open file system; `pid` of the daemon that serves it.
+pub fn status(fs: &Fs, pid: Option<u32>) -> Result<Status, FsError> {
+    let store = fs.store();
+    let (sb, s) = (store.superblock(), store.stats()?);
+    let coder = fs.recoder().status();
+    let cache = fs.cache_stats();
+    let live = s.coded_bytes + s.staged_bytes + s.parity_bytes + s.meta_bytes;
+    let u = hex(&sb.uuid);
+    let models = store.models()?;
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        format: sb.format,
+        engine: crate::block::ENGINE,
+        uuid: format!("{}-{}-{}-{}-{}", &u[..8], &u[8..12], &u[12..16], &u[16..20], &u[20..]),
+        block_size: sb.block_size,
+        ecc: format!("{:?}", sb.ecc).to_lowercase(),
+        models: models
+            .into_iter()
+            .map(|m| ModelFigures { id: hex(&m.id), name: m.name, frames: 0 })
+            .collect(),
+        files: s.files,
+        logical_bytes: s.logical_bytes,
+        stored_bytes: s.stored_bytes,
+        coded_bytes: s.coded_bytes,
+        staged_bytes: s.staged_bytes,
+        meta_bytes: s.meta_bytes,
+        parity_bytes: s.parity_bytes,
+        dead_bytes: s.dead_bytes,
+        ratio: if live == 0 { 1.0 } else { s.logical_bytes as f64 / live as f64 },
+        pending_blocks: coder.pending_blocks,
+        backlog_bytes: coder.backlog_bytes,
+        coding_bytes_per_s: coder.coding_bytes_per_s,
+        eta_s: coder.eta_s,
+        cache: CacheFigures {
+            capacity: cache.capacity,
+            used: cache.used,
+            hits: cache.hits,
+            misses: cache.misses,
+        },
+        repaired: s.repaired,
+        unrecoverable: s.unrecoverable,
+        pid,
+    })
+}
+
+/// A range of a file that cannot be read.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Damage {
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// How one file is stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StatEntry {
+    /// The path as it was asked for.
+    pub path: String,
+    /// Inode number.
+    pub inode: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Bytes of its frames.
+    pub coded_size: u64,
+    /// Size over coded size.
+    pub ratio: f64,
+    /// Model that governs it.
+    pub model: String,
+    /// Frames by codec.
+    pub codecs: BTreeMap<String, u64>,
+    /// What cannot be read.
+    pub damaged: Vec<Damage>,
+}
+
+/// How files are stored; the error names the path.
+pub fn stat(fs: &Fs, paths: &[String]) -> Result<Vec<StatEntry>, String> {
+    let one = |path: &String| -> Result<StatEntry, FsError> {
+        let ino = fs.resolve(path.as_bytes())?;
+        let attr = fs.getattr(ino)?;
+        let coding = if attr.is_file() { fs.coding(ino)? } else { crate::fs::Coding::default() };
+        let own = fs.store().xattr(ino, crate::recode::MODEL_XATTR)?;
+        let model = match own {
+            Some(m) => String::from_utf8_lossy(&m).into_owned(),
+            None => fs.store().superblock().model.clone(),
+        };
+        let mut codecs = coding.codecs;
+        if coding.dirty > 0 {
+            codecs.insert("unstaged".into(), 1);
+        }
+        let damaged = fs.damaged(ino)?;
+        Ok(StatEntry {
+            path: path.clone(),
+            inode: ino.0,
+            size: attr.size,
+            coded_size: coding.coded_size,
+            ratio: match coding.coded_size {
+                0 => 1.0,
+                n => attr.size as f64 / n as f64,
+            },
+            model,
+            codecs,
+            damaged: damaged
+                .into_iter()
+                .map(|(offset, length)| Damage { offset, length })
+                .collect(),
+        })
+    };
+    paths.iter().map(|p| one(p).map_err(|e| format!("{p}: {e}"))).collect()
+}
+
+/// What settle or gc did.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Settled {
+    /// Live bytes (settle) or bytes in segments (gc) before.
+    pub before_bytes: u64,
+    /// The same after.
+    pub after_bytes: u64,
+    /// Blocks coded, or frames moved.
+    pub blocks: u64,
+}
+
+/// All regular files at or below an inode.
+fn files_below(fs: &Fs, ino: Ino, out: &mut Vec<Ino>) -> Result<(), FsError> {
+    let mut stack = vec![ino];
+    while let Some(at) = stack.pop() {
+        let attr = fs.getattr(at)?;
+        if attr.is_file() {
+            out.push(at);
+        } else if attr.is_dir() {
+            stack.extend(fs.readdir(at, 2, usize::MAX)?.into_iter().map(|d| d.ino));
+        }
+    }
+    Ok(())
+}
+
+/// Codes all that waits, then gives dead space back.
+pub fn settle(
+    fs: &Fs,
+    paths: &[String],
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Settled, String> {
+    /// Segments with a larger dead share are cleaned.
+    const DEAD_PERCENT: u32 = 20;
+    fs.flush_all().map_err(|e| e.to_string())?;
+    let mut inos = Vec::new();
+    for path in paths {
+        let ino = fs.resolve(path.as_bytes()).map_err(|e| format!("{path}: {e}"))?;
+        files_below(fs, ino, &mut inos).map_err(|e| format!("{path}: {e}"))?;
+    }
+    let chosen = (!paths.is_empty()).then_some(inos);
+    let r = fs.recoder().settle(chosen, progress).map_err(|e| e.to_string())?;
+    fs.store().clean(DEAD_PERCENT).map_err(|e| e.to_string())?;
+    Ok(Settled { before_bytes: r.before_bytes, after_bytes: r.after_bytes, blocks: r.blocks })
+}
+
+/// Answers a request; `pid` of the daemon, if it is one that answers.
+pub fn answer(
+    fs: &Fs,
+    request: &Request,
+    progress: &mut dyn FnMut(u64, u64),
+    pid: Option<u32>,
+) -> Result<serde_json::Value, String> {
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    let value = match request {
+        Request::Status => {
+            let s = status(fs, pid).map_err(|e| text(&e))?;
+            serde_json::to_value(s)
+        }
+        Request::Stat { paths } => serde_json::to_value(stat(fs, paths)?),
+        Request::Settle { paths } => serde_json::to_value(settle(fs, paths, progress)?),
+        Request::Gc => {
+            let r = fs.store().clean(0).map_err(|e| text(&e))?;
+            serde_json::to_value(Settled {
+                before_bytes: r.before_bytes,
+                after_bytes: r.after_bytes,
+                blocks: r.moved_frames,
+            })
+        }
+        Request::Flush => {
+            fs.flush_all().map_err(|e| text(&e))?;
+            Ok(serde_json::Value::Null)
+        }
+    };
+    value.map_err(|e| text(&e))
+}

@@ -1,0 +1,189 @@
+//! Extended attributes, among them lmfs' own.
+
+use super::{Fs, FsError, Result};
+use crate::recode::{MODEL_OFF, MODEL_XATTR};
+use crate::store::{Op, Txn};
+use crate::types::{Form, Ino, Time};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// Longest value in bytes, as Linux has it.
+const VALUE_MAX: usize = 64 << 10;
+
+/// Whether an extended attribute may or must be there before it is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetHow {
+    /// Either.
+    Put,
+    /// It must not be there.
+    Create,
+    /// It must be there.
+    Replace,
+}
+
+/// How a file's bytes are held.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Coding {
+    /// Bytes that are not holes, staged or coded.
+    pub mapped: u64,
+    /// The file's share of its frames, in bytes.
+    pub coded_size: u64,
+    /// Frames by codec; those not coded yet count as `staged`.
+    pub codecs: BTreeMap<String, u64>,
+    /// Bytes in memory that are not staged yet.
+    pub dirty: u64,
+}
+
+fn check(name: &[u8]) -> Result<()> {
+    if name.len() > 255 {
+        return Err(FsError::NameTooLong);
+    }
+    let known = [&b"user."[..], b"trusted.", b"security."].iter().any(|p| name.starts_with(p));
+    if known { Ok(()) } else { Err(FsError::NotSupported) }
+}
+
+fn is_virtual(name: &[u8]) -> bool {
+    matches!(name, b"user.lmfs.ratio" | b"user.lmfs.coded_size" | b"user.lmfs.codecs")
+}
+
+impl Fs {
+    /// Value of an extended attribute.
+    pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        check(name)?;
+        if is_virtual(name) {
+            return self.virtual_xattr(ino, name);
+        }
+        self.store.xattr(ino, name)?.ok_or(FsError::NoAttr)
+    }
+
+    /// Names of all extended attributes, each ended by a NUL.
+    pub fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        for name in self.store.xattrs(ino)? {
+            out.extend_from_slice(&name);
+            out.push(0);
+        }
+        Ok(out)
+    }
+
+    /// Sets an extended attribute.
+    pub fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], how: SetHow) -> Result<()> {
+        self.writable()?;
+        check(name)?;
+        if value.len() > VALUE_MAX {
+            return Err(FsError::AttrTooBig);
+        }
+        if is_virtual(name) {
+            return Err(FsError::NotPermitted("this attribute is computed"));
+        }
+        if name == MODEL_XATTR {
+            self.check_model(value)?;
+        }
+        match (how, self.store.xattr(ino, name)?.is_some()) {
+            (SetHow::Create, true) => return Err(FsError::Exists),
+            (SetHow::Replace, false) => return Err(FsError::NoAttr),
+            _ => {}
+        }
+        self.change_xattr(ino, Op::PutXattr(ino, name.to_vec(), value.to_vec()))?;
+        if name == MODEL_XATTR {
+            self.recoder.touch(ino);
+        }
+        Ok(())
+    }
+
+    /// Removes an extended attribute.
+    pub fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
+        self.writable()?;
+        check(name)?;
+        if is_virtual(name) {
+            return Err(FsError::NotPermitted("this attribute is computed"));
+        }
+        self.store.xattr(ino, name)?.ok_or(FsError::NoAttr)?;
+        self.change_xattr(ino, Op::DelXattr(ino, name.to_vec()))
+    }
+
+    fn change_xattr(&self, ino: Ino, op: Op) -> Result<()> {
+        let node = self.hold(ino)?;
+        let mut s = node.state();
+        let mut attr = s.attr;
+        attr.ctime = Time::now();
+        let ops = vec![op, Op::PutInode(ino, s.durable(attr))];
+        self.store.append(Txn { ops, ..Txn::default() })?;
+        s.attr = attr;
+        Ok(())
+    }
+
+    /// A model must be one that this store can code with, or `off`.
+    fn check_model(&self, value: &[u8]) -> Result<()> {
+        let known = value == MODEL_OFF
+            || value == b"fast"
+            || value == self.store.superblock().model.as_bytes()
+            || self.options.model.as_deref().is_some_and(|m| m.as_bytes() == value)
+            || self.store.models()?.iter().any(|m| m.name.as_bytes() == value);
+        if known {
+            return Ok(());
+        }
+        log::warn!(
+            "user.lmfs.model: no model {:?} in this store (lmfs model list shows those there are)",
+            String::from_utf8_lossy(value)
+        );
+        Err(FsError::Invalid("no such model in this store"))
+    }
+
+    /// How a file's bytes are held.
+    pub fn coding(&self, ino: Ino) -> Result<Coding> {
+        let mut stats = Coding::default();
+        let models = self.store.models()?;
+        let mut last = None;
+        for e in self.store.extents_in(ino, 0, u64::MAX)? {
+            stats.mapped += e.len;
+            stats.coded_size += u64::from(e.frame.len) * e.len / u64::from(e.plain_len.max(1));
+            if last.replace(e.frame) == Some(e.frame) {
+                continue;
+            }
+            let codec = match e.form {
+                _ if e.staged => "staged",
+                Form::Raw => "raw",
+                Form::Zstd => "zstd",
+                Form::Fast => "fast",
+                Form::Lm => {
+                    models.iter().find(|m| m.number == e.model).map_or("lm", |m| m.name.as_str())
+                }
+            };
+            *stats.codecs.entry(codec.to_owned()).or_default() += 1;
+        }
+        let node = self.hold(ino)?;
+        let s = node.state();
+        for layer in [&s.dirty, &*s.staging] {
+            stats.dirty += layer.ranges().map(|(_, b)| b.len() as u64).sum::<u64>();
+        }
+        Ok(stats)
+    }
+
+    /// Ranges of a file whose frames do not pass their checks (their payloads are not decoded).
+    pub fn damaged(&self, ino: Ino) -> Result<Vec<(u64, u64)>> {
+        let extents = self.store.extents_in(ino, 0, u64::MAX)?;
+        let bad = |e: &&crate::types::Extent| self.store.read_frame(e.frame).is_err();
+        Ok(extents.iter().filter(bad).map(|e| (e.off, e.len)).collect())
+    }
+
+    fn virtual_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        if !self.getattr(ino)?.is_file() {
+            return Err(FsError::NoAttr);
+        }
+        let stats = self.coding(ino)?;
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        let _ = match name {
+            b"user.lmfs.ratio" => {
+                write!(out, "{:.2}", stats.mapped as f64 / stats.coded_size.max(1) as f64)
+            }
+            b"user.lmfs.coded_size" => write!(out, "{}", stats.coded_size),
+            _ => {
+                let parts: Vec<_> = stats.codecs.iter().map(|(k, n)| format!("{k}:{n}")).collect();
+                write!(out, "{}", parts.join(" "))
+            }
+        };
+        Ok(out.into_bytes())
+    }
+}

@@ -1,0 +1,636 @@
+//! Unpack, call, reply.
+
+use super::errno::errno;
+use crate::fs::{Entry, Fs, FsError, NewInode, RenameHow, SetAttr, SetHow};
+use crate::types::{Ino, Time};
+use fuser::{
+    CopyFileRangeFlags, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How long the kernel may believe names and attributes: nobody else changes them.
+const TTL: Duration = Duration::from_secs(86_400);
+/// Largest read or write request in bytes.
+const REQUEST_MAX: u32 = 1 << 20;
+/// Names fetched from the store at a time.
+const DIR_BATCH: usize = 256;
+
+/// The file system as fuser sees it.
+#[derive(Debug)]
+pub struct Adaptor {
+    fs: Arc<Fs>,
+}
+
+impl Adaptor {
+    /// Serves `fs`.
+    pub fn new(fs: Arc<Fs>) -> Self {
+        Self { fs }
+    }
+}
+
+/// Runs a handler. One that panics drops its reply, which tells the kernel EIO.
+fn guarded(what: &str, ino: INodeNo, handler: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(handler)).is_err() {
+        log::error!("{what} of inode {} panicked", ino.0);
+    }
+}
+
+fn ino(n: INodeNo) -> Ino {
+    Ino(n.0)
+}
+
+fn to_system_time(t: Time) -> SystemTime {
+    let sub = Duration::from_nanos(t.nsec.into());
+    let whole = Duration::from_secs(t.sec.unsigned_abs());
+    if t.sec >= 0 { UNIX_EPOCH + whole + sub } else { UNIX_EPOCH - whole + sub }
+}
+
+/// Undoes fuser's conversion: before the epoch it subtracts the nanoseconds, too.
+fn from_system_time(t: SystemTime) -> Time {
+    match t.duration_since(UNIX_EPOCH) {
+        Ok(d) => Time { sec: d.as_secs() as i64, nsec: d.subsec_nanos() },
+        Err(e) => {
+            let d = e.duration();
+            Time { sec: (d.as_secs() as i64).wrapping_neg(), nsec: d.subsec_nanos() }
+        }
+    }
+}
+
+fn time(t: TimeOrNow) -> Time {
+    match t {
+        TimeOrNow::Now => Time::now(),
+        TimeOrNow::SpecificTime(t) => from_system_time(t),
+    }
+}
+
+fn kind(mode: u32) -> FileType {
+    match mode & libc::S_IFMT {
+        libc::S_IFDIR => FileType::Directory,
+        libc::S_IFLNK => FileType::Symlink,
+        libc::S_IFIFO => FileType::NamedPipe,
+        libc::S_IFSOCK => FileType::Socket,
+        libc::S_IFCHR => FileType::CharDevice,
+        libc::S_IFBLK => FileType::BlockDevice,
+        _ => FileType::RegularFile,
+    }
+}
+
+fn file_attr(e: &Entry) -> FileAttr {
+    let a = &e.attr;
+    FileAttr {
+        ino: INodeNo(e.ino.0),
+        size: a.size,
+        blocks: e.mapped.div_ceil(512),
+        atime: to_system_time(a.atime),
+        mtime: to_system_time(a.mtime),
+        ctime: to_system_time(a.ctime),
+        crtime: to_system_time(a.btime),
+        kind: kind(a.mode),
+        perm: (a.mode & 0o7777) as u16,
+        nlink: a.nlink,
+        uid: a.uid,
+        gid: a.gid,
+        rdev: a.rdev,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+/// "No such name", which the kernel may remember, too.
+fn no_entry() -> FileAttr {
+    let attr = crate::types::Attr {
+        mode: libc::S_IFREG,
+        uid: 0,
+        gid: 0,
+        nlink: 0,
+        rdev: 0,
+        size: 0,
+        atime: Time::default(),
+        mtime: Time::default(),
+        ctime: Time::default(),
+        btime: Time::default(),
+        parent: 0,
+    };
+    file_attr(&Entry { ino: Ino(0), attr, mapped: 0 })
+}
+
+fn reply_entry(reply: ReplyEntry, result: crate::fs::Result<Entry>) {
+    match result {
+        Ok(e) => reply.entry(&TTL, &file_attr(&e), Generation(0)),
+        Err(e) => reply.error(errno(&e)),
+    }
+}
+
+fn reply_attr(reply: ReplyAttr, result: crate::fs::Result<Entry>) {
+    match result {
+        Ok(e) => reply.attr(&TTL, &file_attr(&e)),
+        Err(e) => reply.error(errno(&e)),
+    }
+}
+
+fn reply_empty(reply: ReplyEmpty, result: crate::fs::Result<()>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(errno(&e)),
+    }
+}
+
+fn reply_xattr(reply: ReplyXattr, size: u32, result: crate::fs::Result<Vec<u8>>) {
+    match result {
+        Ok(v) if size == 0 => reply.size(v.len() as u32),
+        Ok(v) if v.len() > size as usize => reply.error(fuser::Errno::ERANGE),
+        Ok(v) => reply.data(&v),
+        Err(e) => reply.error(errno(&e)),
+    }
+}
+
+fn new_inode(req: &Request, mode: u32, rdev: u32) -> NewInode<'static> {
+    NewInode { mode, rdev, uid: req.uid(), gid: req.gid(), target: None }
+}
+
+impl fuser::Filesystem for Adaptor {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for wish in [
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_EXPORT_SUPPORT,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        ] {
+            // An older kernel does without.
+            let _ = config.add_capabilities(wish);
+        }
+        let _ = config.set_max_write(REQUEST_MAX);
+        let _ = config.set_max_readahead(REQUEST_MAX);
+        let _ = config.set_max_background(64);
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        guarded("lookup", parent, || match self.fs.lookup(ino(parent), name.as_bytes()) {
+            Err(FsError::NotFound) => reply.entry(&TTL, &no_entry(), Generation(0)),
+            result => reply_entry(reply, result),
+        });
+    }
+
+    fn forget(&self, _: &Request, n: INodeNo, nlookup: u64) {
+        guarded("forget", n, || self.fs.forget(ino(n), nlookup));
+    }
+
+    fn getattr(&self, _: &Request, n: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        guarded("getattr", n, || reply_attr(reply, self.fs.entry(ino(n))));
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        n: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<fuser::BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        guarded("setattr", n, || {
+            let (atime, mtime, privileged) = (atime.map(time), mtime.map(time), req.uid() == 0);
+            let set = SetAttr { mode, uid, gid, size, atime, mtime, privileged };
+            reply_attr(reply, self.fs.setattr(ino(n), set));
+        });
+    }
+
+    fn readlink(&self, _: &Request, n: INodeNo, reply: ReplyData) {
+        guarded("readlink", n, || match self.fs.readlink(ino(n)) {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(errno(&e)),
+        });
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        guarded("mknod", parent, || {
+            let new = new_inode(req, mode, rdev);
+            reply_entry(reply, self.fs.make(ino(parent), name.as_bytes(), new));
+        });
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _: u32,
+        reply: ReplyEntry,
+    ) {
+        guarded("mkdir", parent, || {
+            let new = new_inode(req, libc::S_IFDIR | (mode & 0o7777), 0);
+            reply_entry(reply, self.fs.make(ino(parent), name.as_bytes(), new));
+        });
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        guarded("unlink", parent, || {
+            reply_empty(reply, self.fs.unlink(ino(parent), name.as_bytes()));
+        });
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        guarded("rmdir", parent, || {
+            reply_empty(reply, self.fs.rmdir(ino(parent), name.as_bytes()));
+        });
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        guarded("symlink", parent, || {
+            let new = new_inode(req, libc::S_IFLNK | 0o777, 0);
+            let new = NewInode { target: Some(target.as_os_str().as_bytes()), ..new };
+            reply_entry(reply, self.fs.make(ino(parent), name.as_bytes(), new));
+        });
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        guarded("rename", parent, || {
+            let how = if flags.is_empty() {
+                RenameHow::Replace
+            } else if flags == RenameFlags::RENAME_NOREPLACE {
+                RenameHow::NoReplace
+            } else if flags == RenameFlags::RENAME_EXCHANGE {
+                RenameHow::Exchange
+            } else {
+                return reply.error(fuser::Errno::EINVAL);
+            };
+            let (from, to) = (ino(parent), ino(newparent));
+            reply_empty(reply, self.fs.rename(from, name.as_bytes(), to, newname.as_bytes(), how));
+        });
+    }
+
+    fn link(&self, _: &Request, n: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        guarded("link", n, || {
+            reply_entry(reply, self.fs.link(ino(n), ino(parent), name.as_bytes()));
+        });
+    }
+
+    fn open(&self, _: &Request, n: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        guarded("open", n, || match self.fs.open_handle(ino(n)) {
+            Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+            Err(e) => reply.error(errno(&e)),
+        });
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _: u32,
+        _: i32,
+        reply: ReplyCreate,
+    ) {
+        guarded("create", parent, || {
+            let new = new_inode(req, libc::S_IFREG | (mode & 0o7777), 0);
+            let result = self.fs.make(ino(parent), name.as_bytes(), new);
+            match result.and_then(|e| self.fs.open_handle(e.ino).map(|()| e)) {
+                Ok(e) => reply.created(
+                    &TTL,
+                    &file_attr(&e),
+                    Generation(0),
+                    FileHandle(0),
+                    FopenFlags::FOPEN_KEEP_CACHE,
+                ),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        n: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        guarded("read", n, || {
+            self.fs.read(ino(n), offset, size.into(), |result| match result {
+                Ok(bytes) => reply.data(&bytes),
+                Err(e) => reply.error(errno(&e)),
+            });
+        });
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        n: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        guarded("write", n, || {
+            let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+            match self.fs.write(ino(n), offset, data, kill) {
+                Ok(()) => reply.written(data.len() as u32),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn flush(&self, _: &Request, n: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        guarded("flush", n, || self.fs.flush_then(ino(n), |r| reply_empty(reply, r)));
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        n: INodeNo,
+        _: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        guarded("release", n, || reply_empty(reply, self.fs.release(ino(n))));
+    }
+
+    fn fsync(&self, _: &Request, n: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        guarded("fsync", n, || self.fs.fsync_then(ino(n), |r| reply_empty(reply, r)));
+    }
+
+    fn fsyncdir(&self, _: &Request, n: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        guarded("fsyncdir", n, || self.fs.fsync_then(ino(n), |r| reply_empty(reply, r)));
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        n: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        guarded("readdir", n, || {
+            let result = self.walk(ino(n), offset, |child, cookie, mode, name| {
+                Ok(reply.add(INodeNo(child.0), cookie, kind(mode), OsStr::from_bytes(name)))
+            });
+            match result {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        n: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        guarded("readdirplus", n, || {
+            let result = self.walk(ino(n), offset, |child, cookie, _, name| {
+                let e = match self.fs.entry(child) {
+                    Ok(e) => e,
+                    // Removed since the names were fetched.
+                    Err(FsError::NotFound) => return Ok(false),
+                    Err(e) => return Err(e),
+                };
+                let named = name != b"." && name != b"..";
+                if named {
+                    self.fs.learned(child);
+                }
+                let attr = file_attr(&e);
+                let name = OsStr::from_bytes(name);
+                let full = reply.add(INodeNo(child.0), cookie, name, &TTL, &attr, Generation(0));
+                if full && named {
+                    self.fs.forget(child, 1);
+                }
+                Ok(full)
+            });
+            match result {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn statfs(&self, _: &Request, n: INodeNo, reply: ReplyStatfs) {
+        const UNIT: u32 = 4096;
+        guarded("statfs", n, || match self.fs.statfs() {
+            Ok(s) => {
+                let units = |bytes: u64| bytes / u64::from(UNIT);
+                let spare = u64::from(u32::MAX);
+                let (total, free) = (units(s.total), units(s.free));
+                reply.statfs(total, free, free, s.inodes + spare, spare, UNIT, 255, UNIT);
+            }
+            Err(e) => reply.error(errno(&e)),
+        });
+    }
+
+    fn setxattr(
+        &self,
+        _: &Request,
+        n: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
+        guarded("setxattr", n, || {
+            let how = match flags & (libc::XATTR_CREATE | libc::XATTR_REPLACE) {
+                libc::XATTR_CREATE => SetHow::Create,
+                libc::XATTR_REPLACE => SetHow::Replace,
+                _ => SetHow::Put,
+            };
+            reply_empty(reply, self.fs.setxattr(ino(n), name.as_bytes(), value, how));
+        });
+    }
+
+    fn getxattr(&self, _: &Request, n: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        guarded("getxattr", n, || {
+            reply_xattr(reply, size, self.fs.getxattr(ino(n), name.as_bytes()));
+        });
+    }
+
+    fn listxattr(&self, _: &Request, n: INodeNo, size: u32, reply: ReplyXattr) {
+        guarded("listxattr", n, || reply_xattr(reply, size, self.fs.listxattr(ino(n))));
+    }
+
+    fn removexattr(&self, _: &Request, n: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        guarded("removexattr", n, || {
+            reply_empty(reply, self.fs.removexattr(ino(n), name.as_bytes()));
+        });
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        n: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        guarded("fallocate", n, || {
+            reply_empty(reply, self.fs.fallocate(ino(n), offset, length, mode));
+        });
+    }
+
+    fn lseek(
+        &self,
+        _: &Request,
+        n: INodeNo,
+        _: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        guarded("lseek", n, || {
+            let data = match whence {
+                libc::SEEK_DATA => true,
+                libc::SEEK_HOLE => false,
+                _ => return reply.error(fuser::Errno::EINVAL),
+            };
+            let result = match u64::try_from(offset) {
+                Ok(offset) => self.fs.seek(ino(n), offset, data),
+                Err(_) => Err(FsError::NoData),
+            };
+            match result {
+                Ok(at) => reply.offset(at as i64),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        _: &Request,
+        ino_in: INodeNo,
+        _: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        _: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        guarded("copy_file_range", ino_in, || {
+            let (from, to) = ((ino(ino_in), offset_in), (ino(ino_out), offset_out));
+            self.fs.copy_then(from, to, len, |result| match result {
+                Ok(n) => reply.written(n as u32),
+                Err(e) => reply.error(errno(&e)),
+            });
+        });
+    }
+}
+
+impl Adaptor {
+    /// Hands a directory's entries after `offset` to `add` until it says that it is full.
+    fn walk(
+        &self,
+        dir: Ino,
+        offset: u64,
+        mut add: impl FnMut(Ino, u64, u32, &[u8]) -> crate::fs::Result<bool>,
+    ) -> crate::fs::Result<()> {
+        let attr = self.fs.getattr(dir)?;
+        self.fs.dir_accessed(dir)?;
+        if offset < 1 && add(dir, 1, libc::S_IFDIR, b".")? {
+            return Ok(());
+        }
+        if offset < 2 && add(Ino(attr.parent.max(1)), 2, libc::S_IFDIR, b"..")? {
+            return Ok(());
+        }
+        let mut after = offset.max(2);
+        loop {
+            let batch = self.fs.readdir(dir, after, DIR_BATCH)?;
+            for d in &batch {
+                if add(d.ino, d.cookie, d.kind, &d.name)? {
+                    return Ok(());
+                }
+                after = d.cookie;
+            }
+            if batch.len() < DIR_BATCH {
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_survive_fusers_conversion() {
+        for (sec, nsec) in [(0, 0), (1, 999_999_999), (-1, 0), (-5, 1), (1 << 33, 7)] {
+            let t = Time { sec, nsec };
+            // What fuser makes of a time from the kernel.
+            let sub = Duration::new(sec.unsigned_abs(), nsec);
+            let from_kernel = if sec >= 0 { UNIX_EPOCH + sub } else { UNIX_EPOCH - sub };
+            assert_eq!(from_system_time(from_kernel), t);
+            // What it needs to be told to give the kernel the same again.
+            let d = match to_system_time(t).duration_since(UNIX_EPOCH) {
+                Ok(d) => (d.as_secs() as i64, d.subsec_nanos()),
+                Err(e) => match (e.duration().as_secs() as i64, e.duration().subsec_nanos()) {
+                    (s, 0) => (-s, 0),
+                    (s, n) => (-s - 1, 1_000_000_000 - n),
+                },
+            };
+            assert_eq!(d, (sec, nsec));
+        }
+    }
+}

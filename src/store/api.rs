@@ -1,0 +1,298 @@
+//! What the store takes and gives: errors, options, transactions, figures.
+
+use crate::types::{Attr, Extent, Form, Ino};
+
+/// What can go wrong in the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file system under the store has no room.
+    #[error("no space left for the store {path}: {detail}")]
+    NoSpace {
+        /// The store's directory.
+        path: String,
+        /// What was being written.
+        detail: String,
+    },
+    /// The guard of a transaction no longer holds: somebody else changed the range first.
+    #[error("the range changed while it was being rewritten")]
+    Conflict,
+    /// A frame, or what it names, is damaged or missing.
+    #[error("damaged frame at segment {segment} offset {offset}: {reason}")]
+    Damaged {
+        /// Segment number.
+        segment: u32,
+        /// Byte offset.
+        offset: u32,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Another process has the store open.
+    #[error(
+        "{path} is in use by process {pid}; unmount it there first (lmfs umount), or use its mount point"
+    )]
+    InUse {
+        /// The store's directory.
+        path: String,
+        /// The other process; 0 if unknown.
+        pid: u32,
+    },
+    /// Not a store at all, or one this version cannot read; the text says which and the remedy.
+    #[error("{0}")]
+    Refused(String),
+    /// The store was opened read-only.
+    #[error("the store is open read-only")]
+    ReadOnly,
+    /// The index failed while in use; a remount rebuilds it from the log.
+    #[error("the index failed: {0}; mount the store again to rebuild it")]
+    Index(String),
+    /// A system call failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done, with the path.
+        what: String,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Result of a store operation.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Error-correction level of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Ecc {
+    /// Checksums only.
+    None = 0,
+    /// The default level.
+    Standard = 1,
+    /// For media that rot.
+    Archival = 2,
+}
+
+/// What mkfs fixes for the life of a store.
+#[derive(Debug, Clone)]
+pub struct MkfsOptions {
+    /// Bytes per block, `None` for the model's own.
+    pub block_size: Option<u32>,
+    /// Default model by name (`fast` or `off` so far).
+    pub model: String,
+    /// Error-correction level.
+    pub ecc: Ecc,
+}
+
+/// How to open a store.
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    /// No write to the store at all; the index is kept in memory.
+    pub read_only: bool,
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dirent {
+    /// The name: 1 to 255 bytes, any but `/` and NUL.
+    pub name: Vec<u8>,
+    /// The inode it names.
+    pub ino: Ino,
+    /// The `S_IFMT` bits of the inode's mode.
+    pub kind: u32,
+    /// Position in the directory: unique in it, stable while the entry lives, above 2.
+    pub cookie: u64,
+}
+
+/// A frame to be appended, named by its place in [`Txn::frames`].
+#[derive(Debug, Clone)]
+pub struct NewFrame {
+    /// Inode that owns it.
+    pub ino: Ino,
+    /// Offset in the file of its first byte.
+    pub off: u64,
+    /// How the payload was made.
+    pub form: Form,
+    /// Left by a write (true) or chosen by the background coder (false).
+    pub staged: bool,
+    /// Content generation; see [`Store::next_generation`].
+    pub generation: u64,
+    /// Length of the plaintext in bytes.
+    pub plain_len: u32,
+    /// First 8 bytes (little-endian) of the plaintext's BLAKE3 hash.
+    pub plain_hash: u64,
+    /// Primer it was coded with; 0 for none.
+    pub primer: u64,
+    /// Store's number of the language model it was coded with; 0 for none.
+    pub model: u16,
+    /// The coded bytes.
+    pub payload: Vec<u8>,
+}
+
+/// A language model that frames of this store may name. Immutable once put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelEntry {
+    /// The store's number for it, from 1.
+    pub number: u16,
+    /// BLAKE3 of the model's canonical file.
+    pub id: [u8; 32],
+    /// Version of the engine's numerics that frames were coded with.
+    pub engine: u16,
+    /// Name it goes by.
+    pub name: String,
+}
+
+/// One change of state. A transaction's changes become visible and durable together.
+#[derive(Debug, Clone)]
+pub enum Op {
+    /// Create or replace an inode's attributes.
+    PutInode(Ino, Attr),
+    /// Remove an inode with its extents, extended attributes, symlink target and primers.
+    DelInode(Ino),
+    /// Set a symbolic link's target.
+    PutSymlink(Ino, Vec<u8>),
+    /// Create or replace a name. A replaced name keeps its cookie.
+    PutDirent {
+        /// Directory.
+        parent: Ino,
+        /// Name in it.
+        name: Vec<u8>,
+        /// What it names.
+        ino: Ino,
+        /// `S_IFMT` bits of what it names.
+        kind: u32,
+    },
+    /// Remove a name.
+    DelDirent {
+        /// Directory.
+        parent: Ino,
+        /// Name in it.
+        name: Vec<u8>,
+    },
+    /// Set an extended attribute.
+    PutXattr(Ino, Vec<u8>, Vec<u8>),
+    /// Remove an extended attribute.
+    DelXattr(Ino, Vec<u8>),
+    /// Map all of `frames[frame]`'s plaintext at its own offset; cuts what it covers.
+    PutExtent {
+        /// Index into [`Txn::frames`].
+        frame: usize,
+    },
+    /// Make `frames[frame]` (owner `ino`, whatever offset) the primer with this id.
+    PutPrimer {
+        /// Id, from [`Store::next_ino`].
+        id: u64,
+        /// Index into [`Txn::frames`].
+        frame: usize,
+    },
+    /// Enter a language model into the store's table, or rename it.
+    PutModel(ModelEntry),
+    /// Unmap a byte range (truncate, punch): it reads as zeros from now on.
+    Punch {
+        /// Inode.
+        ino: Ino,
+        /// First byte.
+        off: u64,
+        /// Length; `u64::MAX - off` for "to the end".
+        len: u64,
+    },
+}
+
+/// Compare-and-swap: the transaction is applied only if the extents that overlap the range are
+/// exactly these, in this order.
+#[derive(Debug, Clone)]
+pub struct Guard {
+    /// Inode.
+    pub ino: Ino,
+    /// First byte.
+    pub off: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// What [`Store::extents_in`] said when the rewriting began.
+    pub expect: Vec<Extent>,
+}
+
+/// One atomic change.
+#[derive(Debug, Clone, Default)]
+pub struct Txn {
+    /// Frames to append.
+    pub frames: Vec<NewFrame>,
+    /// Changes, applied in order.
+    pub ops: Vec<Op>,
+    /// Condition.
+    pub guard: Option<Guard>,
+}
+
+/// A frame as read and checked (header and payload checksums hold).
+#[derive(Debug, Clone)]
+pub struct Frame {
+    /// Inode that owns it.
+    pub ino: Ino,
+    /// Offset in the file of its first byte.
+    pub off: u64,
+    /// How the payload was made.
+    pub form: Form,
+    /// Content generation.
+    pub generation: u64,
+    /// Length of the plaintext in bytes.
+    pub plain_len: u32,
+    /// First 8 bytes (little-endian) of the plaintext's BLAKE3 hash.
+    pub plain_hash: u64,
+    /// Store's number of the language model it was coded with; 0 for none.
+    pub model: u16,
+    /// The coded bytes.
+    pub payload: Vec<u8>,
+}
+
+/// Figures of a store, in bytes unless said otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Inodes that are not directories.
+    pub files: u64,
+    /// Inodes of any kind.
+    pub inodes: u64,
+    /// Sum of all extents' lengths (plaintext, holes not counted).
+    pub logical_bytes: u64,
+    /// All bytes under STORE but models and index.
+    pub stored_bytes: u64,
+    /// Live frames (headers included) chosen by the background coder, primers too.
+    pub coded_bytes: u64,
+    /// Live frames (headers included) left by writes.
+    pub staged_bytes: u64,
+    /// Live metadata records.
+    pub meta_bytes: u64,
+    /// Error-correcting parity.
+    pub parity_bytes: u64,
+    /// Bytes in segments that nothing refers to.
+    pub dead_bytes: u64,
+    /// Frames repaired since the store was opened.
+    pub repaired: u64,
+    /// Frames found damaged beyond repair since the store was opened.
+    pub unrecoverable: u64,
+    /// Live data frames.
+    pub frames: u64,
+}
+
+/// What the cleaner did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CleanReport {
+    /// Bytes in segments before.
+    pub before_bytes: u64,
+    /// Bytes in segments after.
+    pub after_bytes: u64,
+    /// Frames moved.
+    pub moved_frames: u64,
+}
+
+/// What the superblock says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Superblock {
+    /// Format version.
+    pub format: u32,
+    /// Random identity, 16 bytes.
+    pub uuid: [u8; 16],
+    /// Bytes per block.
+    pub block_size: u32,
+    /// Error-correction level.
+    pub ecc: Ecc,
+    /// Default model's name.
+    pub model: String,
+}

@@ -1,0 +1,128 @@
+//! Namespace checkpoints: the whole table in the log, so that nothing before it is replayed.
+
+use super::api::{Result, StoreError};
+use super::frame::{self, HEADER, Kind, meta_frame, squeeze};
+use super::log::{Segments, Writer, checked, summary};
+use super::record::{In, Out, unsqueeze};
+use super::state::{State, Totals};
+use super::superblock::SEGMENT_HEADER;
+use super::table::Table;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
+/// Pairs taken from the table at a time.
+const PAIRS: usize = 4096;
+/// Plaintext of a part, at most; a pair is never split.
+const PART: usize = 1 << 20;
+
+/// What a checkpoint's end says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// Parts before it.
+    pub parts: u32,
+    /// The last group it contains.
+    pub seq: u64,
+    /// Chain hash after that group.
+    pub chain: u64,
+    /// The totals.
+    pub totals: Totals,
+    /// Bytes of all its frames; not stored, told from the reading.
+    pub len: u64,
+}
+
+/// Writes a checkpoint at the head of a new segment. Returns its length in bytes. If it fails for
+/// want of room, what was written of it is harmless.
+///
+/// The hold on the writer keeps the table from changing; the state's lock is taken for some pairs at
+/// a time, so that readers go on meanwhile.
+pub fn write(w: &mut Writer, state: &RwLock<State>) -> Result<u64> {
+    w.roll(true)?;
+    let mut parts = 0;
+    let mut total = 0;
+    let mut out = Out::default();
+    let mut emit = |w: &mut Writer, out: &mut Out| -> Result<()> {
+        let (form, plain_len, payload) = squeeze(std::mem::take(&mut out.0));
+        let bytes = meta_frame(w.tag(), Kind::Checkpoint, w.seq, plain_len, form, &payload);
+        w.ensure(bytes.len() as u64, true)?;
+        w.append(Kind::Checkpoint, &bytes)?;
+        parts += 1;
+        total += bytes.len() as u64;
+        Ok(())
+    };
+    let mut from = Vec::new();
+    loop {
+        let some = read(state).table.scan(&from, &[0xff], PAIRS)?;
+        let Some((last, _)) = some.last() else { break };
+        from.clone_from(last);
+        from.push(0);
+        for (k, v) in some {
+            out.bytes(&k).bytes(&v);
+            if out.0.len() >= PART {
+                emit(w, &mut out)?;
+            }
+        }
+    }
+    emit(w, &mut out)?;
+    let mut o = Out::default();
+    o.u32(parts).u64(w.seq).u64(w.chain);
+    read(state).totals.encode(&mut o);
+    let (form, plain_len, payload) = squeeze(o.0);
+    let bytes = meta_frame(w.tag(), Kind::CheckpointEnd, w.seq, plain_len, form, &payload);
+    w.ensure(bytes.len() as u64, true)?;
+    w.append(Kind::CheckpointEnd, &bytes)?;
+    w.since_checkpoint = 0;
+    Ok(total)
+}
+
+fn read(state: &RwLock<State>) -> RwLockReadGuard<'_, State> {
+    state.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Loads the checkpoint that begins in `segment`: its end, and where the groups after it start
+/// (segment, offset). The error says why it cannot be used.
+pub fn load(segments: &Segments, segment: u32, table: &mut Table) -> Result<(End, u32, u64)> {
+    let broken = |reason: &str| StoreError::Damaged {
+        segment,
+        offset: SEGMENT_HEADER as u32,
+        reason: format!("checkpoint: {reason}"),
+    };
+    let (mut parts, mut len) = (0, 0);
+    let mut number = segment;
+    loop {
+        let (lines, _) = summary(segments, number, SEGMENT_HEADER as u64)?;
+        if lines.is_empty() {
+            return Err(broken("it has no end"));
+        }
+        for l in lines {
+            if l.kind == Kind::Footer {
+                continue;
+            }
+            if !matches!(l.kind, Kind::Checkpoint | Kind::CheckpointEnd) {
+                return Err(broken("it was not finished"));
+            }
+            let bytes = segments.read(l.frame)?;
+            len += bytes.len() as u64;
+            let h = checked(l.frame, &bytes)?;
+            let payload = &bytes[HEADER..bytes.len() - HEADER];
+            let body = unsqueeze(h.form, payload, h.plain_len).ok_or_else(|| broken("part"))?;
+            let mut i = In(&body);
+            if l.kind == Kind::CheckpointEnd {
+                let end = (|| {
+                    let (parts, seq, chain) = (i.u32()?, i.u64()?, i.u64()?);
+                    Some(End { parts, seq, chain, totals: Totals::decode(&mut i)?, len })
+                })();
+                let end =
+                    end.filter(|e| e.parts == parts).ok_or_else(|| broken("parts missing"))?;
+                return Ok((end, number, u64::from(l.frame.offset) + u64::from(l.frame.len)));
+            }
+            while !i.0.is_empty() {
+                let pair = (|| Some((i.bytes()?, i.bytes()?)))();
+                let (k, v) = pair.ok_or_else(|| broken("unreadable pair"))?;
+                table.put(k, v);
+            }
+            parts += 1;
+        }
+        number += 1;
+    }
+}
+
+const _: () = assert!(PART * 8 < frame::MAX_LEN);

@@ -1,0 +1,271 @@
+//! Frames: a header, a payload, the header again (told apart by its first byte). `docs/format.md` has the picture.
+
+use crate::types::Form;
+
+/// Bytes of a frame header.
+pub const HEADER: usize = 48;
+/// Bytes a frame adds to its payload.
+pub const OVERHEAD: usize = 2 * HEADER;
+/// First byte of a frame's first header.
+const FIRST: u8 = 0xF5;
+/// First byte of its second header; the rest is the same but for the checksum.
+const SECOND: u8 = 0xF6;
+/// Largest payload and largest plaintext, in bytes.
+pub const MAX_LEN: usize = (1 << 24) - 1;
+/// Largest inode number, generation and primer id.
+pub const MAX_U40: u64 = (1 << 40) - 1;
+/// Largest file offset.
+pub const MAX_U48: u64 = (1 << 48) - 1;
+
+/// What a frame is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Bytes of a file.
+    Data = 0,
+    /// A primer's sample.
+    Primer = 1,
+    /// A group of changes with its commit mark.
+    Group = 2,
+    /// A part of a namespace checkpoint.
+    Checkpoint = 3,
+    /// The end of a checkpoint: it counts only with this.
+    CheckpointEnd = 4,
+    /// Summary of a sealed segment.
+    Footer = 5,
+}
+
+impl Kind {
+    fn from_u8(v: u8) -> Option<Self> {
+        Some(match v {
+            0 => Self::Data,
+            1 => Self::Primer,
+            2 => Self::Group,
+            3 => Self::Checkpoint,
+            4 => Self::CheckpointEnd,
+            5 => Self::Footer,
+            _ => return None,
+        })
+    }
+}
+
+/// A frame header. For frames that are not data, `generation` is the group's sequence number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// What the frame is for.
+    pub kind: Kind,
+    /// How the payload was made.
+    pub form: Form,
+    /// Left by a write.
+    pub staged: bool,
+    /// Store's number of the language model; 0 for none.
+    pub model: u16,
+    /// Payload length in bytes.
+    pub payload_len: u32,
+    /// Plaintext length in bytes.
+    pub plain_len: u32,
+    /// Inode, 40 bits.
+    pub ino: u64,
+    /// Offset in the file, 48 bits.
+    pub off: u64,
+    /// Content generation, 40 bits.
+    pub generation: u64,
+    /// Primer, 40 bits.
+    pub primer: u64,
+    /// First 8 bytes of the plaintext's BLAKE3.
+    pub plain_hash: u64,
+    /// CRC32C of the payload.
+    pub payload_crc: u32,
+}
+
+fn put(out: &mut [u8], v: u64) {
+    let n = out.len();
+    out.copy_from_slice(&v.to_le_bytes()[..n]);
+}
+
+fn get(b: &[u8]) -> u64 {
+    let mut w = [0; 8];
+    w[..b.len()].copy_from_slice(b);
+    u64::from_le_bytes(w)
+}
+
+impl Header {
+    /// Length of the whole frame.
+    pub fn frame_len(&self) -> u32 {
+        self.payload_len + OVERHEAD as u32
+    }
+
+    fn encode(&self, magic: u8) -> [u8; HEADER] {
+        let mut b = [0; HEADER];
+        b[0] = magic;
+        b[1] = self.kind as u8 | (self.form as u8) << 3 | u8::from(self.staged) << 7;
+        put(&mut b[2..4], self.model as u64);
+        put(&mut b[4..7], self.payload_len as u64);
+        put(&mut b[7..10], self.plain_len as u64);
+        put(&mut b[10..15], self.ino);
+        put(&mut b[15..21], self.off);
+        put(&mut b[21..26], self.generation);
+        put(&mut b[26..31], self.primer);
+        put(&mut b[32..40], self.plain_hash);
+        put(&mut b[40..44], self.payload_crc as u64);
+        let crc = crc32c::crc32c(&b[..44]);
+        put(&mut b[44..48], crc as u64);
+        b
+    }
+
+    /// Reads a first header; `None` unless its checksum holds and every field is known.
+    pub fn first(b: &[u8]) -> Option<Self> {
+        Self::decode(b, FIRST)
+    }
+
+    /// Reads a second header.
+    pub fn second(b: &[u8]) -> Option<Self> {
+        Self::decode(b, SECOND)
+    }
+
+    fn decode(b: &[u8], magic: u8) -> Option<Self> {
+        let b = b.get(..HEADER)?;
+        if b[0] != magic || u64::from(crc32c::crc32c(&b[..44])) != get(&b[44..48]) {
+            return None;
+        }
+        Some(Self {
+            kind: Kind::from_u8(b[1] & 7)?,
+            form: Form::from_u8(b[1] >> 3 & 15)?,
+            staged: b[1] >> 7 != 0,
+            model: get(&b[2..4]) as u16,
+            payload_len: get(&b[4..7]) as u32,
+            plain_len: get(&b[7..10]) as u32,
+            ino: get(&b[10..15]),
+            off: get(&b[15..21]),
+            generation: get(&b[21..26]),
+            primer: get(&b[26..31]),
+            plain_hash: get(&b[32..40]),
+            payload_crc: get(&b[40..44]) as u32,
+        })
+    }
+
+    /// A whole frame of this header (whose length and checksum fields are set here) and a payload
+    /// of at most [`MAX_LEN`] bytes.
+    pub fn frame(mut self, payload: &[u8]) -> Vec<u8> {
+        self.payload_len = payload.len() as u32;
+        self.payload_crc = crc32c::crc32c(payload);
+        let mut out = Vec::with_capacity(payload.len() + OVERHEAD);
+        out.extend_from_slice(&self.encode(FIRST));
+        out.extend_from_slice(payload);
+        out.extend_from_slice(&self.encode(SECOND));
+        out
+    }
+}
+
+/// Checks a whole frame: either header will do, the payload must match its checksum.
+pub fn check(bytes: &[u8]) -> Result<Header, String> {
+    let last = bytes.len().checked_sub(HEADER).and_then(|at| Header::second(&bytes[at..]));
+    let fits = |h: &Header| h.frame_len() as usize == bytes.len();
+    let h = Header::first(bytes)
+        .filter(fits)
+        .or(last.filter(fits))
+        .ok_or("neither header is readable")?;
+    let payload = &bytes[HEADER..bytes.len() - HEADER];
+    if crc32c::crc32c(payload) == h.payload_crc {
+        Ok(h)
+    } else {
+        Err("payload checksum differs".into())
+    }
+}
+
+/// The first 5 bytes of the store's identity, little-endian. Metadata frames carry it in place of
+/// an inode, so that the log of another store, kept as a file in this one, is never taken for ours.
+pub fn tag(uuid: &[u8; 16]) -> u64 {
+    uuid[..5].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))
+}
+
+/// True for file data, whoever's, and for this store's metadata.
+pub fn ours(h: &Header, tag: u64) -> bool {
+    matches!(h.kind, Kind::Data | Kind::Primer) || h.ino == tag
+}
+
+/// The frame of a payload that is not a file's data.
+pub fn meta_frame(
+    tag: u64,
+    kind: Kind,
+    seq: u64,
+    plain_len: usize,
+    form: Form,
+    payload: &[u8],
+) -> Vec<u8> {
+    let header = Header {
+        kind,
+        form,
+        staged: false,
+        model: 0,
+        payload_len: 0,
+        plain_len: plain_len as u32,
+        ino: tag,
+        off: 0,
+        generation: seq & MAX_U40,
+        primer: 0,
+        plain_hash: 0,
+        payload_crc: 0,
+    };
+    header.frame(payload)
+}
+
+/// The bytes compressed, if that makes them smaller.
+pub fn squeeze(bytes: Vec<u8>) -> (Form, usize, Vec<u8>) {
+    let len = bytes.len();
+    match zstd::bulk::compress(&bytes, 1) {
+        Ok(z) if z.len() < len => (Form::Zstd, len, z),
+        _ => (Form::Raw, len, bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::hex;
+
+    fn sample() -> Header {
+        Header {
+            kind: Kind::Data,
+            form: Form::Fast,
+            staged: true,
+            model: 0x0102,
+            payload_len: 3,
+            plain_len: 0x070605,
+            ino: 0x0504030201,
+            off: 0x060504030201,
+            generation: 0x0908070605,
+            primer: 0x1122334455,
+            plain_hash: 0x8877665544332211,
+            payload_crc: 0,
+        }
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let f = sample().frame(b"abc");
+        let hex = hex(&f[..HEADER]);
+        assert_eq!(
+            &hex[..88],
+            "f5900201030000050607010203040501020304050605060708095544332211001122334455667788b73f4b36"
+        );
+        let second = f.len() - HEADER;
+        assert_eq!((f[second], &f[second + 1..second + 44]), (0xf6, &f[1..44]));
+        assert_eq!((Header::first(&f[second..]), Header::second(&f)), (None, None));
+        assert_eq!(check(&f).map(|h| h.plain_len), Ok(0x070605));
+    }
+
+    #[test]
+    fn one_header_is_enough_and_every_flip_is_noticed() {
+        let good = sample().frame(b"abc");
+        for bit in 0..good.len() * 8 {
+            let mut f = good.clone();
+            f[bit / 8] ^= 1 << (bit % 8);
+            let in_payload = (HEADER..good.len() - HEADER).contains(&(bit / 8));
+            match check(&f) {
+                Ok(h) => assert!(!in_payload && h == check(&good).unwrap()),
+                Err(_) => assert!(in_payload),
+            }
+        }
+    }
+}

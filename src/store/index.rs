@@ -1,0 +1,137 @@
+//! The only room that knows sled: the derived index on disk.
+//!
+//! sled may refuse, panic or hang on damaged files. It is opened in a thread that can be abandoned,
+//! in a directory of its own, so that a hung one's lock does not matter.
+
+use super::api::{Result, StoreError};
+use super::table::{Base, Pairs};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// Memory that sled may use for its cache, in bytes.
+const CACHE: u64 = 48 << 20;
+/// After this long, opening is given up.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An index in sled.
+#[derive(Debug)]
+pub struct SledBase {
+    db: sled::Db,
+}
+
+#[allow(clippy::needless_pass_by_value)]
+fn failed(e: sled::Error) -> StoreError {
+    StoreError::Index(e.to_string())
+}
+
+/// sled panics on some of its own surprises.
+fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+    caught.unwrap_or_else(|_| Err(StoreError::Index("it panicked".into())))
+}
+
+impl SledBase {
+    /// Opens or creates the index in `dir`; the error says why not.
+    pub fn open(dir: &Path) -> std::result::Result<Arc<Self>, String> {
+        let (tx, rx) = mpsc::channel();
+        let dir = dir.to_owned();
+        let work = move || {
+            let open = || {
+                sled::Config::new()
+                    .path(&dir)
+                    .cache_capacity(CACHE)
+                    .flush_every_ms(None)
+                    .mode(sled::Mode::HighThroughput)
+                    .open()
+            };
+            let got = std::panic::catch_unwind(open);
+            let _ = tx.send(match got {
+                Ok(Ok(db)) => Ok(Arc::new(Self { db })),
+                Ok(Err(e)) => Err(e.to_string()),
+                Err(_) => Err("it panicked".into()),
+            });
+        };
+        std::thread::Builder::new()
+            .name("index-open".into())
+            .spawn(work)
+            .map_err(|e| e.to_string())?;
+        rx.recv_timeout(PATIENCE).unwrap_or_else(|_| Err("it hangs".into()))
+    }
+}
+
+impl Base for SledBase {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        guarded(|| Ok(self.db.get(key).map_err(failed)?.map(|v| v.to_vec())))
+    }
+
+    fn range<'a>(&'a self, lo: &[u8], hi: &[u8]) -> Pairs<'a> {
+        if lo >= hi {
+            return Box::new(std::iter::empty());
+        }
+        let pairs = self.db.range(lo.to_vec()..hi.to_vec());
+        Box::new(pairs.map(|r| r.map(|(k, v)| (k.to_vec(), v.to_vec())).map_err(failed)))
+    }
+
+    fn write(&self, changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<()> {
+        guarded(|| {
+            for (k, v) in changes {
+                match v {
+                    Some(v) => self.db.insert(k, v.as_slice()).map_err(failed)?,
+                    None => self.db.remove(k).map_err(failed)?,
+                };
+            }
+            Ok(())
+        })
+    }
+
+    fn flush(&self) -> Result<()> {
+        guarded(|| self.db.flush().map(drop).map_err(failed))
+    }
+}
+
+/// All files below `dir`, sorted.
+fn files(dir: &Path, out: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    let mut here: Vec<_> = std::fs::read_dir(dir)?.collect::<std::io::Result<_>>()?;
+    here.sort_by_key(std::fs::DirEntry::path);
+    for entry in here {
+        if entry.file_type()?.is_dir() {
+            files(&entry.path(), out)?;
+        } else {
+            out.push(entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// BLAKE3 over the names, lengths and bytes of an index's files.
+pub fn digest(dir: &Path) -> std::io::Result<[u8; 32]> {
+    let mut all = Vec::new();
+    files(dir, &mut all)?;
+    let mut h = blake3::Hasher::new();
+    for path in all {
+        let name = path.strip_prefix(dir).unwrap_or(&path).as_os_str().as_encoded_bytes();
+        let mut file = std::fs::File::open(&path)?;
+        h.update(&(name.len() as u64).to_le_bytes()).update(name);
+        h.update(&file.metadata()?.len().to_le_bytes());
+        std::io::copy(&mut file, &mut h)?;
+    }
+    Ok(*h.finalize().as_bytes())
+}
+
+/// Makes an index's files durable.
+pub fn sync_files(dir: &Path) -> std::io::Result<()> {
+    let mut all = Vec::new();
+    files(dir, &mut all)?;
+    let mut dirs = vec![dir.to_owned()];
+    for path in all {
+        std::fs::File::open(&path)?.sync_all()?;
+        if let Some(parent) = path.parent()
+            && !dirs.iter().any(|d| d == parent)
+        {
+            dirs.push(parent.to_owned());
+        }
+    }
+    dirs.iter().try_for_each(|d| std::fs::File::open(d)?.sync_all())
+}

@@ -1,0 +1,414 @@
+//! Making, opening and closing a store.
+
+use super::api::{Ecc, MkfsOptions, OpenOptions, Result, StoreError, Superblock};
+use super::frame::{self, Kind, meta_frame, squeeze};
+use super::index::{self, SledBase};
+use super::indexer;
+use super::io::Volume;
+use super::log::{Segment, Segments, Writer, io_error};
+use super::record::{Change, In, Out};
+use super::replay;
+use super::state::{State, Totals};
+use super::superblock::{self, FILES, FORMAT, SEGMENT_HEADER, SegmentHeader};
+use super::table::{Base, NoBase, Table};
+use super::{Store, lock};
+use crate::types::{Attr, Ino, Time};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+fn io(what: String) -> impl FnOnce(std::io::Error) -> StoreError {
+    |source| match source.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => {
+            StoreError::NoSpace { path: what.clone(), detail: what }
+        }
+        _ => StoreError::Io { what, source },
+    }
+}
+
+/// See [`Store::create`].
+pub fn create(path: &Path, options: &MkfsOptions) -> Result<()> {
+    let shown = path.display().to_string();
+    match std::fs::read_dir(path) {
+        Ok(mut entries) => {
+            if entries.next().is_some() {
+                return Err(StoreError::Refused(format!(
+                    "{shown} is not empty; name a new or empty directory for the store"
+                )));
+            }
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+            std::fs::set_permissions(path, mode).map_err(io(format!("chmod {shown}")))?;
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let mut b = std::fs::DirBuilder::new();
+            b.mode(0o700).create(path).map_err(io(format!("create {shown}")))?;
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => {
+            return Err(StoreError::Refused(format!(
+                "{shown} is not a directory; name a new or empty directory for the store"
+            )));
+        }
+        Err(e) => return Err(io(format!("read {shown}"))(e)),
+    }
+    let volume = super::io::OsVolume::new(path);
+    create_in(&volume, options, &shown)
+}
+
+/// Makes a store in an empty volume.
+pub fn create_in(volume: &dyn Volume, options: &MkfsOptions, shown: &str) -> Result<()> {
+    let fail = |what: &str| io(format!("{what} in {shown}"));
+    volume.mkdir("segments").map_err(fail("create segments"))?;
+    volume.mkdir("models").map_err(fail("create models"))?;
+    let mut uuid = [0; 16];
+    File::open("/dev/urandom")
+        .and_then(|mut f| f.read_exact(&mut uuid))
+        .map_err(io("read /dev/urandom".into()))?;
+    let block_size = options.block_size.unwrap_or(crate::block::FAST_BLOCK);
+    let sb = Superblock {
+        format: FORMAT,
+        uuid,
+        block_size,
+        ecc: options.ecc,
+        model: options.model.clone(),
+    };
+    // The first segment is a checkpoint of a root directory and nothing else.
+    let header = SegmentHeader { number: 1, uuid, checkpoint: true };
+    let now = Time::now();
+    let root = Attr {
+        mode: libc::S_IFDIR | 0o755,
+        // SAFETY: these calls have no preconditions.
+        uid: unsafe { libc::getuid() },
+        // SAFETY: as above.
+        gid: unsafe { libc::getgid() },
+        nlink: 2,
+        rdev: 0,
+        size: 0,
+        atime: now,
+        mtime: now,
+        ctime: now,
+        btime: now,
+        parent: Ino::ROOT.0,
+    };
+    let mut state = State::new(Table::new(Arc::new(NoBase)), Totals::default());
+    state.apply(&Change::PutInode(Ino::ROOT, root))?;
+    let mut o = Out::default();
+    for (k, v) in state.table.scan(&[], &[0xff], usize::MAX)? {
+        o.bytes(&k).bytes(&v);
+    }
+    let mut bytes = header.encode();
+    let tag = frame::tag(&uuid);
+    let (form, plain_len, payload) = squeeze(o.0);
+    bytes.extend(meta_frame(tag, Kind::Checkpoint, 0, plain_len, form, &payload));
+    let mut o = Out::default();
+    o.u32(1).u64(0).u64(0);
+    state.totals.encode(&mut o);
+    let (form, plain_len, payload) = squeeze(o.0);
+    bytes.extend(meta_frame(tag, Kind::CheckpointEnd, 0, plain_len, form, &payload));
+    let write = |path: &str, bytes: &[u8]| -> std::io::Result<()> {
+        let blob = volume.create(path)?;
+        blob.write_at(bytes, 0)?;
+        blob.sync()
+    };
+    write(&super::log::segment_path(1), &bytes).map_err(fail("write the first segment"))?;
+    volume.sync_dir("segments").map_err(fail("fsync segments"))?;
+    // The superblock last: without it there is no store.
+    for file in FILES.iter().rev() {
+        write(file, &superblock::encode(&sb)).map_err(fail("write the superblock"))?;
+    }
+    volume.sync_dir(".").map_err(fail("fsync the directory"))
+}
+
+/// Takes the store's lock, shared for readers.
+fn take_lock(path: &Path, read_only: bool) -> Result<File> {
+    let file = path.join("lock");
+    let shown = file.display().to_string();
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NOFOLLOW);
+    if !read_only {
+        options.write(true).create(true).truncate(false).mode(0o600);
+    }
+    let mut f = match options.open(&file) {
+        Ok(f) => f,
+        // A store that was never opened for writing: its directory will do.
+        Err(e) if read_only && e.kind() == std::io::ErrorKind::NotFound => {
+            File::open(path).map_err(io(format!("open {}", path.display())))?
+        }
+        Err(e) => return Err(io(format!("open {shown}"))(e)),
+    };
+    let kind = if read_only { libc::LOCK_SH } else { libc::LOCK_EX };
+    // SAFETY: plain system call on an open descriptor.
+    if unsafe { libc::flock(f.as_raw_fd(), kind | libc::LOCK_NB) } != 0 {
+        let e = std::io::Error::last_os_error();
+        if e.raw_os_error() == Some(libc::EWOULDBLOCK) {
+            let mut text = String::new();
+            let _ = f.read_to_string(&mut text);
+            let pid = text.trim().parse().unwrap_or(0);
+            return Err(StoreError::InUse { path: path.display().to_string(), pid });
+        }
+        return Err(io(format!("lock {shown}"))(e));
+    }
+    if !read_only {
+        let write = f.set_len(0).and_then(|()| writeln!(f, "{}", std::process::id()));
+        write.map_err(io(format!("write {shown}")))?;
+    }
+    Ok(f)
+}
+
+/// What an open store starts from.
+struct Start {
+    state: State,
+    writer: Writer,
+    index_dir: Option<PathBuf>,
+    seq: u64,
+    /// Segment and length of the last checkpoint.
+    checkpoint: (u32, u64),
+}
+
+/// See [`Store::open`].
+pub fn open(path: &Path, options: &OpenOptions, volume: Arc<dyn Volume>) -> Result<Arc<Store>> {
+    let shown = path.display().to_string();
+    if !path.is_dir() {
+        return Err(StoreError::Refused(format!(
+            "{shown} is not a directory; make a store with: lmfs mkfs {shown}"
+        )));
+    }
+    let superblock = superblock::read(&*volume, &shown)?;
+    let lock_file = take_lock(path, options.read_only)?;
+    let segments = Arc::new(Segments::open(volume, &superblock.uuid, !options.read_only)?);
+    let start = match trusted(path, options.read_only, &superblock, &segments) {
+        Some(start) => start,
+        None => rebuilt(path, options.read_only, &superblock, &segments)?,
+    };
+    let totals = &start.state.totals;
+    let store = Arc::new(Store {
+        path: path.to_owned(),
+        read_only: options.read_only,
+        last_ino: AtomicU64::new(totals.last_ino),
+        last_generation: AtomicU64::new(totals.last_generation),
+        superblock,
+        segments,
+        durable: AtomicU64::new(start.seq),
+        state: RwLock::new(start.state),
+        writer: Mutex::new(start.writer),
+        sync: Mutex::new(()),
+        reserved: Arc::default(),
+        free: Mutex::new(None),
+        checkpoint: Mutex::new(start.checkpoint),
+        prune: AtomicBool::new(false),
+        unrecoverable: AtomicU64::new(0),
+        closed: AtomicBool::new(false),
+        indexer: indexer::Indexer::default(),
+        index_dir: Mutex::new(start.index_dir),
+        _lock: lock_file,
+    });
+    if !options.read_only {
+        store.indexer.start(&store);
+    }
+    Ok(store)
+}
+
+/// The state from the index on disk, if the log's last word vouches for it.
+fn trusted(
+    path: &Path,
+    read_only: bool,
+    superblock: &Superblock,
+    segments: &Arc<Segments>,
+) -> Option<Start> {
+    // sled always writes, so a read-only store does without.
+    if read_only {
+        return None;
+    }
+    let (group, mark, number, len) = replay::clean_mark(segments)?;
+    let Change::Clean { index, digest, since_checkpoint, checkpoint, totals } = mark else {
+        return None;
+    };
+    if index.is_empty() || index.contains('/') {
+        return None;
+    }
+    let dir = path.join(&index);
+    match index::digest(&dir) {
+        Ok(d) if d == digest => {}
+        Ok(_) => {
+            log::warn!("{}: not as it was left; rebuilding it from the log", dir.display());
+            return None;
+        }
+        Err(e) => {
+            log::warn!("{}: {e}; rebuilding it from the log", dir.display());
+            return None;
+        }
+    }
+    let base: Arc<dyn Base> = match SledBase::open(&dir) {
+        Ok(base) => base,
+        Err(e) => {
+            log::warn!("{}: {e}; rebuilding it from the log", dir.display());
+            return None;
+        }
+    };
+    let totals = Totals::decode(&mut In(&totals))?;
+    let lines = super::log::summary(segments, number, SEGMENT_HEADER as u64).ok()?.0;
+    let mut writer =
+        Writer::resume(Arc::clone(segments), superblock.uuid, number, len, lines).ok()?;
+    writer.seq = group.seq;
+    writer.chain = group.chain();
+    writer.since_checkpoint = since_checkpoint;
+    let state = State::new(Table::new(base), totals);
+    Some(Start { state, writer, index_dir: Some(dir), seq: group.seq, checkpoint })
+}
+
+/// The state from the log alone, and a fresh index to be filled with it.
+fn rebuilt(
+    path: &Path,
+    read_only: bool,
+    superblock: &Superblock,
+    segments: &Arc<Segments>,
+) -> Result<Start> {
+    let (base, index_dir): (Arc<dyn Base>, _) =
+        if read_only { (Arc::new(NoBase), None) } else { fresh_index(path) };
+    let began = std::time::Instant::now();
+    let (mut state, end) = replay::rebuild(segments, &base)?;
+    log::info!("replayed the log: {} inodes in {:?}", state.totals.inodes, began.elapsed());
+    if !read_only {
+        cut_tail(segments, &end)?;
+    }
+    let mut writer =
+        Writer::resume(Arc::clone(segments), superblock.uuid, end.segment, end.len, end.lines)?;
+    writer.seq = end.seq;
+    writer.chain = end.chain;
+    writer.since_checkpoint = end.since_checkpoint;
+    state.table.seq = end.seq + 1;
+    Ok(Start {
+        state,
+        writer,
+        index_dir,
+        seq: end.seq,
+        checkpoint: (end.checkpoint, end.checkpoint_len),
+    })
+}
+
+/// Cuts off what a crash left behind the last good group.
+fn cut_tail(segments: &Segments, end: &replay::End) -> Result<()> {
+    for (number, len) in segments.lens() {
+        if number > end.segment {
+            log::warn!("segment {number}: {len} bytes after the last whole group, dropped");
+            segments.remove(number)?;
+        } else if number == end.segment {
+            let Some(s) = segments.get(number) else { continue };
+            if len > end.len {
+                log::warn!(
+                    "segment {number}: {} bytes after the last whole group, dropped",
+                    len - end.len
+                );
+            }
+            let cut = s.blob.truncate(end.len).and_then(|()| s.blob.sync());
+            cut.map_err(|e| io_error("truncate", number, e))?;
+            segments.put(number, Segment { blob: s.blob, len: end.len });
+        }
+    }
+    segments.sync_names()
+}
+
+/// An empty index in a directory of its own; the old ones are removed if they can be.
+fn fresh_index(path: &Path) -> (Arc<dyn Base>, Option<PathBuf>) {
+    let mut newest = 0;
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(rest) = name.to_str().and_then(|n| n.strip_prefix("index")) else { continue };
+        if let Some(n) = rest.strip_prefix('.').and_then(|n| n.parse::<u32>().ok()) {
+            newest = newest.max(n);
+        }
+        let removed = match entry.file_type() {
+            Ok(t) if t.is_dir() => std::fs::remove_dir_all(entry.path()),
+            _ => std::fs::remove_file(entry.path()),
+        };
+        if let Err(e) = removed {
+            log::warn!("{}: {e}", entry.path().display());
+        }
+    }
+    let dir = match newest {
+        0 if !path.join("index").exists() => path.join("index"),
+        n => path.join(format!("index.{}", n + 1)),
+    };
+    match SledBase::open(&dir) {
+        Ok(base) => (base, Some(dir)),
+        Err(e) => {
+            log::error!("{}: {e}; the index stays in memory", dir.display());
+            (Arc::new(NoBase), None)
+        }
+    }
+}
+
+/// See [`Store::close`].
+pub fn close(store: &Store) -> Result<()> {
+    if store.closed.swap(true, Ordering::SeqCst) || store.read_only {
+        return Ok(());
+    }
+    store.indexer.stop();
+    store.sync()?;
+    let mark = close_index(store);
+    let mut w = lock(&store.writer);
+    if let Some((index, digest)) = mark {
+        let mut totals = Out::default();
+        store.state().totals.encode(&mut totals);
+        w.ensure(totals.0.len() as u64 + 4096, true)?;
+        let since_checkpoint = w.since_checkpoint;
+        let checkpoint = *lock(&store.checkpoint);
+        let totals = totals.0;
+        w.log(&Change::Clean { index, digest, since_checkpoint, checkpoint, totals });
+        w.close_group(store.durable.load(Ordering::Acquire))?;
+        w.flush()?;
+        for (number, blob) in w.take_unsynced() {
+            blob.sync().map_err(|e| io_error("fdatasync", number, e))?;
+        }
+    }
+    w.trim();
+    w.shut();
+    Ok(())
+}
+
+/// Brings the index up to date and closes it; its name and digest, if it can be vouched for.
+fn close_index(store: &Store) -> Option<(String, [u8; 32])> {
+    /// Changes that are worth waiting for; sled takes about 100,000 a second.
+    const PATIENCE: usize = 300_000;
+    let dir = lock(&store.index_dir).clone()?;
+    if store.state().table.waiting() > PATIENCE {
+        // Loading a checkpoint is much faster than bringing the index up to date.
+        let mut w = lock(&store.writer);
+        let written = store.write_checkpoint(&mut w);
+        drop(w);
+        if let Err(e) = written.and_then(|()| store.commit(&lock(&store.sync))) {
+            log::warn!("no checkpoint at the end, the next mount has to replay more: {e}");
+        }
+        return None;
+    }
+    while indexer::step(store) > 0 {}
+    if !indexer::is_whole(store) || store.state().table.waiting() > 0 {
+        return None;
+    }
+    let base = {
+        let mut state = store.state.write().unwrap_or_else(PoisonError::into_inner);
+        let gone: Arc<dyn Base> = Arc::new(NoBase);
+        let table = std::mem::replace(&mut state.table, Table::new(gone));
+        Arc::clone(table.base())
+    };
+    let flushed = base.flush();
+    drop(base);
+    let vouch = || {
+        flushed.map_err(|e| std::io::Error::other(e.to_string()))?;
+        index::sync_files(&dir)?;
+        File::open(&store.path)?.sync_all()?;
+        index::digest(&dir)
+    };
+    match vouch() {
+        Ok(digest) => Some((dir.file_name()?.to_str()?.to_owned(), digest)),
+        Err(e) => {
+            log::warn!("{}: {e}; the next mount rebuilds it", dir.display());
+            None
+        }
+    }
+}
+
+const _: () = assert!(Ecc::Archival as u8 == 2);

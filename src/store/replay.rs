@@ -1,0 +1,190 @@
+//! From the log to the state: the last checkpoint, then every group after it, in order.
+//!
+//! A group that cannot be read is a *torn tail* if no later group proves that it had been durable:
+//! the log ends before it. Otherwise it is *rot*: it is logged and stepped over, never cut off.
+
+use super::api::{Result, StoreError};
+use super::checkpoint;
+use super::frame::{self, HEADER, Kind};
+use super::io::read_up_to;
+use super::log::{Line, Segments, checked, segment_path, summary};
+use super::record::{Change, Group};
+use super::state::State;
+use super::superblock::{SEGMENT_HEADER, SegmentHeader};
+use super::table::{Base, Table};
+use crate::types::FrameRef;
+use std::sync::Arc;
+
+/// Where the log ends and what had been reached there.
+#[derive(Debug)]
+pub struct End {
+    /// Last segment.
+    pub segment: u32,
+    /// Its length up to the last good group.
+    pub len: u64,
+    /// Frames of that segment.
+    pub lines: Vec<Line>,
+    /// Last group.
+    pub seq: u64,
+    /// Chain hash after it.
+    pub chain: u64,
+    /// Bytes of groups since the checkpoint.
+    pub since_checkpoint: u64,
+    /// Segment of the checkpoint.
+    pub checkpoint: u32,
+    /// Its length in bytes.
+    pub checkpoint_len: u64,
+}
+
+/// Changes kept in memory while replaying, before they are handed to the base.
+const OVERLAY_MAX: usize = 1_200_000;
+
+fn read_group(segments: &Segments, at: FrameRef) -> Option<Group> {
+    let bytes = segments.read(at).ok()?;
+    let h = frame::check(&bytes).ok().filter(|h| h.kind == Kind::Group)?;
+    Group::decode(h.form, &bytes[HEADER..bytes.len() - HEADER], h.plain_len)
+}
+
+/// Segments that begin with a checkpoint, newest first.
+fn checkpoints(segments: &Segments) -> Vec<u32> {
+    let header = |number: u32| {
+        let blob = segments.get(number)?.blob;
+        SegmentHeader::decode(&read_up_to(&*blob, 0, SEGMENT_HEADER).ok()?)
+    };
+    let all = segments.lens().into_iter().rev();
+    all.filter(|(n, _)| {
+        header(*n)
+            .is_some_and(|h| h.checkpoint && h.number == *n && frame::tag(&h.uuid) == segments.tag)
+    })
+    .map(|(n, _)| n)
+    .collect()
+}
+
+/// Rebuilds the state over an empty `base`.
+pub fn rebuild(segments: &Segments, base: &Arc<dyn Base>) -> Result<(State, End)> {
+    for number in checkpoints(segments) {
+        let mut table = Table::new(Arc::clone(base));
+        match checkpoint::load(segments, number, &mut table) {
+            Ok((end, segment, offset)) => {
+                let mut state = State::new(table, end.totals);
+                let mut log_end = End {
+                    segment,
+                    len: offset,
+                    lines: Vec::new(),
+                    seq: end.seq,
+                    chain: end.chain,
+                    since_checkpoint: 0,
+                    checkpoint: number,
+                    checkpoint_len: end.len,
+                };
+                replay(segments, &mut state, &mut log_end)?;
+                return Ok((state, log_end));
+            }
+            Err(e) => log::error!("{e}; trying the checkpoint before"),
+        }
+    }
+    Err(StoreError::Refused(
+        "no checkpoint of the log can be read: the store is damaged beyond this version's repair"
+            .into(),
+    ))
+}
+
+struct Found {
+    at: FrameRef,
+    seq: u64,
+    durable: u64,
+}
+
+fn replay(segments: &Segments, state: &mut State, end: &mut End) -> Result<()> {
+    // First pass: where the groups are, and which of them are known to have been durable.
+    let mut found = Vec::new();
+    let mut from = end.len;
+    for (number, _) in segments.lens().into_iter().filter(|(n, _)| *n >= end.segment) {
+        let (lines, _) = summary(segments, number, from)?;
+        from = SEGMENT_HEADER as u64;
+        for l in lines.into_iter().filter(|l| l.kind == Kind::Group) {
+            match read_group(segments, l.frame) {
+                Some(g) => found.push(Found { at: l.frame, seq: g.seq, durable: g.durable }),
+                None => log::error!(
+                    "{} offset {}: unreadable group",
+                    segment_path(l.frame.segment),
+                    l.frame.offset
+                ),
+            }
+        }
+    }
+    let durable = found.iter().map(|f| f.durable).max().unwrap_or(0);
+    for f in found {
+        if f.seq <= end.seq {
+            continue;
+        }
+        let Some(group) = read_group(segments, f.at) else { break };
+        let follows = f.seq == end.seq + 1 && group.prev == end.chain;
+        if !follows {
+            if end.seq >= durable {
+                break;
+            }
+            log::error!(
+                "the log has lost groups {} to {}: what they changed is as it was before",
+                end.seq + 1,
+                f.seq - 1
+            );
+        }
+        let changes = group.changes();
+        if f.seq > durable && !frames_are_there(segments, &changes) {
+            break;
+        }
+        state.table.seq = f.seq;
+        for change in changes {
+            match change {
+                Some(c) => state.apply(&c)?,
+                None => log::error!("group {}: a change that this version does not know", f.seq),
+            }
+        }
+        end.seq = f.seq;
+        end.chain = group.chain();
+        end.since_checkpoint += u64::from(f.at.len);
+        end.segment = f.at.segment;
+        end.len = u64::from(f.at.offset) + u64::from(f.at.len);
+        if state.table.waiting() > OVERLAY_MAX {
+            drain(state, f.seq)?;
+        }
+    }
+    let (lines, _) = summary(segments, end.segment, SEGMENT_HEADER as u64)?;
+    end.lines = lines.into_iter().filter(|l| u64::from(l.frame.offset) < end.len).collect();
+    Ok(())
+}
+
+/// Hands all changes up to `seq` to the base; without one they stay.
+fn drain(state: &mut State, seq: u64) -> Result<()> {
+    let base = Arc::clone(state.table.base());
+    if base.is_volatile() {
+        return Ok(());
+    }
+    let batch = state.table.ripe(seq, usize::MAX);
+    base.write(&batch)?;
+    state.table.settle(&batch, seq);
+    Ok(())
+}
+
+/// True if every frame that the changes put into use is whole: the group was not torn.
+fn frames_are_there(segments: &Segments, changes: &[Option<Change>]) -> bool {
+    changes
+        .iter()
+        .flatten()
+        .filter_map(Change::frame)
+        .all(|f| segments.read(f).and_then(|bytes| checked(f, &bytes)).is_ok())
+}
+
+/// The clean-unmount record, if it is the very last thing in the log.
+pub fn clean_mark(segments: &Segments) -> Option<(Group, Change, u32, u64)> {
+    let (number, len) = segments.lens().pop()?;
+    let blob = segments.get(number)?.blob;
+    let at = len.checked_sub(HEADER as u64)?;
+    let h = frame::Header::second(&read_up_to(&*blob, at, HEADER).ok()?)?;
+    let start = len.checked_sub(h.frame_len().into())?;
+    let place = FrameRef { segment: number, offset: start as u32, len: h.frame_len() };
+    let group = read_group(segments, place)?;
+    let last = group.changes().pop()??;
+    matches!(last, Change::Clean { .. }).then_some((group, last, number, len))
+}

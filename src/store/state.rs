@@ -1,0 +1,588 @@
+//! What the log amounts to: changes applied to the table, and running totals.
+//!
+//! Keys start with a letter and go on in big-endian, so that they sort by number:
+//! `i`no attributes, `l`ink target, `d`irectory parent+name, `c`ookie parent+cookie, `x`attr
+//! ino+name, `e`xtent ino+offset, `p`rimer id, `m`odel number, `o`rphan ino, `s`taged ino (count),
+//! `f`rame segment+offset.
+
+use super::api::{Dirent, ModelEntry, Result, StoreError};
+use super::record::{Change, In, Out};
+use super::table::{Pair, Table};
+use crate::types::{Attr, Extent, FrameRef, Ino};
+use std::collections::BTreeMap;
+
+/// Cookies up to this one are `.` and `..`.
+const FIRST_COOKIE: u64 = 3;
+
+/// A frame that something refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Live {
+    /// Length of the frame.
+    pub len: u32,
+    /// Extents or primers that refer to it.
+    pub refs: u32,
+    /// Left by a write.
+    pub staged: bool,
+    /// The primer it is, or 0 for data.
+    pub primer: u64,
+    /// Owner.
+    pub ino: Ino,
+    /// Offset in the file of the frame's first byte.
+    pub off: u64,
+    /// Plaintext length.
+    pub plain_len: u32,
+}
+
+/// Sums over the table; kept with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Inodes that are not directories.
+    pub files: u64,
+    /// Inodes.
+    pub inodes: u64,
+    /// Sum of extents' lengths.
+    pub logical: u64,
+    /// Live coded frames.
+    pub coded: u64,
+    /// Live staged frames.
+    pub staged: u64,
+    /// Keys and values of metadata.
+    pub meta: u64,
+    /// Live frames.
+    pub frames: u64,
+    /// Highest number used for an inode or a primer.
+    pub last_ino: u64,
+    /// Highest content generation.
+    pub last_generation: u64,
+    /// Highest directory cookie.
+    pub last_cookie: u64,
+    /// Live bytes by segment.
+    pub live: BTreeMap<u32, u64>,
+}
+
+impl Totals {
+    /// For the checkpoint's end and the clean-unmount record.
+    pub fn encode(&self, o: &mut Out) {
+        o.u64(self.files).u64(self.inodes).u64(self.logical).u64(self.coded).u64(self.staged);
+        o.u64(self.meta).u64(self.frames).u64(self.last_ino).u64(self.last_generation);
+        o.u64(self.last_cookie).u32(self.live.len() as u32);
+        for (s, n) in &self.live {
+            o.u32(*s).u64(*n);
+        }
+    }
+
+    /// Reads them back.
+    pub fn decode(i: &mut In<'_>) -> Option<Self> {
+        let mut t = Self {
+            files: i.u64()?,
+            inodes: i.u64()?,
+            logical: i.u64()?,
+            coded: i.u64()?,
+            staged: i.u64()?,
+            meta: i.u64()?,
+            frames: i.u64()?,
+            last_ino: i.u64()?,
+            last_generation: i.u64()?,
+            last_cookie: i.u64()?,
+            live: BTreeMap::new(),
+        };
+        for _ in 0..i.u32()? {
+            t.live.insert(i.u32()?, i.u64()?);
+        }
+        Some(t)
+    }
+}
+
+/// The table and its totals.
+#[derive(Debug)]
+pub struct State {
+    /// Keys and values.
+    pub table: Table,
+    /// Sums.
+    pub totals: Totals,
+}
+
+fn key(letter: u8, n: u64) -> Vec<u8> {
+    let mut k = Vec::with_capacity(17);
+    k.push(letter);
+    k.extend_from_slice(&n.to_be_bytes());
+    k
+}
+
+fn key2(letter: u8, n: u64, m: u64) -> Vec<u8> {
+    let mut k = key(letter, n);
+    k.extend_from_slice(&m.to_be_bytes());
+    k
+}
+
+fn key_name(letter: u8, n: u64, name: &[u8]) -> Vec<u8> {
+    let mut k = key(letter, n);
+    k.extend_from_slice(name);
+    k
+}
+
+fn key_frame(segment: u32, offset: u32) -> Vec<u8> {
+    let mut k = vec![b'f'];
+    k.extend_from_slice(&segment.to_be_bytes());
+    k.extend_from_slice(&offset.to_be_bytes());
+    k
+}
+
+/// The key after all that start with `letter`, `n`.
+fn after(letter: u8, n: u64) -> Vec<u8> {
+    n.checked_add(1).map_or_else(|| vec![letter + 1], |m| key(letter, m))
+}
+
+fn tail_u64(k: &[u8]) -> u64 {
+    let mut b = [0; 8];
+    let at = k.len().saturating_sub(8);
+    b[..k.len() - at].copy_from_slice(&k[at..]);
+    u64::from_be_bytes(b)
+}
+
+fn bad(what: &str) -> StoreError {
+    StoreError::Index(format!("unreadable {what}"))
+}
+
+impl Live {
+    fn encode(self) -> Vec<u8> {
+        let mut o = Out::default();
+        o.u32(self.len).u32(self.refs).u8(u8::from(self.staged)).u64(self.primer);
+        o.u64(self.ino.0).u64(self.off).u32(self.plain_len);
+        o.0
+    }
+
+    fn decode(v: &[u8]) -> Option<Self> {
+        let mut i = In(v);
+        Some(Self {
+            len: i.u32()?,
+            refs: i.u32()?,
+            staged: i.u8()? != 0,
+            primer: i.u64()?,
+            ino: Ino(i.u64()?),
+            off: i.u64()?,
+            plain_len: i.u32()?,
+        })
+    }
+}
+
+struct PrimerEntry {
+    ino: Ino,
+    frame: FrameRef,
+    refs: u64,
+}
+
+impl State {
+    /// Over an empty or trusted table.
+    pub fn new(table: Table, totals: Totals) -> Self {
+        Self { table, totals }
+    }
+
+    fn counts(k: &[u8]) -> bool {
+        !matches!(k.first(), Some(b'f' | b's' | b'o'))
+    }
+
+    fn put(&mut self, k: Vec<u8>, v: Vec<u8>) -> Result<()> {
+        if Self::counts(&k) {
+            let old = self.table.get(&k)?.map_or(0, |o| k.len() + o.len());
+            self.totals.meta += (k.len() + v.len()) as u64;
+            self.totals.meta = self.totals.meta.saturating_sub(old as u64);
+        }
+        self.table.put(k, v);
+        Ok(())
+    }
+
+    fn del(&mut self, k: Vec<u8>) -> Result<Option<Vec<u8>>> {
+        let old = self.table.get(&k)?;
+        if let Some(o) = &old {
+            if Self::counts(&k) {
+                self.totals.meta = self.totals.meta.saturating_sub((k.len() + o.len()) as u64);
+            }
+            self.table.del(k);
+        }
+        Ok(old)
+    }
+
+    /// Applies one change. An error means that the index failed; the state is then not to be used.
+    pub fn apply(&mut self, change: &Change) -> Result<()> {
+        match change {
+            Change::PutInode(ino, attr) => self.put_inode(*ino, attr),
+            Change::DelInode(ino) => self.del_inode(*ino),
+            Change::PutSymlink(ino, target) => self.put(key(b'l', ino.0), target.clone()),
+            Change::PutDirent { parent, name, ino, kind } => {
+                self.put_dirent(*parent, name, *ino, *kind)
+            }
+            Change::DelDirent { parent, name } => {
+                if let Some(v) = self.del(key_name(b'd', parent.0, name))? {
+                    let cookie = In(&v).u64().ok_or_else(|| bad("name"))?;
+                    self.del(key2(b'c', parent.0, cookie))?;
+                }
+                Ok(())
+            }
+            Change::PutXattr(ino, name, value) => {
+                self.put(key_name(b'x', ino.0, name), value.clone())
+            }
+            Change::DelXattr(ino, name) => self.del(key_name(b'x', ino.0, name)).map(drop),
+            Change::PutExtent(ino, e) => self.put_extent(*ino, e),
+            Change::PutPrimer { id, ino, frame } => self.put_primer(*id, *ino, *frame),
+            Change::PutModel(m) => {
+                let mut o = Out::default();
+                o.model(m);
+                self.put(key(b'm', m.number.into()), o.0)
+            }
+            Change::Punch { ino, off, len } => self.punch(*ino, *off, *len),
+            Change::Move { from, to } => self.relocate(*from, *to),
+            Change::Clean { .. } => Ok(()),
+        }
+    }
+
+    fn put_inode(&mut self, ino: Ino, attr: &Attr) -> Result<()> {
+        let old = self.inode(ino)?;
+        if old.is_none() {
+            self.totals.inodes += 1;
+            self.totals.files += u64::from(!attr.is_dir());
+        }
+        let was_orphan = old.is_some_and(|a| a.nlink == 0);
+        match (was_orphan, attr.nlink == 0) {
+            (false, true) => self.table.put(key(b'o', ino.0), Vec::new()),
+            (true, false) => self.table.del(key(b'o', ino.0)),
+            _ => {}
+        }
+        self.totals.last_ino = self.totals.last_ino.max(ino.0);
+        let mut o = Out::default();
+        o.attr(attr);
+        self.put(key(b'i', ino.0), o.0)
+    }
+
+    fn del_inode(&mut self, ino: Ino) -> Result<()> {
+        let Some(v) = self.del(key(b'i', ino.0))? else { return Ok(()) };
+        let attr = In(&v).attr().ok_or_else(|| bad("inode"))?;
+        self.totals.inodes = self.totals.inodes.saturating_sub(1);
+        self.totals.files = self.totals.files.saturating_sub(u64::from(!attr.is_dir()));
+        if attr.nlink == 0 {
+            self.table.del(key(b'o', ino.0));
+        }
+        self.del(key(b'l', ino.0))?;
+        for (k, _) in self.table.scan(&key(b'x', ino.0), &after(b'x', ino.0), usize::MAX)? {
+            self.del(k)?;
+        }
+        self.punch(ino, 0, u64::MAX)
+    }
+
+    fn put_dirent(&mut self, parent: Ino, name: &[u8], ino: Ino, kind: u32) -> Result<()> {
+        let k = key_name(b'd', parent.0, name);
+        let cookie = if let Some(v) = self.table.get(&k)? {
+            In(&v).u64().ok_or_else(|| bad("name"))?
+        } else {
+            self.totals.last_cookie = self.totals.last_cookie.max(FIRST_COOKIE - 1) + 1;
+            self.totals.last_cookie
+        };
+        let mut o = Out::default();
+        o.u64(cookie).u64(ino.0).u32(kind);
+        self.put(k, o.0)?;
+        let mut o = Out::default();
+        o.u64(ino.0).u32(kind).bytes(name);
+        self.put(key2(b'c', parent.0, cookie), o.0)
+    }
+
+    fn live(&self, f: FrameRef) -> Result<Option<Live>> {
+        let v = self.table.get(&key_frame(f.segment, f.offset))?;
+        v.map(|v| Live::decode(&v).ok_or_else(|| bad("frame entry"))).transpose()
+    }
+
+    fn count(&mut self, segment: u32, l: &Live, alive: bool) {
+        let t = &mut self.totals;
+        let bytes = u64::from(l.len);
+        let sum = if l.staged { &mut t.staged } else { &mut t.coded };
+        let live = t.live.entry(segment).or_default();
+        if alive {
+            *sum += bytes;
+            *live += bytes;
+            t.frames += 1;
+        } else {
+            *sum = sum.saturating_sub(bytes);
+            *live = live.saturating_sub(bytes);
+            t.frames = t.frames.saturating_sub(1);
+        }
+    }
+
+    /// One more reference to a frame; `fresh` describes it if it is the first.
+    fn hold(&mut self, f: FrameRef, fresh: Live) -> Result<()> {
+        let l = if let Some(l) = self.live(f)? {
+            Live { refs: l.refs + 1, ..l }
+        } else {
+            self.count(f.segment, &fresh, true);
+            Live { refs: 1, ..fresh }
+        };
+        self.table.put(key_frame(f.segment, f.offset), l.encode());
+        Ok(())
+    }
+
+    fn release(&mut self, f: FrameRef) -> Result<()> {
+        let Some(l) = self.live(f)? else { return Ok(()) };
+        let k = key_frame(f.segment, f.offset);
+        if l.refs > 1 {
+            self.table.put(k, Live { refs: l.refs - 1, ..l }.encode());
+        } else {
+            self.table.del(k);
+            self.count(f.segment, &l, false);
+        }
+        Ok(())
+    }
+
+    fn primer_entry(&self, id: u64) -> Result<Option<PrimerEntry>> {
+        let Some(v) = self.table.get(&key(b'p', id))? else { return Ok(None) };
+        let mut i = In(&v);
+        let e = (|| Some(PrimerEntry { ino: Ino(i.u64()?), frame: i.frame()?, refs: i.u64()? }))();
+        e.ok_or_else(|| bad("primer")).map(Some)
+    }
+
+    fn put_primer_entry(&mut self, id: u64, e: &PrimerEntry) -> Result<()> {
+        let mut o = Out::default();
+        o.u64(e.ino.0).frame(e.frame).u64(e.refs);
+        self.put(key(b'p', id), o.0)
+    }
+
+    fn put_primer(&mut self, id: u64, ino: Ino, frame: FrameRef) -> Result<()> {
+        self.totals.last_ino = self.totals.last_ino.max(id);
+        let fresh =
+            Live { len: frame.len, refs: 1, staged: false, primer: id, ino, off: 0, plain_len: 0 };
+        self.hold(frame, fresh)?;
+        self.put_primer_entry(id, &PrimerEntry { ino, frame, refs: 0 })
+    }
+
+    /// Counts extents that name a primer; it goes with the last of them.
+    fn name_primer(&mut self, id: u64, more: bool) -> Result<()> {
+        if id == 0 {
+            return Ok(());
+        }
+        let Some(mut e) = self.primer_entry(id)? else { return Ok(()) };
+        e.refs = if more { e.refs + 1 } else { e.refs.saturating_sub(1) };
+        if e.refs == 0 {
+            self.del(key(b'p', id))?;
+            return self.release(e.frame);
+        }
+        self.put_primer_entry(id, &e)
+    }
+
+    fn stage_count(&mut self, ino: Ino, staged: bool, more: bool) -> Result<()> {
+        if !staged {
+            return Ok(());
+        }
+        let k = key(b's', ino.0);
+        let n = self.table.get(&k)?.map_or(0, |v| In(&v).u64().unwrap_or(0));
+        let n = if more { n + 1 } else { n.saturating_sub(1) };
+        if n == 0 {
+            self.table.del(k);
+        } else {
+            let mut o = Out::default();
+            o.u64(n);
+            self.table.put(k, o.0);
+        }
+        Ok(())
+    }
+
+    /// Enters an extent and all that it refers to. The range must be free.
+    fn add_extent(&mut self, ino: Ino, e: &Extent) -> Result<()> {
+        let fresh = Live {
+            len: e.frame.len,
+            refs: 1,
+            staged: e.staged,
+            primer: 0,
+            ino,
+            off: e.off.saturating_sub(e.frame_off.into()),
+            plain_len: e.plain_len,
+        };
+        self.hold(e.frame, fresh)?;
+        self.name_primer(e.primer, true)?;
+        self.stage_count(ino, e.staged, true)?;
+        self.totals.logical += e.len;
+        self.totals.last_generation = self.totals.last_generation.max(e.generation);
+        let mut o = Out::default();
+        o.extent(e);
+        self.put(key2(b'e', ino.0, e.off), o.0)
+    }
+
+    fn drop_extent(&mut self, ino: Ino, e: &Extent) -> Result<()> {
+        self.del(key2(b'e', ino.0, e.off))?;
+        self.totals.logical = self.totals.logical.saturating_sub(e.len);
+        self.stage_count(ino, e.staged, false)?;
+        self.name_primer(e.primer, false)?;
+        self.release(e.frame)
+    }
+
+    fn put_extent(&mut self, ino: Ino, e: &Extent) -> Result<()> {
+        // The primer must not go with an old extent if the new one names it too.
+        self.name_primer(e.primer, true)?;
+        self.punch(ino, e.off, e.len)?;
+        self.add_extent(ino, e)?;
+        self.name_primer(e.primer, false)
+    }
+
+    fn punch(&mut self, ino: Ino, off: u64, len: u64) -> Result<()> {
+        let end = off.saturating_add(len);
+        for e in self.extents_in(ino, off, len)? {
+            // Pieces first, so that what both refer to lives on.
+            let (head, tail) = (off.saturating_sub(e.off), e.end().saturating_sub(end));
+            let mut pieces = Vec::new();
+            if head > 0 {
+                pieces.push(Extent { len: head, ..e });
+            }
+            if tail > 0 {
+                let cut = e.len - tail;
+                let frame_off = e.frame_off + cut as u32;
+                pieces.push(Extent { off: end, len: tail, frame_off, ..e });
+            }
+            if pieces.is_empty() {
+                self.drop_extent(ino, &e)?;
+                continue;
+            }
+            self.name_primer(e.primer, true)?;
+            let anchor = Live {
+                len: e.frame.len,
+                refs: 1,
+                staged: e.staged,
+                primer: 0,
+                ino,
+                off: 0,
+                plain_len: e.plain_len,
+            };
+            self.hold(e.frame, anchor)?;
+            self.drop_extent(ino, &e)?;
+            for p in &pieces {
+                self.add_extent(ino, p)?;
+            }
+            self.release(e.frame)?;
+            self.name_primer(e.primer, false)?;
+        }
+        Ok(())
+    }
+
+    fn relocate(&mut self, from: FrameRef, to: FrameRef) -> Result<()> {
+        let Some(l) = self.live(from)? else { return Ok(()) };
+        self.table.del(key_frame(from.segment, from.offset));
+        self.count(from.segment, &l, false);
+        self.table.put(key_frame(to.segment, to.offset), l.encode());
+        self.count(to.segment, &l, true);
+        if l.primer != 0 {
+            if let Some(mut e) = self.primer_entry(l.primer)? {
+                e.frame = to;
+                self.put_primer_entry(l.primer, &e)?;
+            }
+            return Ok(());
+        }
+        for e in self.extents_in(l.ino, l.off, l.plain_len.into())? {
+            if e.frame == from {
+                let mut o = Out::default();
+                o.extent(&Extent { frame: to, ..e });
+                self.put(key2(b'e', l.ino.0, e.off), o.0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Attributes.
+    pub fn inode(&self, ino: Ino) -> Result<Option<Attr>> {
+        let v = self.table.get(&key(b'i', ino.0))?;
+        v.map(|v| In(&v).attr().ok_or_else(|| bad("inode"))).transpose()
+    }
+
+    /// Target of a symbolic link.
+    pub fn symlink(&self, ino: Ino) -> Result<Option<Vec<u8>>> {
+        self.table.get(&key(b'l', ino.0))
+    }
+
+    /// A name.
+    pub fn dirent(&self, parent: Ino, name: &[u8]) -> Result<Option<Dirent>> {
+        let Some(v) = self.table.get(&key_name(b'd', parent.0, name))? else { return Ok(None) };
+        let mut i = In(&v);
+        let d = (|| {
+            let (cookie, ino, kind) = (i.u64()?, Ino(i.u64()?), i.u32()?);
+            Some(Dirent { name: name.to_vec(), ino, kind, cookie })
+        })();
+        d.ok_or_else(|| bad("name")).map(Some)
+    }
+
+    /// Names with a cookie above `after_cookie`.
+    pub fn dirents(&self, parent: Ino, after_cookie: u64, max: usize) -> Result<Vec<Dirent>> {
+        let lo = key2(b'c', parent.0, after_cookie.saturating_add(1));
+        let pairs = self.table.scan(&lo, &after(b'c', parent.0), max)?;
+        let entry = |(k, v): Pair| {
+            let mut i = In(&v);
+            let (ino, kind) = (Ino(i.u64()?), i.u32()?);
+            Some(Dirent { name: i.bytes()?, ino, kind, cookie: tail_u64(&k) })
+        };
+        pairs.into_iter().map(|p| entry(p).ok_or_else(|| bad("name"))).collect()
+    }
+
+    /// An extended attribute.
+    pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.table.get(&key_name(b'x', ino.0, name))
+    }
+
+    /// Names of extended attributes.
+    pub fn xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
+        let pairs = self.table.scan(&key(b'x', ino.0), &after(b'x', ino.0), usize::MAX)?;
+        Ok(pairs.into_iter().map(|(k, _)| k[9..].to_vec()).collect())
+    }
+
+    /// Extents that overlap a range.
+    pub fn extents_in(&self, ino: Ino, off: u64, len: u64) -> Result<Vec<Extent>> {
+        let end = off.saturating_add(len);
+        let extent = |v: &[u8]| In(v).extent().ok_or_else(|| bad("extent"));
+        let mut out = Vec::new();
+        if len == 0 {
+            return Ok(out);
+        }
+        let (first, from) = (key(b'e', ino.0), key2(b'e', ino.0, off));
+        if let Some((_, v)) = self.table.last(&first, &from)? {
+            let e = extent(&v)?;
+            if e.end() > off {
+                out.push(e);
+            }
+        }
+        let hi = if end == u64::MAX { after(b'e', ino.0) } else { key2(b'e', ino.0, end) };
+        for (_, v) in self.table.scan(&from, &hi, usize::MAX)? {
+            out.push(extent(&v)?);
+        }
+        Ok(out)
+    }
+
+    /// Where a primer lies.
+    pub fn primer(&self, id: u64) -> Result<Option<FrameRef>> {
+        Ok(self.primer_entry(id)?.map(|e| e.frame))
+    }
+
+    /// All models.
+    pub fn models(&self) -> Result<Vec<ModelEntry>> {
+        let pairs = self.table.scan(b"m", b"n", usize::MAX)?;
+        pairs.into_iter().map(|(_, v)| In(&v).model().ok_or_else(|| bad("model"))).collect()
+    }
+
+    fn inos(&self, letter: u8) -> Result<Vec<Ino>> {
+        let pairs = self.table.scan(&[letter], &[letter + 1], usize::MAX)?;
+        Ok(pairs.into_iter().map(|(k, _)| Ino(tail_u64(&k))).collect())
+    }
+
+    /// Inodes without a name.
+    pub fn orphans(&self) -> Result<Vec<Ino>> {
+        self.inos(b'o')
+    }
+
+    /// Inodes with staged extents.
+    pub fn staged_inodes(&self) -> Result<Vec<Ino>> {
+        self.inos(b's')
+    }
+
+    /// Live frames of a segment, at most `max`, from offset `from` on.
+    pub fn frames(&self, segment: u32, from: u32, max: usize) -> Result<Vec<(FrameRef, Live)>> {
+        let hi = segment.checked_add(1).map_or_else(|| vec![b'g'], |s| key_frame(s, 0));
+        let pairs = self.table.scan(&key_frame(segment, from), &hi, max)?;
+        let entry = |(k, v): Pair| {
+            let l = Live::decode(&v)?;
+            let offset = tail_u64(&k) as u32;
+            Some((FrameRef { segment, offset, len: l.len }, l))
+        };
+        pairs.into_iter().map(|p| entry(p).ok_or_else(|| bad("frame entry"))).collect()
+    }
+}

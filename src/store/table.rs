@@ -1,0 +1,192 @@
+//! The namespace as ordered keys and values: what is not indexed yet, over what is.
+
+use super::api::Result;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::ops::Bound;
+use std::sync::Arc;
+
+/// A key and its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
+/// Pairs in key order, from either end.
+pub type Pairs<'a> = Box<dyn DoubleEndedIterator<Item = Result<Pair>> + 'a>;
+
+/// A persistent ordered map.
+pub trait Base: Send + Sync + Debug {
+    /// The value under a key.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
+    /// Pairs with `lo <= key < hi`.
+    fn range<'a>(&'a self, lo: &[u8], hi: &[u8]) -> Pairs<'a>;
+    /// Applies changes together; `None` removes.
+    fn write(&self, changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<()>;
+    /// Hands everything to the operating system.
+    fn flush(&self) -> Result<()>;
+    /// True if it keeps nothing.
+    fn is_volatile(&self) -> bool {
+        false
+    }
+}
+
+/// Nothing below: the whole namespace is in memory.
+#[derive(Debug)]
+pub struct NoBase;
+
+impl Base for NoBase {
+    fn get(&self, _key: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+    fn range<'a>(&'a self, _lo: &[u8], _hi: &[u8]) -> Pairs<'a> {
+        Box::new(std::iter::empty())
+    }
+    fn write(&self, _changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<()> {
+        Ok(())
+    }
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+    fn is_volatile(&self) -> bool {
+        true
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// The group that the change belongs to.
+    seq: u64,
+    value: Option<Vec<u8>>,
+}
+
+/// Changes over a base.
+#[derive(Debug)]
+pub struct Table {
+    base: Arc<dyn Base>,
+    overlay: BTreeMap<Vec<u8>, Slot>,
+    /// The group that changes belong to from now on.
+    pub seq: u64,
+}
+
+impl Table {
+    /// An empty overlay over `base`.
+    pub fn new(base: Arc<dyn Base>) -> Self {
+        Self { base, overlay: BTreeMap::new(), seq: 0 }
+    }
+
+    /// What lies below.
+    pub fn base(&self) -> &Arc<dyn Base> {
+        &self.base
+    }
+
+    /// Changes not in the base yet.
+    pub fn waiting(&self) -> usize {
+        self.overlay.len()
+    }
+
+    /// The value under a key.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        match self.overlay.get(key) {
+            Some(slot) => Ok(slot.value.clone()),
+            None => self.base.get(key),
+        }
+    }
+
+    /// Sets a value.
+    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.overlay.insert(key, Slot { seq: self.seq, value: Some(value) });
+    }
+
+    /// Removes a value.
+    pub fn del(&mut self, key: Vec<u8>) {
+        self.overlay.insert(key, Slot { seq: self.seq, value: None });
+    }
+
+    /// At most `max` pairs with `lo <= key < hi`, in order.
+    pub fn scan(&self, lo: &[u8], hi: &[u8], max: usize) -> Result<Vec<Pair>> {
+        let mut out = Vec::new();
+        self.merge(
+            self.base.range(lo, hi),
+            self.over(lo, hi),
+            |a, b| a < b,
+            |p| {
+                out.push(p);
+                out.len() < max
+            },
+        )?;
+        Ok(out)
+    }
+
+    /// The last pair with `lo <= key < hi`.
+    pub fn last(&self, lo: &[u8], hi: &[u8]) -> Result<Option<Pair>> {
+        let mut out = None;
+        let (base, over) = (self.base.range(lo, hi).rev(), self.over(lo, hi).rev());
+        self.merge(
+            base,
+            over,
+            |a, b| a > b,
+            |p| {
+                out = Some(p);
+                false
+            },
+        )?;
+        Ok(out)
+    }
+
+    fn over(
+        &self,
+        lo: &[u8],
+        hi: &[u8],
+    ) -> impl DoubleEndedIterator<Item = (&Vec<u8>, &Slot)> + use<'_> {
+        // An empty range may not be asked of a BTreeMap with lo > hi.
+        let hi = if hi < lo { lo } else { hi };
+        self.overlay.range::<[u8], _>((Bound::Included(lo), Bound::Excluded(hi)))
+    }
+
+    #[allow(clippy::unused_self)]
+    fn merge<'a>(
+        &self,
+        base: impl Iterator<Item = Result<Pair>>,
+        over: impl Iterator<Item = (&'a Vec<u8>, &'a Slot)>,
+        before: impl Fn(&[u8], &[u8]) -> bool,
+        mut each: impl FnMut(Pair) -> bool,
+    ) -> Result<()> {
+        let mut base = base.peekable();
+        let mut over = over.peekable();
+        loop {
+            let from_base = match (base.peek(), over.peek()) {
+                (None, None) => return Ok(()),
+                (Some(Err(_)), _) | (Some(_), None) => true,
+                (None, Some(_)) => false,
+                (Some(Ok((b, _))), Some((o, _))) => before(b, o),
+            };
+            let pair = if from_base {
+                let Some(p) = base.next() else { return Ok(()) };
+                Some(p?)
+            } else {
+                let Some((k, slot)) = over.next() else { return Ok(()) };
+                if matches!(base.peek(), Some(Ok((b, _))) if b == k) {
+                    base.next();
+                }
+                slot.value.as_ref().map(|v| (k.clone(), v.clone()))
+            };
+            if let Some(p) = pair
+                && !each(p)
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    /// At most `max` changes of groups up to `seq`, for [`Base::write`].
+    pub fn ripe(&self, seq: u64, max: usize) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        let old = self.overlay.iter().filter(|(_, s)| s.seq <= seq);
+        old.take(max).map(|(k, s)| (k.clone(), s.value.clone())).collect()
+    }
+
+    /// Drops changes that the base has now, unless they were changed again meanwhile.
+    pub fn settle(&mut self, written: &[(Vec<u8>, Option<Vec<u8>>)], seq: u64) {
+        for (key, _) in written {
+            if self.overlay.get(key).is_some_and(|s| s.seq <= seq) {
+                self.overlay.remove(key);
+            }
+        }
+    }
+}

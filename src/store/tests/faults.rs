@@ -1,0 +1,167 @@
+//! Full disks, failing calls, rotten and foreign bytes.
+
+use super::memory::MemVolume;
+use super::*;
+
+pub fn mem_store() -> (tempfile::TempDir, Arc<MemVolume>, Arc<Store>) {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = Arc::new(MemVolume::default());
+    open::create_in(&*volume, &options(), "memory").unwrap();
+    let store = open::open(dir.path(), &OpenOptions::default(), volume.clone()).unwrap();
+    (dir, volume, store)
+}
+
+#[test]
+fn a_full_disk_refuses_writers_and_lets_files_go() {
+    let (_dir, volume, store) = mem_store();
+    let a = create(&store, b"a").unwrap();
+    write(&store, a, 0, &[1; 1000]).unwrap();
+    store.sync().unwrap();
+    volume.set_full(true);
+    let mut written = 1000;
+    let e = loop {
+        match write(&store, a, written, &[2; 100_000]) {
+            Ok(()) => written += 100_000,
+            Err(e) => break e,
+        }
+    };
+    assert!(matches!(e, StoreError::NoSpace { .. }), "{e}");
+    assert_eq!(store.extents_in(a, written, 1).unwrap(), []);
+    assert!(contents(&store, a, 1000).unwrap() == [1; 1000]);
+    store.sync().unwrap();
+    store.append(Txn { ops: vec![Op::DelInode(a)], ..Txn::default() }).unwrap();
+    store.sync().unwrap();
+    volume.set_full(false);
+    create(&store, b"b").unwrap();
+    store.sync().unwrap();
+}
+
+#[test]
+fn a_failed_sync_is_never_forgotten() {
+    let (_dir, volume, store) = mem_store();
+    let a = create(&store, b"a").unwrap();
+    for b in lock(&volume.files).values() {
+        b.fail_sync.store(true, Ordering::SeqCst);
+    }
+    assert!(store.sync().is_err());
+    for b in lock(&volume.files).values() {
+        b.fail_sync.store(false, Ordering::SeqCst);
+    }
+    assert!(store.sync().is_err());
+    assert!(write(&store, a, 0, b"x").is_err());
+    assert!(store.inode(a).unwrap().is_some());
+}
+
+#[test]
+fn without_room_allocated_ahead_a_full_disk_may_be_tried_again() {
+    let (_dir, volume, store) = mem_store();
+    let a = create(&store, b"a").unwrap();
+    store.sync().unwrap();
+    for b in lock(&volume.files).values() {
+        b.no_allocate.store(true, Ordering::SeqCst);
+    }
+    volume.set_full(true);
+    let mut written = 0;
+    while write(&store, a, written, &[3; 1 << 20]).is_ok() {
+        written += 1 << 20;
+        assert!(written < 64 << 20, "memory must not stand in for the disk");
+    }
+    assert!(matches!(store.sync(), Err(StoreError::NoSpace { .. })));
+    assert!(contents(&store, a, written as usize).unwrap().iter().all(|b| *b == 3));
+    volume.set_full(false);
+    store.sync().unwrap();
+    write(&store, a, written, b"more").unwrap();
+    store.sync().unwrap();
+    drop(store);
+    let dir = tempfile::tempdir().unwrap();
+    let store = open::open(dir.path(), &OpenOptions::default(), volume.crashed(|| 0)).unwrap();
+    assert_eq!(store.stats().unwrap().logical_bytes, written + 4);
+}
+
+/// Three durable groups, and where their frames lie.
+fn three_groups() -> (Arc<MemVolume>, Vec<FrameRef>) {
+    let (_dir, volume, store) = mem_store();
+    for name in [b"a", b"b", b"c"] {
+        create(&store, name).unwrap();
+        store.sync().unwrap();
+    }
+    let (lines, _) = log::summary(&store.segments, 1, superblock::SEGMENT_HEADER as u64).unwrap();
+    let groups = lines.into_iter().filter(|l| l.kind == Kind::Group).map(|l| l.frame);
+    (volume, groups.collect())
+}
+
+fn reopened(volume: Arc<MemVolume>) -> Vec<Vec<u8>> {
+    let dir = tempfile::tempdir().unwrap();
+    names(&open::open(dir.path(), &OpenOptions::default(), volume).unwrap())
+}
+
+fn flip(volume: &MemVolume, at: u32) {
+    let files = lock(&volume.files);
+    lock(&files[&log::segment_path(1)].inner).bytes[at as usize] ^= 1;
+}
+
+#[test]
+fn a_rotten_group_is_stepped_over_and_a_torn_one_ends_the_log() {
+    let (volume, groups) = three_groups();
+    flip(&volume, groups[1].offset + HEADER as u32 + 3);
+    assert_eq!(reopened(volume), [b"a", b"c"]);
+    let (volume, groups) = three_groups();
+    flip(&volume, groups[2].offset + HEADER as u32 + 3);
+    assert_eq!(reopened(volume), [b"a", b"b"]);
+}
+
+#[test]
+fn one_header_of_a_group_is_enough() {
+    for which in 0..3 {
+        for second in [false, true] {
+            let (volume, groups) = three_groups();
+            let at = if second { groups[which].len - 20 } else { 20 };
+            flip(&volume, groups[which].offset + at);
+            assert_eq!(reopened(volume), [b"a", b"b", b"c"], "{which} {second}");
+        }
+    }
+}
+
+#[test]
+fn the_log_of_another_store_in_a_file_is_not_replayed() {
+    let (other, _) = three_groups();
+    let foreign = lock(&lock(&other.files)[&log::segment_path(1)].inner).bytes.clone();
+    let (_dir, volume, store) = mem_store();
+    let ino = create(&store, b"x").unwrap();
+    write(&store, ino, 0, &foreign).unwrap();
+    store.sync().unwrap();
+    create(&store, b"y").unwrap();
+    store.sync().unwrap();
+    create(&store, b"z").unwrap();
+    store.sync().unwrap();
+    let at = store.extents_in(ino, 0, 1).unwrap()[0].frame;
+    // Both headers of the frame that holds it are lost, so that the walk steps into it.
+    flip(&volume, at.offset + 9);
+    flip(&volume, at.offset + at.len - 9);
+    assert_eq!(reopened(volume), [b"x", b"y", b"z"]);
+}
+
+#[test]
+fn golden_footer() {
+    let (_dir, volume, store) = mem_store();
+    create(&store, b"a").unwrap();
+    store.sync().unwrap();
+    lock(&store.writer).roll(false).unwrap();
+    let bytes = lock(&lock(&volume.files)[&log::segment_path(1)].inner).bytes.clone();
+    let (lines, end) = log::summary(&store.segments, 1, 0).unwrap();
+    assert_eq!(end as usize, bytes.len());
+    let kinds: Vec<Kind> = lines.iter().map(|l| l.kind).collect();
+    assert_eq!(kinds, [Kind::Checkpoint, Kind::CheckpointEnd, Kind::Group]);
+    let h = Header::second(&bytes[bytes.len() - HEADER..]).unwrap();
+    assert_eq!((h.kind, h.form, h.plain_len), (Kind::Footer, Form::Raw, 27));
+    let payload = &bytes[bytes.len() - HEADER - 27..bytes.len() - HEADER];
+    let want: Vec<String> = lines
+        .iter()
+        .map(|l| {
+            let (offset, len) = (l.frame.offset.to_le_bytes(), l.frame.len.to_le_bytes());
+            hex(&offset) + &hex(&len) + &hex(&[l.kind as u8])
+        })
+        .collect();
+    assert_eq!(hex(payload), want.concat());
+    assert_eq!(hex(&payload[..4]), "40000000");
+}

@@ -1,0 +1,366 @@
+//! Tests of the store as a whole; its submodules hold those against a model, across crashes and
+//! with failing files.
+
+#![allow(clippy::large_stack_arrays)]
+
+mod faults;
+mod history;
+mod memory;
+
+use super::*;
+use crate::types::{Form, Time};
+
+/// Bytes as golden tests show them.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut s, b| {
+        let _ = write!(s, "{b:02x}");
+        s
+    })
+}
+
+fn options() -> MkfsOptions {
+    MkfsOptions { block_size: None, model: "fast".into(), ecc: Ecc::Standard }
+}
+
+fn attr(size: u64) -> Attr {
+    let t = Time::default();
+    Attr {
+        mode: libc::S_IFREG | 0o644,
+        uid: 0,
+        gid: 0,
+        nlink: 1,
+        rdev: 0,
+        size,
+        atime: t,
+        mtime: t,
+        ctime: t,
+        btime: t,
+        parent: 0,
+    }
+}
+
+fn data(ino: Ino, off: u64, bytes: &[u8], generation: u64) -> NewFrame {
+    NewFrame {
+        ino,
+        off,
+        form: Form::Raw,
+        staged: true,
+        generation,
+        plain_len: bytes.len() as u32,
+        plain_hash: crate::block::plain_hash(bytes),
+        primer: 0,
+        model: 0,
+        payload: bytes.to_vec(),
+    }
+}
+
+fn write(store: &Store, ino: Ino, off: u64, bytes: &[u8]) -> Result<()> {
+    let frame = data(ino, off, bytes, store.next_generation());
+    let txn = Txn { frames: vec![frame], ops: vec![Op::PutExtent { frame: 0 }], guard: None };
+    store.append(txn).map(drop)
+}
+
+fn create(store: &Store, name: &[u8]) -> Result<Ino> {
+    let ino = store.next_ino();
+    let dirent = Op::PutDirent { parent: Ino::ROOT, name: name.to_vec(), ino, kind: libc::S_IFREG };
+    store.append(Txn { ops: vec![Op::PutInode(ino, attr(0)), dirent], ..Txn::default() })?;
+    Ok(ino)
+}
+
+/// The bytes of an inode, holes as zeros, up to `len`.
+fn contents(store: &Store, ino: Ino, len: usize) -> Result<Vec<u8>> {
+    let mut out = vec![0; len];
+    for e in store.extents_in(ino, 0, len as u64)? {
+        let f = store.read_frame(e.frame)?;
+        assert_eq!((f.ino, f.generation), (ino, e.generation));
+        for i in 0..e.len {
+            if let Some(b) = out.get_mut((e.off + i) as usize) {
+                *b = f.payload[(u64::from(e.frame_off) + i) as usize];
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn open(dir: &Path) -> Arc<Store> {
+    Store::open(dir, &OpenOptions::default()).unwrap()
+}
+
+fn made() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    Store::create(dir.path(), &options()).unwrap();
+    dir
+}
+
+fn names(store: &Store) -> Vec<Vec<u8>> {
+    store.dirents(Ino::ROOT, 0, usize::MAX).unwrap().into_iter().map(|d| d.name).collect()
+}
+
+#[test]
+fn what_was_closed_opens_with_its_index() {
+    let dir = made();
+    let store = open(dir.path());
+    let ino = create(&store, b"a").unwrap();
+    write(&store, ino, 0, b"hello").unwrap();
+    write(&store, ino, 2, b"LL").unwrap();
+    store.close().unwrap();
+    let stats = store.stats().unwrap();
+    drop(store);
+    let before = std::fs::read_dir(dir.path().join("index")).unwrap().count();
+    assert!(before > 0);
+    let store = open(dir.path());
+    assert_eq!(names(&store), [b"a"]);
+    assert_eq!(contents(&store, ino, 5).unwrap(), b"heLLo");
+    assert_eq!(store.stats().unwrap().logical_bytes, stats.logical_bytes);
+    assert!(store.next_ino() > ino && store.next_generation() > 2);
+}
+
+#[test]
+fn what_was_synced_survives_a_crash_and_a_lost_index() {
+    let dir = made();
+    let store = open(dir.path());
+    let ino = create(&store, b"a").unwrap();
+    write(&store, ino, 0, b"hello").unwrap();
+    store.sync().unwrap();
+    drop(store);
+    std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+    let store = open(dir.path());
+    assert_eq!(contents(&store, ino, 5).unwrap(), b"hello");
+    store.close().unwrap();
+}
+
+#[test]
+fn an_older_or_damaged_index_is_not_believed() {
+    for damage in 0..3 {
+        let dir = made();
+        let store = open(dir.path());
+        create(&store, b"a").unwrap();
+        store.close().unwrap();
+        drop(store);
+        let index = dir.path().join("index");
+        let saved = dir.path().join("saved");
+        let copy = |from: &Path, to: &Path| {
+            let done = std::process::Command::new("cp").arg("-a").args([from, to]).status();
+            assert!(done.unwrap().success());
+        };
+        copy(&index, &saved);
+        let store = open(dir.path());
+        create(&store, b"b").unwrap();
+        store.close().unwrap();
+        drop(store);
+        match damage {
+            0 => {
+                std::fs::remove_dir_all(&index).unwrap();
+                copy(&saved, &index);
+            }
+            1 => std::fs::write(index.join("db"), b"garbage").unwrap(),
+            _ => {
+                let db = index.join("db");
+                let mut bytes = std::fs::read(&db).unwrap();
+                let at = bytes.len() / 2;
+                bytes[at] ^= 4;
+                std::fs::write(db, bytes).unwrap();
+            }
+        }
+        let store = open(dir.path());
+        assert_eq!(names(&store), [b"a", b"b"], "damage {damage}");
+    }
+}
+
+#[test]
+fn a_second_opener_is_told_who_has_it() {
+    let dir = made();
+    let _first = open(dir.path());
+    let e = Store::open(dir.path(), &OpenOptions::default()).unwrap_err();
+    assert!(matches!(e, StoreError::InUse { pid, .. } if pid == std::process::id()), "{e}");
+}
+
+#[test]
+fn other_things_are_refused_by_name() {
+    let dir = made();
+    let e = Store::create(dir.path(), &options()).unwrap_err().to_string();
+    assert!(e.contains("not empty") && e.contains(&dir.path().display().to_string()), "{e}");
+    for file in superblock::FILES {
+        let sb = Superblock {
+            format: FORMAT + 1,
+            uuid: [0; 16],
+            block_size: 1,
+            ecc: Ecc::None,
+            model: "fast".into(),
+        };
+        std::fs::write(dir.path().join(file), superblock::encode(&sb)).unwrap();
+    }
+    let e = Store::open(dir.path(), &OpenOptions::default()).unwrap_err().to_string();
+    assert!(e.contains("newer lmfs") && e.contains("format 1"), "{e}");
+    let empty = tempfile::tempdir().unwrap();
+    let e = Store::open(empty.path(), &OpenOptions::default()).unwrap_err().to_string();
+    assert!(e.contains("lmfs mkfs"), "{e}");
+}
+
+#[test]
+fn read_only_writes_nothing() {
+    let dir = made();
+    let store = open(dir.path());
+    let ino = create(&store, b"a").unwrap();
+    write(&store, ino, 0, b"hello").unwrap();
+    store.close().unwrap();
+    drop(store);
+    let listing = || {
+        let mut find = std::process::Command::new("find");
+        find.arg(dir.path()).args(["-printf", "%p %s %T@\n"]).output().unwrap().stdout
+    };
+    let before = listing();
+    let store = Store::open(dir.path(), &OpenOptions { read_only: true }).unwrap();
+    assert_eq!(contents(&store, ino, 5).unwrap(), b"hello");
+    assert!(matches!(write(&store, ino, 0, b"x"), Err(StoreError::ReadOnly)));
+    store.close().unwrap();
+    drop(store);
+    assert_eq!(before, listing());
+}
+
+#[test]
+fn a_guard_that_does_not_hold_changes_nothing() {
+    let dir = made();
+    let store = open(dir.path());
+    let ino = create(&store, b"a").unwrap();
+    write(&store, ino, 0, b"hello").unwrap();
+    let expect = store.extents_in(ino, 0, 5).unwrap();
+    write(&store, ino, 1, b"E").unwrap();
+    let txn = Txn {
+        frames: vec![data(ino, 0, b"HELLO", 1)],
+        ops: vec![Op::PutExtent { frame: 0 }],
+        guard: Some(Guard { ino, off: 0, len: 5, expect }),
+    };
+    assert!(matches!(store.append(txn), Err(StoreError::Conflict)));
+    assert_eq!(contents(&store, ino, 5).unwrap(), b"hEllo");
+}
+
+#[test]
+fn a_primer_lives_as_long_as_it_is_named() {
+    let dir = made();
+    let store = open(dir.path());
+    let ino = create(&store, b"a").unwrap();
+    let id = store.next_ino().0;
+    let named = |off, bytes: &[u8]| NewFrame { primer: id, ..data(ino, off, bytes, 1) };
+    store
+        .append(Txn {
+            frames: vec![data(ino, 0, b"sample", 1), named(0, b"one")],
+            ops: vec![Op::PutPrimer { id, frame: 0 }, Op::PutExtent { frame: 1 }],
+            guard: None,
+        })
+        .unwrap();
+    let again =
+        Txn { frames: vec![named(0, b"two")], ops: vec![Op::PutExtent { frame: 0 }], guard: None };
+    store.append(again.clone()).unwrap();
+    let at = store.primer(id).unwrap().unwrap();
+    assert_eq!(store.read_frame(at).unwrap().payload, b"sample");
+    write(&store, ino, 0, b"new").unwrap();
+    assert_eq!(store.primer(id).unwrap(), None);
+    assert!(matches!(store.append(again), Err(StoreError::Conflict)));
+    assert_eq!(store.stats().unwrap().frames, 1);
+}
+
+#[test]
+fn the_cleaner_keeps_what_lives_and_frees_the_rest() {
+    let dir = made();
+    let store = open(dir.path());
+    let (a, b) = (create(&store, b"a").unwrap(), create(&store, b"b").unwrap());
+    write(&store, a, 0, &[1; 100_000]).unwrap();
+    for _ in 0..20 {
+        write(&store, b, 0, &[2; 100_000]).unwrap();
+    }
+    write(&store, a, 50_000, &[3; 10]).unwrap();
+    store.sync().unwrap();
+    let report = store.clean(30).unwrap();
+    assert!(report.before_bytes > 2_000_000 && report.after_bytes < 300_000, "{report:?}");
+    let expect = |s: &Store| {
+        let mut want = vec![1; 100_000];
+        want[50_000..50_010].fill(3);
+        assert!(contents(s, a, 100_000).unwrap() == want);
+        assert!(contents(s, b, 100_000).unwrap() == [2; 100_000]);
+    };
+    expect(&store);
+    drop(store);
+    expect(&open(dir.path()));
+}
+
+#[test]
+fn damage_is_noticed_and_touches_nothing_else() {
+    let dir = made();
+    let store = open(dir.path());
+    let (a, b) = (create(&store, b"a").unwrap(), create(&store, b"b").unwrap());
+    write(&store, a, 0, &[1; 5000]).unwrap();
+    write(&store, b, 0, &[2; 5000]).unwrap();
+    let at = store.extents_in(a, 0, 1).unwrap()[0].frame;
+    store.close().unwrap();
+    drop(store);
+    let file = dir.path().join(log::segment_path(at.segment));
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[at.offset as usize + 2000] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    for rebuild in [false, true] {
+        if rebuild {
+            std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+        }
+        let store = open(dir.path());
+        assert!(matches!(contents(&store, a, 5000), Err(StoreError::Damaged { .. })));
+        assert!(contents(&store, b, 5000).unwrap() == [2; 5000]);
+        assert_eq!(store.stats().unwrap().unrecoverable, 1);
+        store.close().unwrap();
+    }
+}
+
+#[test]
+fn a_frame_that_was_moved_stays_readable_where_it_was() {
+    let dir = made();
+    let store = open(dir.path());
+    let ino = create(&store, b"a").unwrap();
+    write(&store, ino, 0, &[1; 100_000]).unwrap();
+    write(&store, ino, 0, &[2; 1000]).unwrap();
+    let before = store.extents_in(ino, 0, 100_000).unwrap();
+    assert!(store.clean(0).unwrap().moved_frames >= 2);
+    let after = store.extents_in(ino, 0, 100_000).unwrap();
+    assert!(before.iter().zip(&after).all(|(b, a)| b.frame != a.frame));
+    for e in before {
+        assert_eq!(store.read_frame(e.frame).unwrap().generation, e.generation);
+    }
+}
+
+#[test]
+fn a_clean_open_knows_how_far_the_checkpoint_is() {
+    let dir = made();
+    let store = open(dir.path());
+    create(&store, b"a").unwrap();
+    store.clean(0).unwrap();
+    create(&store, b"b").unwrap();
+    store.sync().unwrap();
+    let before = (lock(&store.writer).since_checkpoint, *lock(&store.checkpoint));
+    assert!(before.0 > 0 && before.1.1 > 0);
+    store.close().unwrap();
+    drop(store);
+    let store = open(dir.path());
+    let after = (lock(&store.writer).since_checkpoint, *lock(&store.checkpoint));
+    assert!(after.0 >= before.0 && after.1 == before.1, "{before:?} {after:?}");
+}
+
+#[test]
+fn a_range_of_a_file_of_many_extents_is_found_quickly() {
+    const N: u64 = 100_000;
+    let dir = made();
+    let store = open(dir.path());
+    let ino = create(&store, b"a").unwrap();
+    for chunk in 0..N / 1000 {
+        let frames = (0..1000).map(|n| data(ino, (chunk * 1000 + n) << 20, b"x", 1)).collect();
+        let ops = (0..1000).map(|frame| Op::PutExtent { frame }).collect();
+        store.append(Txn { frames, ops, guard: None }).unwrap();
+    }
+    let began = std::time::Instant::now();
+    for n in 0..1000 {
+        let at = (n * 97 % N) << 20;
+        let got = store.extents_in(ino, at, 1 << 20).unwrap();
+        assert_eq!(got.iter().map(|e| e.off).collect::<Vec<_>>(), [at]);
+    }
+    // A scan of all extents would take a thousand times 100,000 steps.
+    assert!(began.elapsed().as_millis() < 2000, "{:?}", began.elapsed());
+}
