@@ -5,6 +5,7 @@
 mod model;
 mod range;
 mod tables;
+pub mod token_model;
 mod vocab;
 
 pub use model::Predictor;

@@ -6,7 +6,7 @@
 //! the order of positions, on the ring's size or on what else is being computed.
 
 use super::kernel::{Kernel, ROWS};
-use super::math::{exp, max, quantise};
+use super::math::{exp, quantise, top};
 
 /// Slots that a cache grows by.
 const PAGE: usize = 64;
@@ -117,7 +117,7 @@ pub unsafe fn attend<K: Kernel>(
         s.scores.resize(slots, 0.0);
         s.weights.resize(slots * 2, 0);
     }
-    let mut top = f32::MIN;
+    let mut best = f32::MIN;
     for (from, to) in runs {
         if from >= to {
             continue;
@@ -139,24 +139,26 @@ pub unsafe fn attend<K: Kernel>(
                 *score = ((dot as f32) * scale) * q_scale;
             }
         }
-        for v in &s.scores[from..to] {
-            top = max(top, *v);
-        }
+        best = top(&s.scores[from..to], best, |v| v);
     }
     // Scores become softmax numerators times value scales; the denominator is a sum of integers.
-    let mut total = 0_u64;
+    let mut total = 0_i64;
     let mut peak = 0.0_f32;
     for (from, to) in runs {
         if from >= to {
             continue;
         }
         let scores = &mut s.scores[from..to];
-        for (v, scale) in scores.iter_mut().zip(&cache.value_scales[from..to]) {
-            let e = exp(*v - top);
-            total += (e * ONE) as u32 as u64;
-            *v = e * scale;
-            peak = max(peak, *v);
+        for v in scores.iter_mut() {
+            *v = exp(*v - best);
         }
+        for v in scores.iter() {
+            total += i64::from((v * ONE) as i32);
+        }
+        for (v, scale) in scores.iter_mut().zip(&cache.value_scales[from..to]) {
+            *v *= scale;
+        }
+        peak = top(scores, peak, |v| v);
     }
     if peak == 0.0 || total == 0 {
         out.fill(0.0);

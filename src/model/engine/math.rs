@@ -20,7 +20,7 @@ fn round(x: f32) -> f32 {
 
 /// The larger one; the first where they do not compare.
 #[inline(always)]
-pub fn max(a: f32, b: f32) -> f32 {
+fn max(a: f32, b: f32) -> f32 {
     if b > a { b } else { a }
 }
 
@@ -88,16 +88,24 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     }
 }
 
+/// The largest of `f` over `x`, and `least`.
+#[inline(always)]
+pub fn top(x: &[f32], least: f32, f: impl Fn(f32) -> f32) -> f32 {
+    let mut ways = [least; SUM_WAYS];
+    let mut chunks = x.chunks_exact(SUM_WAYS);
+    for c in &mut chunks {
+        for i in 0..SUM_WAYS {
+            ways[i] = max(ways[i], f(c[i]));
+        }
+    }
+    let rest = chunks.remainder().iter().fold(least, |a, v| max(a, f(*v)));
+    ways.iter().fold(rest, |a, w| max(a, *w))
+}
+
 /// Quantises `x` to integers in ±127 and returns the scale: `x ≈ q · scale`.
 #[inline(always)]
 pub fn quantise(x: &[f32], q: &mut [i8]) -> f32 {
-    let mut ways = [0.0_f32; SUM_WAYS];
-    for c in x.chunks(SUM_WAYS) {
-        for (w, v) in ways.iter_mut().zip(c) {
-            *w = max(*w, v.abs());
-        }
-    }
-    let amax = ways.iter().fold(0.0, |m, w| max(m, *w));
+    let amax = top(x, 0.0, f32::abs);
     if amax == 0.0 {
         q.fill(0);
         return 0.0;

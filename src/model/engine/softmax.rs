@@ -1,6 +1,6 @@
 //! From logits to integer probabilities.
 
-use super::math::{exp, max};
+use super::math::{exp, top};
 
 /// Probabilities sum to 2 to this power.
 pub const TOTAL_BITS: u32 = 31;
@@ -14,18 +14,14 @@ pub const TOTAL_BITS: u32 = 31;
 pub fn cumulate(logits: &[f32], out: &mut [u32]) {
     let n = logits.len();
     assert!(n > 0 && n <= 1 << 20 && out.len() == n + 1);
-    let mut ways = [logits[0]; 16];
-    for c in logits.chunks(16) {
-        for (w, v) in ways.iter_mut().zip(c) {
-            *w = max(*w, *v);
-        }
-    }
-    let top = ways.iter().fold(ways[0], |a, b| max(a, *b));
+    let top = top(logits, logits[0], |v| v);
     let mut total = 0_u64;
     for (o, v) in out.iter_mut().zip(logits) {
-        let e = (exp(*v - top) * 1_073_741_824.0) as u32;
-        *o = e;
-        total += u64::from(e);
+        // Through i32, the conversion that vector units have; at most 2^30.
+        *o = (exp(*v - top) * 1_073_741_824.0) as i32 as u32;
+    }
+    for o in &out[..n] {
+        total += u64::from(*o);
     }
     if total == 0 {
         // Only if no logit is a number: uniform.
