@@ -93,7 +93,7 @@ impl Hyper {
                 Err(FileError::Invalid(format!("{name} is {v}, not within {low}..={high}")))
             }
         };
-        within("vocabulary", self.vocab, 256, 1 << 20)?;
+        within("vocabulary", self.vocab, 256, 1 << 16)?;
         within("hidden size", self.hidden, 16, 1 << 14)?;
         within("number of layers", self.layers, 1, 512)?;
         within("number of heads", self.heads, 1, 512)?;

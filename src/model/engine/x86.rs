@@ -336,3 +336,124 @@ impl Kernel for Avx2 {
         unsafe { values_avx2(values, p, high, low) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::kernel::{Isa, Scalar};
+    use super::*;
+
+    /// A small reproducible generator (xorshift64).
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0
+        }
+        /// Integers in ±127: random, or one of the extremes.
+        fn integers(&mut self, n: usize, extreme: bool) -> Vec<i8> {
+            (0..n)
+                .map(|_| match (extreme, self.next() % 255) {
+                    (true, r) => [-127, 127, 0][(r % 3) as usize],
+                    (false, r) => (r as i64 - 127) as i8,
+                })
+                .collect()
+        }
+        fn scales(&mut self, n: usize) -> Vec<f32> {
+            let all = [1.0, -0.0, 3.4e38, 1e-40, 0.37, 1e-20, 7.5e-3];
+            (0..n).map(|_| all[(self.next() % 7) as usize]).collect()
+        }
+    }
+
+    fn bits(v: &[f32]) -> Vec<u32> {
+        v.iter().map(|f| if f.is_nan() { 1 } else { f.to_bits() }).collect()
+    }
+
+    #[test]
+    fn products_are_those_of_the_definition() {
+        let mut r = Random(88172645463325252);
+        for round in 0..60 {
+            let extreme = round % 3 == 0;
+            let rows = (1 + r.next() as usize % 5) * ROWS;
+            let groups = 1 + r.next() as usize % 4;
+            let w = r.integers(rows * groups * GROUP, extreme);
+            let packed = Packed::new(rows, groups * GROUP, &w, &r.scales(rows * groups));
+            for n in 1..=MAX_COLUMNS {
+                let values: Vec<_> = (0..n).map(|_| r.integers(groups * GROUP, extreme)).collect();
+                let scales: Vec<_> = (0..n).map(|_| r.scales(groups)).collect();
+                let offsets: Vec<Vec<i32>> = values
+                    .iter()
+                    .map(|v| {
+                        let sum = |g: &[i8]| -128 * g.iter().map(|x| i32::from(*x)).sum::<i32>();
+                        v.chunks(GROUP).map(sum).collect()
+                    })
+                    .collect();
+                let columns: Vec<Column> = (0..n)
+                    .map(|c| Column {
+                        values: &values[c],
+                        scales: &scales[c],
+                        offsets: &offsets[c],
+                    })
+                    .collect();
+                let blocks = 0..rows / ROWS;
+                let mut want = vec![0.0; n * rows];
+                // SAFETY: plain Rust; the others only where the CPU has them.
+                unsafe { Scalar::linear(&packed, blocks.clone(), &columns, &mut want, rows) };
+                let mut got = vec![0.0; n * rows];
+                if Isa::Avx2.available() {
+                    unsafe { Avx2::linear(&packed, blocks.clone(), &columns, &mut got, rows) };
+                    assert_eq!(bits(&got), bits(&want));
+                }
+                if Isa::Avx512Vnni.available() {
+                    got.fill(0.0);
+                    unsafe { Avx512Vnni::linear(&packed, blocks, &columns, &mut got, rows) };
+                    assert_eq!(bits(&got), bits(&want));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn attention_sums_are_those_of_the_definition() {
+        let mut r = Random(2463534242);
+        for round in 0..100 {
+            let extreme = round % 3 == 0;
+            let d = (1 + r.next() as usize % 16) * 16;
+            let q = r.integers(d, extreme);
+            let keys: Vec<u8> =
+                r.integers(d * ROWS, extreme).iter().map(|k| (i32::from(*k) + 128) as u8).collect();
+            let slots = (1 + r.next() as usize % 40) * 4;
+            let values = r.integers(slots * d, extreme);
+            let p: Vec<u8> =
+                (0..slots * 2).map(|_| if extreme { 255 } else { r.next() as u8 }).collect();
+            let run = |isa: Isa| {
+                let mut dots = [0; ROWS];
+                let (mut high, mut low) = (vec![3; d], vec![-4; d]);
+                // SAFETY: asked only for what the CPU has.
+                unsafe {
+                    match isa {
+                        Isa::Scalar => {
+                            Scalar::keys(&keys, &q, -77, &mut dots);
+                            Scalar::values(&values, &p, &mut high, &mut low);
+                        }
+                        Isa::Avx2 => {
+                            Avx2::keys(&keys, &q, -77, &mut dots);
+                            Avx2::values(&values, &p, &mut high, &mut low);
+                        }
+                        Isa::Avx512Vnni => {
+                            Avx512Vnni::keys(&keys, &q, -77, &mut dots);
+                            Avx512Vnni::values(&values, &p, &mut high, &mut low);
+                        }
+                    }
+                }
+                (dots, high, low)
+            };
+            let want = run(Isa::Scalar);
+            for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
+                assert_eq!(run(isa), want, "{}", isa.name());
+            }
+        }
+    }
+}
