@@ -129,7 +129,7 @@ fn known_logits() {
     assert_eq!(hash.to_hex().as_str(), KNOWN);
 }
 
-const KNOWN: &str = "to be filled";
+const KNOWN: &str = "36d1657e6ce37d7fa0d88a521413099aee7dc9191db465521e39b44783a0b7b8";
 
 #[test]
 fn all_instruction_sets_agree() {
