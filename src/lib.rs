@@ -15,6 +15,7 @@ pub mod control;
 pub mod fetch;
 pub mod fs;
 pub mod fuse;
+pub mod model;
 pub mod recode;
 pub mod store;
 pub mod types;

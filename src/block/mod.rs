@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 pub mod bench;
 pub mod container;
+pub mod lm;
 
 /// Version of the numerics that coded payloads depend on.
 pub const ENGINE: u32 = 0;

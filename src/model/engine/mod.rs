@@ -1,0 +1,251 @@
+//! Exact inference of the Llama family.
+//!
+//! Integers where anything is summed in bulk, IEEE single precision in one written order where not:
+//! the same bits on every CPU, for every batch and number of threads. See `docs/engine.md`.
+
+mod attention;
+pub mod kernel;
+mod math;
+mod session;
+mod softmax;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use kernel::Isa;
+pub use math::GROUP;
+pub use session::{Input, Session};
+pub use softmax::TOTAL_BITS;
+
+use super::file::{Hyper, Model};
+use kernel::Packed;
+
+/// The numerics that this engine computes. Named in every model file and frame.
+pub const NUMERICS: u32 = 0;
+
+/// Why a model does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The CPU lacks the instruction set asked for.
+    #[error("this CPU has no {0}")]
+    NoIsa(&'static str),
+    /// A thread could not be started.
+    #[error("cannot start an engine thread: {0}")]
+    Thread(std::io::Error),
+    /// This CPU or build computes something else than the model's file says it must.
+    #[error(
+        "model {name} fails its golden check: computed {got}, the file says {want}; nothing coded with it can be read on this machine with this version"
+    )]
+    Golden {
+        /// Name of the model.
+        name: String,
+        /// BLAKE3 of what was computed.
+        got: blake3::Hash,
+        /// BLAKE3 in the file.
+        want: blake3::Hash,
+    },
+}
+
+/// Positions of the two rotation tables; they multiply to the period of positions.
+pub const ROPE_STEPS: usize = 256;
+
+/// Cosines and sines of rotary position embedding: angles of `p % 256` and of `p / 256 · 256`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// `256 × head/2` cosines of small steps.
+    pub cos_low: Vec<f32>,
+    /// Their sines.
+    pub sin_low: Vec<f32>,
+    /// `256 × head/2` cosines of multiples of 256.
+    pub cos_high: Vec<f32>,
+    /// Their sines.
+    pub sin_high: Vec<f32>,
+}
+
+impl Rope {
+    /// The rotation of a position, by the addition theorem. Positions repeat after 65,536.
+    #[inline(always)]
+    fn at(&self, position: usize, cos: &mut [f32], sin: &mut [f32]) {
+        let half = cos.len();
+        let low = position % ROPE_STEPS * half;
+        let high = position / ROPE_STEPS % ROPE_STEPS * half;
+        for i in 0..half {
+            let (cl, sl) = (self.cos_low[low + i], self.sin_low[low + i]);
+            let (ch, sh) = (self.cos_high[high + i], self.sin_high[high + i]);
+            cos[i] = ch * cl - sh * sl;
+            sin[i] = sh * cl + ch * sl;
+        }
+    }
+}
+
+/// One transformer layer, ready to run.
+#[derive(Debug)]
+struct Layer {
+    norm1: Vec<f32>,
+    /// Queries, keys, values.
+    qkv: Packed,
+    out: Packed,
+    norm2: Vec<f32>,
+    /// Gate rows, then up rows.
+    gate_up: Packed,
+    down: Packed,
+}
+
+/// A model in memory, packed for the kernels. Immutable and shared by all sessions.
+#[derive(Debug)]
+pub struct Engine {
+    isa: Isa,
+    hyper: RunHyper,
+    rope: Rope,
+    embedding: Vec<i8>,
+    embedding_scales: Vec<f32>,
+    layers: Vec<Layer>,
+    norm: Vec<f32>,
+    /// Rows in leaf order.
+    head: Packed,
+}
+
+/// The sizes that the forward pass needs.
+#[derive(Debug, Clone, Copy)]
+struct RunHyper {
+    /// Tokens with an embedding.
+    tokens: usize,
+    /// Leaves: tokens that can be coded.
+    vocab: usize,
+    hidden: usize,
+    layers: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    feed_forward: usize,
+    window: usize,
+    eps: f32,
+}
+
+/// Concatenates the rows of several matrices over the same inputs.
+fn stack(parts: &[&super::file::Matrix]) -> Packed {
+    let inputs = parts[0].columns;
+    let rows = parts.iter().map(|m| m.rows).sum();
+    let values: Vec<i8> = parts.iter().flat_map(|m| &m.values).copied().collect();
+    let scales: Vec<f32> = parts.iter().flat_map(|m| &m.scales).copied().collect();
+    Packed::new(rows, inputs, &values, &scales)
+}
+
+impl Engine {
+    /// Packs a model for this CPU's best instruction set, without checking it.
+    pub fn new(model: &Model) -> Self {
+        Self::build(model, Isa::best())
+    }
+
+    /// Packs a model for an instruction set.
+    pub fn with_isa(model: &Model, isa: Isa) -> Result<Self, EngineError> {
+        if isa.available() {
+            Ok(Self::build(model, isa))
+        } else {
+            Err(EngineError::NoIsa(isa.name()))
+        }
+    }
+
+    fn build(model: &Model, isa: Isa) -> Self {
+        let h: &Hyper = &model.hyper;
+        let layers = model
+            .layers
+            .iter()
+            .map(|l| Layer {
+                norm1: l.norm1.clone(),
+                qkv: stack(&[&l.query, &l.key, &l.value]),
+                out: stack(&[&l.output]),
+                norm2: l.norm2.clone(),
+                gate_up: stack(&[&l.gate, &l.up]),
+                down: stack(&[&l.down]),
+            })
+            .collect();
+        let head = model.head.as_ref().unwrap_or(&model.embedding);
+        let leaves = model.tree.leaves();
+        Self {
+            isa,
+            hyper: RunHyper {
+                tokens: h.vocab as usize,
+                vocab: leaves.len(),
+                hidden: h.hidden as usize,
+                layers: h.layers as usize,
+                heads: h.heads as usize,
+                kv_heads: h.kv_heads as usize,
+                head_dim: h.head_dim as usize,
+                feed_forward: h.feed_forward as usize,
+                window: h.window as usize,
+                eps: h.eps,
+            },
+            rope: model.rope.clone(),
+            embedding: model.embedding.values.clone(),
+            embedding_scales: model.embedding.scales.clone(),
+            layers,
+            norm: model.norm.clone(),
+            head: Packed::reordered(leaves.len(), head.columns, &head.values, &head.scales, |i| {
+                leaves[i] as usize
+            }),
+        }
+    }
+
+    /// Instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Number of leaves of the coding tree.
+    pub fn leaves(&self) -> usize {
+        self.hyper.vocab
+    }
+
+    /// Bytes of the weights in memory.
+    pub fn bytes(&self) -> usize {
+        let packed = |p: &Packed| p.weights.len() + 4 * p.scales.len();
+        self.embedding.len()
+            + 4 * self.embedding_scales.len()
+            + packed(&self.head)
+            + self
+                .layers
+                .iter()
+                .map(|l| packed(&l.qkv) + packed(&l.out) + packed(&l.gate_up) + packed(&l.down))
+                .sum::<usize>()
+    }
+}
+
+/// BLAKE3 of the bits of all logits (leaf order, little-endian) behind each of `tokens`.
+pub fn fingerprint(
+    engine: &std::sync::Arc<Engine>,
+    tokens: &[u32],
+) -> Result<blake3::Hash, EngineError> {
+    let mut session = Session::new(std::sync::Arc::clone(engine), 1, 1)?;
+    let mut hash = blake3::Hasher::new();
+    for chunk in tokens.chunks(Session::AHEAD) {
+        let inputs: Vec<Input> = chunk.iter().map(|t| Input { lane: 0, token: *t }).collect();
+        session.step_logits(&inputs);
+        for c in 0..inputs.len() {
+            for v in session.logits(c) {
+                // All not-a-numbers hash alike: their bits are not defined.
+                let bits = if v.is_nan() { f32::NAN.to_bits() } else { v.to_bits() };
+                hash.update(&bits.to_le_bytes());
+            }
+        }
+    }
+    Ok(hash.finalize())
+}
+
+/// True if this thread's SSE unit neither flushes denormals nor rounds otherwise than to nearest.
+#[cfg(target_arch = "x86_64")]
+#[allow(deprecated)]
+pub(crate) fn floats_are_strict() -> bool {
+    // FTZ, rounding mode (2 bits), DAZ.
+    const MASK: u32 = 0x8000 | 0x6000 | 0x0040;
+    // SAFETY: reading MXCSR has no effect; SSE is part of x86-64.
+    unsafe { std::arch::x86_64::_mm_getcsr() & MASK == 0 }
+}
+
+/// Other architectures: a denormal must survive a multiplication.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn floats_are_strict() -> bool {
+    std::hint::black_box(f32::MIN_POSITIVE) * std::hint::black_box(0.5) != 0.0
+}
+
+#[cfg(all(target_arch = "x86", not(target_feature = "sse2")))]
+compile_error!("x87 arithmetic rounds differently: lmfs needs SSE2");

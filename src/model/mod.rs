@@ -1,0 +1,24 @@
+//! Language models: canonical files, tokenizer, exact engine, import.
+//!
+//! A model is one content-addressed file ([`file`]); its id is the BLAKE3 of its bytes. [`engine`]
+//! runs it with the same bits on every machine; [`import`] makes it from other formats.
+
+#![allow(
+    clippy::wildcard_imports,
+    clippy::approx_constant,
+    clippy::vec_box,
+    clippy::cast_ptr_alignment,
+    clippy::float_cmp,
+    clippy::unreadable_literal
+)]
+
+pub mod engine;
+pub mod file;
+pub mod import;
+pub mod tokenizer;
+pub mod tree;
+
+pub use engine::{Engine, EngineError, Input, Isa, Session};
+pub use file::{FileError, Model};
+pub use tokenizer::Tokenizer;
+pub use tree::Tree;
