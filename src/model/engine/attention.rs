@@ -6,7 +6,7 @@
 //! the order of positions, on the ring's size or on what else is being computed.
 
 use super::kernel::{Kernel, ROWS};
-use super::math::{exp, quantise, top};
+use super::math::{exp, quantise, top, truncate};
 
 /// Slots that a cache grows by.
 const PAGE: usize = 64;
@@ -153,7 +153,7 @@ pub unsafe fn attend<K: Kernel>(
             *v = exp(*v - best);
         }
         for v in scores.iter() {
-            total += i64::from((v * ONE) as i32);
+            total += i64::from(truncate(v * ONE, 0.0, ONE));
         }
         for (v, scale) in scores.iter_mut().zip(&cache.value_scales[from..to]) {
             *v *= scale;
@@ -179,7 +179,7 @@ pub unsafe fn attend<K: Kernel>(
         let weights = &mut s.weights[..(b - a) * 2];
         for (w, v) in weights.chunks_exact_mut(8).zip(s.scores[a..b].chunks_exact(4)) {
             for i in 0..4 {
-                let p = ((v[i] * inv) as i32).clamp(0, 65535);
+                let p = truncate(v[i] * inv, 0.0, 65535.0);
                 w[i] = (p >> 8) as u8;
                 w[4 + i] = p as u8;
             }

@@ -18,6 +18,17 @@ fn round(x: f32) -> f32 {
     (x + ROUND) - ROUND
 }
 
+/// Truncates to an integer within `low..=high`, which fit an i32; what is no number gives `low`.
+/// Unlike `as`, compilers turn it into the conversion that vector units have.
+#[inline(always)]
+pub fn truncate(x: f32, low: f32, high: f32) -> i32 {
+    let x = if x >= low { x } else { low };
+    let x = if x <= high { x } else { high };
+    debug_assert!((-2_147_483_648.0..2_147_483_648.0).contains(&x));
+    // SAFETY: x is a number between the limits, within an i32.
+    unsafe { x.to_int_unchecked() }
+}
+
 /// The larger one; the first where they do not compare.
 #[inline(always)]
 fn max(a: f32, b: f32) -> f32 {
@@ -41,7 +52,7 @@ pub fn exp(x: f32) -> f32 {
     p = p * f + 9.618_129e-3;
     p = p * f + 5.550_410_9e-2;
     p = p * f + 0.240_226_51;
-    p = p * f + 0.693_147_18;
+    p = p * f + std::f32::consts::LN_2;
     p = p * f + 1.0;
     // The low bits of `shifted` hold n as an integer; 2^n is its biased exponent.
     let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127);
@@ -112,8 +123,7 @@ pub fn quantise(x: &[f32], q: &mut [i8]) -> f32 {
     }
     let inv = 127.0 / amax;
     for (o, v) in q.iter_mut().zip(x) {
-        // The casts are defined for every input: NaN gives 0, the rest saturates.
-        *o = (round(v * inv) as i32).clamp(-127, 127) as i8;
+        *o = truncate(round(v * inv), -127.0, 127.0) as i8;
     }
     amax / 127.0
 }

@@ -325,6 +325,8 @@ impl Drop for Worker {
 #[derive(Debug)]
 pub struct Session {
     engine: Arc<Engine>,
+    /// Boxed: they move between threads.
+    #[allow(clippy::vec_box)]
     parts: Vec<Box<Part>>,
     /// One fewer than parts: the first is computed by the caller.
     workers: Vec<Worker>,

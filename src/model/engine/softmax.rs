@@ -1,9 +1,12 @@
 //! From logits to integer probabilities.
 
-use super::math::{exp, top};
+use super::math::{exp, top, truncate};
 
 /// Probabilities sum to 2 to this power.
 pub const TOTAL_BITS: u32 = 31;
+
+/// Fixed-point one of the numerators.
+const ONE: f32 = 1_073_741_824.0;
 
 /// Turns logits into cumulative integer probabilities: `out[0] = 0`, `out[n] = 2^31`, strictly
 /// increasing, so symbol i has probability `(out[i+1] − out[i]) / 2^31 > 0`.
@@ -17,8 +20,7 @@ pub fn cumulate(logits: &[f32], out: &mut [u32]) {
     let top = top(logits, logits[0], |v| v);
     let mut total = 0_u64;
     for (o, v) in out.iter_mut().zip(logits) {
-        // Through i32, the conversion that vector units have; at most 2^30.
-        *o = (exp(*v - top) * 1_073_741_824.0) as i32 as u32;
+        *o = truncate(exp(*v - top) * ONE, 0.0, ONE) as u32;
     }
     for o in &out[..n] {
         total += u64::from(*o);

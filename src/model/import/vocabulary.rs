@@ -33,8 +33,8 @@ pub fn bytes_of(token: &str) -> Result<Vec<u8>, ImportError> {
     })
 }
 
-/// Completes a vocabulary: merges by name, and a token for bytes that lack one, which takes the place
-/// of a special token (never `start`), since those are never coded.
+/// Completes a vocabulary: merges by name, and a token for each byte that lacks one, which takes the
+/// place of a special token (never `start`), since those are never coded, or of a rare one.
 pub fn build(
     kind: PreTokenizer,
     mut tokens: Vec<Vec<u8>>,
@@ -47,27 +47,43 @@ pub fn build(
             seen[b as usize] = true;
         }
     }
+    let mut parts: HashMap<Vec<u8>, u32> = HashMap::new();
+    let mut list = Vec::with_capacity(merges.len());
+    for (l, r) in merges {
+        let (l, r) = (bytes_of(l)?, bytes_of(r)?);
+        for part in [&l, &r] {
+            *parts.entry(part.clone()).or_default() += 1;
+        }
+        list.push((l, r));
+    }
     for b in (0..=255_u8).filter(|b| !seen[*b as usize]) {
-        let free = tokens.iter().enumerate().position(|(i, t)| t.is_empty() && i != start as usize);
+        let special =
+            tokens.iter().enumerate().position(|(i, t)| t.is_empty() && i != start as usize);
+        // Without special tokens: the rarest token that no merge builds upon.
+        let free =
+            special.or_else(|| tokens.iter().rposition(|t| t.len() > 1 && !parts.contains_key(t)));
         let free =
             free.ok_or_else(|| ImportError::Missing(format!("a token for byte {b:#04x}")))?;
+        list.retain(|(l, r)| {
+            let joined = [&l[..], r].concat();
+            joined != tokens[free]
+        });
         tokens[free] = vec![b];
     }
     let mut ids: HashMap<&[u8], u32> = HashMap::new();
     for (id, t) in tokens.iter().enumerate().filter(|(_, t)| !t.is_empty()) {
         ids.entry(t).or_insert(id as u32);
     }
-    let mut list = Vec::with_capacity(merges.len());
-    for (l, r) in merges {
-        let (l, r) = (bytes_of(l)?, bytes_of(r)?);
+    let mut merges = Vec::with_capacity(list.len());
+    for (l, r) in list {
         let get = |b: &[u8]| {
             ids.get(b).copied().ok_or_else(|| {
                 ImportError::Missing(format!("token {:?} of a merge", String::from_utf8_lossy(b)))
             })
         };
-        list.push(Merge { left: get(&l)?, right: get(&r)?, result: get(&[l, r].concat())? });
+        merges.push(Merge { left: get(&l)?, right: get(&r)?, result: get(&[l, r].concat())? });
     }
-    Ok(Vocabulary { kind, tokens, merges: list })
+    Ok(Vocabulary { kind, tokens, merges })
 }
 
 fn text<'a>(v: &'a Value, key: &str) -> &'a str {
