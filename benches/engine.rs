@@ -4,6 +4,8 @@
 //! per second by instruction set, lanes and threads, and the bits per byte of the model alone on
 //! each TEXT by lanes, in blocks of the model's unit.
 
+#![allow(clippy::unwrap_used)]
+
 use lmfs::model::engine::TOTAL_BITS;
 use lmfs::model::import::{self, SAMPLE, oracle};
 use lmfs::model::{Engine, Input, Isa, Model, Session};

@@ -1,5 +1,7 @@
 //! The engine and the model file, on a small random model made here.
 
+#![allow(clippy::unwrap_used)]
+
 use lmfs::model::engine::{GROUP, ROPE_STEPS, Rope, fingerprint};
 use lmfs::model::file::{Golden, Hyper, Layer, Manifest, Matrix};
 use lmfs::model::tokenizer::{Merge, PreTokenizer};
