@@ -89,8 +89,8 @@ pub fn stage(plain: &[u8]) -> Encoded {
 /// Level of zstd for rested blocks that are not text.
 const ZSTD_LEVEL: i32 = 9;
 
-/// Codes a rested block in the smallest admissible form (raw, zstd, fast). Verified by decoding.
-pub fn encode(plain: &[u8], primer: Option<&Primer>) -> Encoded {
+/// Forms that a rested block may take, smallest first; raw, which always may, is not among them.
+fn candidates(plain: &[u8], primer: Option<&Primer>) -> Vec<Encoded> {
     let mut candidates = Vec::new();
     if looks_like_text(plain) {
         let payload = codec::encode(plain, 1, &mut ready(primer, plain.len()), None).bytes;
@@ -101,6 +101,11 @@ pub fn encode(plain: &[u8], primer: Option<&Primer>) -> Encoded {
     }
     candidates.retain(|c| c.payload.len() < plain.len());
     candidates.sort_by_key(|c| c.payload.len());
+    candidates
+}
+
+/// The first candidate that decodes to the block, else the block itself.
+fn prove(plain: &[u8], candidates: Vec<Encoded>, primer: Option<&Primer>) -> Encoded {
     let proven = |c: &Encoded| {
         let primer = primer.filter(|_| c.primed);
         let same =
@@ -115,6 +120,11 @@ pub fn encode(plain: &[u8], primer: Option<&Primer>) -> Encoded {
         primed: false,
         payload: plain.to_vec(),
     })
+}
+
+/// Codes a rested block in the smallest admissible form (raw, zstd, fast). Verified by decoding.
+pub fn encode(plain: &[u8], primer: Option<&Primer>) -> Encoded {
+    prove(plain, candidates(plain, primer), primer)
 }
 
 /// Decodes a payload of `plain_len` bytes of plaintext. Never panics, whatever the bytes. A `fast`
