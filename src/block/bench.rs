@@ -56,12 +56,12 @@ pub fn measure(plain: &[u8], block: usize, header: u64, frame: u64) -> Measured 
     }
     let began = Instant::now();
     // A cold read makes the primer first.
-    let cold = frames.first().filter(|_| primed).map(|(plain, e)| {
-        let back = decode(e.form, &e.payload, plain.len() as u32, None);
-        Primer::new(back.unwrap_or_default())
-    });
+    let cold = frames
+        .first()
+        .filter(|_| primed)
+        .map(|(plain, e)| Primer::decode(e.form, &e.payload, plain.len() as u32));
     for (n, (part, e)) in frames.iter().skip(used).enumerate() {
-        let primer = cold.as_ref().filter(|_| e.primed);
+        let primer = cold.as_ref().and_then(|c| c.as_ref().ok()).filter(|_| e.primed);
         let back = decode(e.form, &e.payload, part.len() as u32, primer);
         m.roundtrip &= back.is_ok_and(|b| b == *part);
         if n == 0 {

@@ -83,6 +83,11 @@ impl Table {
         4 * LINE * self.lines.len()
     }
 
+    /// True if it is as large as tables get.
+    pub fn is_full_size(&self) -> bool {
+        self.lines.len() == 1 << LINE_BITS.1
+    }
+
     /// Finds or makes the slot for a decision. `line` is the hash that chooses the line, `key` the
     /// one that chooses the slot in it. Without branches: what they hit cannot be foreseen.
     #[inline(always)]
