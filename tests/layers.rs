@@ -15,7 +15,7 @@ const ALLOWED: [(&str, &[&str]); 12] = [
     ("recode", &["block", "fetch", "store", "types"]),
     ("fs", &["block", "cache", "fetch", "recode", "store", "types"]),
     ("fuse", &["fs", "fetch", "types", "recode", "store"]),
-    ("control", &["block", "fs", "recode", "store", "types"]),
+    ("control", &["block", "fetch", "fs", "recode", "store", "types"]),
     ("cli", &["block", "control", "fs", "fuse", "recode", "store", "types", "codec"]),
     ("main", &[]),
 ];

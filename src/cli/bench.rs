@@ -17,6 +17,8 @@ pub struct Args {
 enum What {
     /// Encode, decode and compare files in independent blocks
     Codec(CodecArgs),
+    /// Write, read and make files in a mounted directory
+    Fs(super::bench_fs::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -77,7 +79,10 @@ fn row(file: String, m: &bench::Measured) -> Row {
 
 /// Runs it.
 pub fn run(a: &Args) -> Outcome {
-    let What::Codec(a) = &a.what;
+    let a = match &a.what {
+        What::Codec(a) => a,
+        What::Fs(a) => return super::bench_fs::run(a),
+    };
     mkfs::check_model(&a.model, &[])?;
     let block_size = match &a.block_size {
         Some(t) => mkfs::block_size(t)?,
@@ -116,7 +121,7 @@ pub fn run(a: &Args) -> Outcome {
 
 fn print(r: &Report) {
     println!(
-        "model {}, blocks of {}, 1 thread; encoding includes its verification",
+        "model {}, blocks of {}, 1 thread; the proof by decoding is not part of encoding",
         r.model,
         output::size(r.block_size.into())
     );

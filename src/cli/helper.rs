@@ -1,9 +1,11 @@
 //! The `mount.lmfs` personality: what mount(8) calls for `mount -t lmfs`.
 
-use super::mount;
 use super::options::{self, Options};
+use super::{mount, target};
+use crate::control::{self, Request};
+use crate::fuse;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Wrong usage.
 const USAGE: u8 = 1;
@@ -64,6 +66,23 @@ fn parse(args: Vec<OsString>) -> Result<Call, String> {
     Ok(call)
 }
 
+/// Changes the kernel's flags of a mount. How the daemon opened the store stays as it is.
+fn remount(dir: &Path, o: &Options) -> Result<(), String> {
+    let shown = dir.display();
+    let dir = target::absolute(dir);
+    let mounted = target::mounts().into_iter().rev().find(|m| m.dir == dir);
+    let Some(m) = mounted else { return Err(format!("{shown}: no lmfs is mounted there")) };
+    let status = control::request(&m.store, &Request::Status, &mut |_, _| {});
+    let read_only = status.is_ok_and(|s| s["read_only"] == true);
+    if read_only && !o.read_only {
+        return Err(format!(
+            "{shown}: its store is open for reading only; umount it and mount it with rw"
+        ));
+    }
+    let source = m.store.to_string_lossy().into_owned();
+    fuse::remount(&dir, &o.fuse(source)).map_err(|e| format!("{shown}: {e}"))
+}
+
 /// Runs the helper; returns its exit code.
 pub fn main(args: Vec<OsString>) -> u8 {
     let call = match parse(args) {
@@ -82,6 +101,15 @@ pub fn main(args: Vec<OsString>) -> u8 {
     }
     if call.fake {
         return 0;
+    }
+    if o.remount {
+        return match remount(&call.dir, &o) {
+            Ok(()) => 0,
+            Err(e) => {
+                eprintln!("mount.lmfs: {e}");
+                MOUNT
+            }
+        };
     }
     if !std::path::Path::new("/proc/self/exe").exists() {
         eprintln!("mount.lmfs: /proc is not mounted; mount it first");

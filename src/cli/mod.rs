@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 mod bench;
+mod bench_fs;
 mod completions;
 mod compress;
 mod gc;
@@ -10,6 +11,7 @@ mod mount;
 mod notify;
 mod options;
 mod output;
+mod scrub;
 mod settle;
 mod stat;
 mod status;
@@ -61,6 +63,8 @@ enum Command {
     Status(status::Args),
     /// How files are stored
     Stat(stat::Args),
+    /// Check all that files are made of
+    Scrub(scrub::Args),
     /// Give the space of dead frames back
     Gc(gc::Args),
     /// Compress one file into a container
@@ -153,6 +157,7 @@ pub fn main() -> ExitCode {
                 Command::Settle(a) => settle::run(&a, say),
                 Command::Status(a) => status::run(&a),
                 Command::Stat(a) => stat::run(&a),
+                Command::Scrub(a) => scrub::run(&a, say),
                 Command::Gc(a) => gc::run(&a, say),
                 Command::Compress(a) => compress::compress(&a, say),
                 Command::Decompress(a) => compress::decompress(&a),

@@ -10,6 +10,8 @@ use std::time::Duration;
 pub struct Options {
     /// Nothing may be changed.
     pub read_only: bool,
+    /// Change a mount that is there.
+    pub remount: bool,
     /// Stay in the foreground.
     pub foreground: bool,
     /// Log level.
@@ -32,6 +34,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             read_only: false,
+            remount: false,
             foreground: false,
             log: log::LevelFilter::Info,
             fs: FsOptions::default(),
@@ -106,6 +109,7 @@ pub fn parse(o: &mut Options, text: &str, sloppy: bool) -> Result<(), String> {
             "default_permissions" => o.default_permissions = true,
             "noatime" => o.fs.noatime = true,
             "sync" => o.fs.sync = true,
+            "remount" => o.remount = true,
             "foreground" => o.foreground = true,
             "log" => {
                 let v = need()?;
@@ -118,7 +122,10 @@ pub fn parse(o: &mut Options, text: &str, sloppy: bool) -> Result<(), String> {
             }
             "defaults" | "auto" | "noauto" | "user" | "users" | "nouser" | "nofail" | "_netdev"
             | "comment" | "relatime" | "strictatime" | "atime" | "diratime" | "nodiratime"
-            | "async" | "remount" => {}
+            | "async" => {}
+            // What mount(8) repeats from /proc/mounts on a remount.
+            "user_id" | "group_id" | "rootmode" | "max_read" | "blksize"
+                if text.contains("remount") => {}
             _ if name.starts_with("x-") || sloppy => {}
             _ => {
                 return Err(format!(

@@ -100,7 +100,8 @@ fn offline(
     request: &Request,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<serde_json::Value, Failure> {
-    let read_only = matches!(request, Request::Status | Request::Stat { .. });
+    let read_only =
+        matches!(request, Request::Status | Request::Stat { .. } | Request::Scrub { .. });
     let store = Store::open(path, &OpenOptions { read_only })?;
     let fs: Arc<Fs> = Fs::open(store, super::options::Options::offline())?;
     let answer = control::answer(&fs, request, progress, None);

@@ -81,6 +81,8 @@ pub struct Status {
     pub unrecoverable: u64,
     /// The daemon, if the store is mounted.
     pub pid: Option<u32>,
+    /// The store is open for reading only.
+    pub read_only: bool,
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -129,6 +131,7 @@ pub fn status(fs: &Fs, pid: Option<u32>) -> Result<Status, FsError> {
         repaired: s.repaired,
         unrecoverable: s.unrecoverable,
         pid,
+        read_only: store.read_only(),
     })
 }
 
@@ -265,6 +268,9 @@ pub fn answer(
                 after_bytes: r.after_bytes,
                 blocks: r.moved_frames,
             })
+        }
+        Request::Scrub { decode } => {
+            serde_json::to_value(super::scrub::scrub(fs, *decode, progress).map_err(|e| text(&e))?)
         }
         Request::Flush => {
             fs.flush_all().map_err(|e| text(&e))?;

@@ -2,10 +2,12 @@
 
 mod client;
 mod figures;
+mod scrub;
 mod server;
 
 pub use client::{ControlError, request};
 pub use figures::{CacheFigures, ModelFigures, Settled, StatEntry, Status, answer};
+pub use scrub::Scrubbed;
 pub use server::Server;
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +33,11 @@ pub enum Request {
     },
     /// Clean dead segments.
     Gc,
+    /// Check every frame.
+    Scrub {
+        /// Also decode it and check what comes out.
+        decode: bool,
+    },
     /// Stage and sync everything.
     Flush,
 }

@@ -5,4 +5,4 @@ mod errno;
 mod helper;
 mod mount;
 
-pub use mount::{MountError, MountOptions, Session, Unmounter, mount, unmount};
+pub use mount::{MountError, MountOptions, Session, Unmounter, mount, remount, unmount};

@@ -233,6 +233,31 @@ const FLAGS: [(&str, libc::c_ulong, bool); 9] = [
     ("sync", libc::MS_SYNCHRONOUS, true),
 ];
 
+fn kernel_flags(options: &MountOptions) -> libc::c_ulong {
+    let mut flags = libc::MS_NOSUID | libc::MS_NODEV;
+    for name in &options.extra {
+        for (_, flag, on) in FLAGS.iter().filter(|(n, _, _)| n == name) {
+            flags = if *on { flags | flag } else { flags & !flag };
+        }
+    }
+    if options.read_only {
+        flags |= libc::MS_RDONLY;
+    }
+    flags
+}
+
+/// Changes what the kernel checks (`ro`, `nosuid` and the like) of what is mounted at `dir`.
+pub fn remount(dir: &Path, options: &MountOptions) -> io::Result<()> {
+    let target = c_string(dir.as_os_str())?;
+    let flags = kernel_flags(options) | libc::MS_REMOUNT;
+    let none = std::ptr::null();
+    // SAFETY: a system call with a valid C string; a remount needs neither source, type nor data.
+    match unsafe { libc::mount(none, target.as_ptr(), none, flags, none.cast()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Opens the device and mounts it, as root may.
 fn mount_directly(dir: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
     let denied = |reason: &str| MountError::NoPermission {
@@ -245,15 +270,7 @@ fn mount_directly(dir: &Path, options: &MountOptions) -> Result<OwnedFd, MountEr
         Some(libc::EPERM | libc::EACCES) => denied("/dev/fuse cannot be opened"),
         _ => io_error(format!("opening {DEVICE}"), e),
     })?;
-    let mut flags = libc::MS_NOSUID | libc::MS_NODEV;
-    for name in &options.extra {
-        for (_, flag, on) in FLAGS.iter().filter(|(n, _, _)| n == name) {
-            flags = if *on { flags | flag } else { flags & !flag };
-        }
-    }
-    if options.read_only {
-        flags |= libc::MS_RDONLY;
-    }
+    let flags = kernel_flags(options);
     // SAFETY: no arguments, cannot fail.
     let (uid, gid) = unsafe { (libc::getuid(), libc::getgid()) };
     let mut data = format!("fd={},rootmode=40000,user_id={uid},group_id={gid}", device.as_raw_fd());
