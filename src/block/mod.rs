@@ -48,6 +48,21 @@ impl Primer {
         Self { plain: plain.into(), predictor: Arc::new(predictor) }
     }
 
+    /// The same from the sample's payload, in one pass where the form allows: decoding teaches the
+    /// experts what training would.
+    pub fn decode(form: Form, payload: &[u8], plain_len: u32) -> Result<Self, BlockError> {
+        if form != Form::Fast {
+            return Ok(Self::new(decode(form, payload, plain_len, None)?));
+        }
+        let mut predictor = Predictor::new(plain_len as usize);
+        let plain = decode_fast(payload, plain_len, &mut predictor)?;
+        if predictor.is_full_size() {
+            Ok(Self { plain: plain.into(), predictor: Arc::new(predictor) })
+        } else {
+            Ok(Self::new(plain))
+        }
+    }
+
     /// The sample.
     pub fn plain(&self) -> &[u8] {
         &self.plain
@@ -90,8 +105,8 @@ pub fn stage(plain: &[u8]) -> Encoded {
 /// Level of zstd for rested blocks that are not text.
 const ZSTD_LEVEL: i32 = 9;
 
-/// Codes a rested block in the smallest admissible form (raw, zstd, fast). Verified by decoding.
-pub fn encode(plain: &[u8], primer: Option<&Primer>) -> Encoded {
+/// Forms that a rested block may take, smallest first; raw, which always may, is not among them.
+fn candidates(plain: &[u8], primer: Option<&Primer>) -> Vec<Encoded> {
     let mut candidates = Vec::new();
     if looks_like_text(plain) {
         let payload = codec::encode(plain, 1, &mut ready(primer, plain.len()), None).bytes;
@@ -102,6 +117,11 @@ pub fn encode(plain: &[u8], primer: Option<&Primer>) -> Encoded {
     }
     candidates.retain(|c| c.payload.len() < plain.len());
     candidates.sort_by_key(|c| c.payload.len());
+    candidates
+}
+
+/// The first candidate that decodes to the block, else the block itself.
+fn prove(plain: &[u8], candidates: Vec<Encoded>, primer: Option<&Primer>) -> Encoded {
     let proven = |c: &Encoded| {
         let primer = primer.filter(|_| c.primed);
         let same =
@@ -118,6 +138,11 @@ pub fn encode(plain: &[u8], primer: Option<&Primer>) -> Encoded {
     })
 }
 
+/// Codes a rested block in the smallest admissible form (raw, zstd, fast). Verified by decoding.
+pub fn encode(plain: &[u8], primer: Option<&Primer>) -> Encoded {
+    prove(plain, candidates(plain, primer), primer)
+}
+
 /// Decodes a payload of `plain_len` bytes of plaintext. Never panics, whatever the bytes. A `fast`
 /// payload must be given the primer that it was coded with, if any.
 pub fn decode(
@@ -132,8 +157,7 @@ pub fn decode(
         Form::Zstd => {
             zstd::bulk::decompress(payload, len).map_err(|e| BlockError::Corrupt(e.to_string()))?
         }
-        Form::Fast => codec::decode(payload, len, &mut ready(primer, len), None)
-            .ok_or_else(|| BlockError::Corrupt("the code does not end with the block".into()))?,
+        Form::Fast => decode_fast(payload, plain_len, &mut ready(primer, len))?,
         Form::Lm => return Err(BlockError::UnknownForm(form as u8)),
     };
     if bytes.len() == len {
@@ -141,6 +165,11 @@ pub fn decode(
     } else {
         Err(BlockError::Corrupt(format!("{} bytes, not {plain_len}", bytes.len())))
     }
+}
+
+fn decode_fast(payload: &[u8], len: u32, predictor: &mut Predictor) -> Result<Vec<u8>, BlockError> {
+    codec::decode(payload, len as usize, predictor, None)
+        .ok_or_else(|| BlockError::Corrupt("the code does not end with the block".into()))
 }
 
 /// A cheap look at a sample: is text modelling likely to pay? Text has few control characters, and
@@ -165,4 +194,43 @@ pub fn plain_hash(plain: &[u8]) -> u64 {
     let mut b = [0; 8];
     b.copy_from_slice(&h.as_bytes()[..8]);
     u64::from_le_bytes(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(bytes: usize) -> Vec<u8> {
+        let line = |i: u32| format!("{i} user-{} logged in from 10.0.0.{}\n", i % 7, i * i % 251);
+        (0..).flat_map(|i| line(i).into_bytes()).take(bytes).collect()
+    }
+
+    #[test]
+    fn a_primer_is_the_same_from_its_sample_and_from_its_payload() {
+        let block = text(Primer::LEN + 40_000)[Primer::LEN..].to_vec();
+        for len in [Primer::LEN, 20_000] {
+            let sample = text(len);
+            let made = Primer::new(sample.clone());
+            let stored = encode(&sample, None);
+            assert_eq!(stored.form, Form::Fast);
+            let read = Primer::decode(stored.form, &stored.payload, len as u32).unwrap();
+            let coded = encode(&block, Some(&made));
+            assert!(coded.primed && coded.form == Form::Fast);
+            let back = decode(coded.form, &coded.payload, block.len() as u32, Some(&read));
+            assert!(back.unwrap() == block);
+        }
+    }
+
+    #[test]
+    fn noise_stays_raw() {
+        let mut seed = 1_u64;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 56) as u8
+        })
+        .take(100_000)
+        .collect();
+        let coded = encode(&noise, None);
+        assert_eq!((coded.form, coded.payload.len()), (Form::Raw, noise.len()));
+    }
 }

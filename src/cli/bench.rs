@@ -121,7 +121,7 @@ pub fn run(a: &Args) -> Outcome {
 
 fn print(r: &Report) {
     println!(
-        "model {}, blocks of {}, 1 thread; encoding includes its verification",
+        "model {}, blocks of {}, 1 thread; the proof by decoding is not part of encoding",
         r.model,
         output::size(r.block_size.into())
     );

@@ -84,14 +84,14 @@ trait Bits {
 /// A coder that also counts what the decisions should cost.
 struct Counted {
     coder: Encoder,
-    ideal: u64,
+    ideal: tables::Ideal,
 }
 
 impl Bits for Counted {
     #[inline(always)]
     fn pass(&mut self, p1: u32, bit: bool) -> bool {
         self.coder.encode(bit, p1);
-        self.ideal += tables::cost(if bit { p1 } else { 65536 - p1 });
+        self.ideal.add(if bit { p1 } else { 65536 - p1 });
         bit
     }
 }
@@ -193,7 +193,7 @@ fn encode_any(text: &[u8], lanes: usize, predictor: &mut Predictor, mut lm: Lm<'
     let rooms: Vec<usize> = pieces.iter().map(|p| p.len()).collect();
     let tokens: Vec<Vec<Token>> = pieces.iter().map(|p| vocab.cut(p)).collect();
     let longest = tokens.iter().map(Vec::len).max().unwrap_or(0);
-    let mut bits = Counted { coder: Encoder::default(), ideal: 0 };
+    let mut bits = Counted { coder: Encoder::default(), ideal: tables::Ideal::default() };
     predictor.open(&rooms);
     if let Some(lm) = &mut lm {
         lm.reset(pieces.len());
@@ -212,7 +212,7 @@ fn encode_any(text: &[u8], lanes: usize, predictor: &mut Predictor, mut lm: Lm<'
         }
     }
     bytes.extend(bits.coder.finish());
-    Coded { bytes, ideal: bits.ideal }
+    Coded { bytes, ideal: bits.ideal.bits() }
 }
 
 /// Reads the lanes' lengths in bytes; they add up to `len`.

@@ -24,6 +24,19 @@ const NODES: usize = 512;
 const CURVE: usize = 33;
 const APM2: usize = 1 << 12;
 
+/// Tells nodes apart in hashes.
+#[inline(always)]
+fn salt_of(node: u16) -> u32 {
+    u32::from(node).wrapping_mul(0x9E37_79B1)
+}
+
+/// The line of the table for a context and the node that begins a group.
+#[inline(always)]
+fn line(context: u32, salt: u32) -> u32 {
+    let h = (context ^ salt).wrapping_mul(0x85EB_CA6B);
+    h ^ (h >> 15)
+}
+
 /// All that coder and decoder learn in step. Cloning it is how a primer is used.
 #[derive(Debug, Clone)]
 pub struct Predictor {
@@ -112,6 +125,11 @@ impl Predictor {
         }
     }
 
+    /// True if the tables are as large as a primer's.
+    pub fn is_full_size(&self) -> bool {
+        self.table.is_full_size()
+    }
+
     /// Readies for lanes of at most these many tokens each. All go on from where lane 0 was.
     pub fn open(&mut self, rooms: &[usize]) {
         let from = self.lanes.first().cloned().unwrap_or_default();
@@ -173,14 +191,23 @@ impl Predictor {
         self.asked = node.is_none();
         let node = node.unwrap_or(vocab.size() as u16);
         self.node = node;
-        let mut salt = u32::from(node).wrapping_mul(0x9E37_79B1);
+        let mut salt = salt_of(node);
         if self.asked {
             salt = salt.wrapping_add(u32::from(self.guess.unwrap_or(0)).wrapping_mul(0x6C8E_9CF5));
         }
         if self.depth.is_multiple_of(GROUP) {
             for i in 0..CONTEXTS {
-                let h = (self.hashes[i] ^ salt).wrapping_mul(0x85EB_CA6B);
-                self.lines[i] = h ^ (h >> 15);
+                self.lines[i] = line(self.hashes[i], salt);
+            }
+        }
+        // The lines that come next: the root's after a guess, the children's after a group's last.
+        if self.asked {
+            self.prefetch(0);
+        } else if self.depth % GROUP == GROUP - 1 {
+            for bit in [false, true] {
+                if let Ok(child) = vocab.step(node, bit) {
+                    self.prefetch(child);
+                }
             }
         }
         let salt = salt ^ salt >> 15;
@@ -281,6 +308,14 @@ impl Predictor {
             self.apm_at[k] = at + usize::from(part * 2 > step);
         }
         (((2 * p + q) + 2) / 4).clamp(1, 65535) as u32
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, node: u16) {
+        let salt = salt_of(node);
+        for h in self.hashes {
+            self.table.prefetch(line(h, salt));
+        }
     }
 
     /// Learns how the decision went that [`Self::predict`] was asked about.

@@ -95,6 +95,39 @@ pub fn cost(p: u32) -> u64 {
     (16 << 16) - (whole << 16) - digits
 }
 
+/// −Σ log2 p as a running product, so that the logarithm is taken once.
+#[derive(Debug, Clone, Copy)]
+pub struct Ideal {
+    /// The product is `mantissa` / 2^(47 + shifts), with the mantissa in [2^47, 2^48).
+    mantissa: u64,
+    shifts: u64,
+}
+
+impl Default for Ideal {
+    fn default() -> Self {
+        Self { mantissa: 1 << 47, shifts: 0 }
+    }
+}
+
+impl Ideal {
+    /// One more decision, of probability `p` / 65536.
+    #[inline(always)]
+    pub fn add(&mut self, p: u32) {
+        // Below 2^64, at least 2^47.
+        let product = self.mantissa * u64::from(p);
+        let up = product.leading_zeros();
+        self.mantissa = (product << up) >> 16;
+        self.shifts += u64::from(up);
+    }
+
+    /// The sum, in units of 2^-16 bits.
+    pub fn bits(self) -> u64 {
+        // The mantissa's upper 17 bits are in [2^16, 2^17): take the logarithm of half of it.
+        let fraction = (1 << 16) - cost((self.mantissa >> 32) as u32);
+        (self.shifts << 16) - fraction
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +144,17 @@ mod tests {
             let back = t.squash(t.stretch(p)) - i32::from(p);
             assert!(back.abs() <= 65, "{p}");
         }
+    }
+
+    #[test]
+    fn ideal_is_the_sum_of_costs() {
+        let (mut ideal, mut sum) = (Ideal::default(), 0.0);
+        for i in 0..100_000_u32 {
+            let p = (i * 40_503 % 65_535 + 1).clamp(1, 65_535);
+            ideal.add(p);
+            sum -= (f64::from(p) / 65536.0).log2();
+        }
+        assert!((ideal.bits() as f64 / 65536.0 - sum).abs() < 0.01);
     }
 
     #[test]
