@@ -44,7 +44,11 @@ pub fn frame(
 /// Reads, decodes and readies the primer with this id, which `frame` was coded with.
 pub fn primer(store: &Store, id: u64, frame: FrameRef) -> Result<Primer, FetchError> {
     let at = store.primer(id)?.ok_or(FetchError::NoPrimer { frame, primer: id })?;
-    Ok(Primer::new(plain(store, at, None)?))
+    let f = store.read_frame(at)?;
+    let primer = Primer::decode(f.form, &f.payload, f.plain_len)
+        .map_err(|source| FetchError::Block { frame: at, source })?;
+    let same = block::plain_hash(primer.plain()) == f.plain_hash;
+    if same { Ok(primer) } else { Err(FetchError::Hash(at)) }
 }
 
 fn plain(store: &Store, at: FrameRef, primer: Option<&Primer>) -> Result<Vec<u8>, FetchError> {
