@@ -1,7 +1,7 @@
 //! Counters: how often a decision went right under a context, and what such a count is worth.
 
 use super::tables::TABLES;
-use super::vector::{Lanes, Vector, WIDTH};
+use super::vector::{Lanes, Vector, WIDTH, prefetch};
 
 /// Slots per line of the table: a line is one cache line.
 const LINE: usize = 16;
@@ -124,16 +124,7 @@ impl Table {
     /// Asks for a line that is likely to be needed soon; a matter of speed alone.
     #[inline(always)]
     pub fn prefetch(&self, line: u32) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let line = &raw const self.lines[line as usize & (self.lines.len() - 1)];
-            // SAFETY: a prefetch touches nothing that the program can see, and every x86-64
-            // processor has it.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = line;
+        prefetch(&self.lines[line as usize & (self.lines.len() - 1)]);
     }
 
     /// The counters learn how the decision went; the first [`PATIENT`] of them slowly.

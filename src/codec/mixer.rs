@@ -101,8 +101,11 @@ impl Mixer {
     pub fn update<V: Vector>(&mut self, inputs: &Inputs, bit: bool) {
         let target = if bit { 65535 } else { 0 };
         // Steep at first.
-        let boost = 2 + (2048 / (256 + self.seen)) as i32;
-        self.seen = (self.seen + 1).min(1 << 16);
+        let mut boost = 2;
+        if self.seen < STEEP {
+            boost += (2048 / (256 + self.seen)) as i32;
+            self.seen += 1;
+        }
         for k in 0..SETS {
             let err = ((target - self.probabilities[k]) * RATE * boost) >> 7;
             learn::<V, _>(&mut self.first[self.chosen[k]], inputs, err);
@@ -117,6 +120,8 @@ impl Mixer {
     }
 }
 
+/// Decisions during which weights move faster.
+const STEEP: u32 = 2048 - 256;
 /// Learning rates.
 const RATE: i32 = 6;
 const RATE_LAST: i32 = 2;

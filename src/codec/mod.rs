@@ -4,6 +4,7 @@
 
 mod context;
 mod counters;
+mod estimation;
 mod matching;
 mod mixer;
 mod model;
@@ -125,7 +126,7 @@ fn pass<B: Bits, V: Vector>(
     known: Option<Token>,
     cumulative: Option<&[u32]>,
 ) -> Token {
-    predictor.begin(lane);
+    predictor.begin::<V>(lane);
     let token = 'token: {
         if let Some(guess) = predictor.guess() {
             let leaf = vocab.leaf(guess);

@@ -3,6 +3,7 @@
 
 use super::context::{History, Lane, NONE, hash};
 use super::counters::{Adaptive, Estimates, Found, SEEN_MAX, Slot, Table, Worth};
+use super::estimation::Estimation;
 use super::matching::{Match, Matcher};
 use super::mixer::{INPUTS, Inputs, Mixer, ONE};
 use super::tables::{LIMIT, TABLES};
@@ -30,9 +31,8 @@ const LM: usize = MATCHES + 2;
 const GUESS: usize = MATCHES + 3;
 /// Nodes that have their own weights; the tree's nodes are numbered by weight.
 const NODES: usize = 512;
-/// Cells of a secondary estimation's curve.
-const CURVE: usize = 33;
-const APM2: usize = 1 << 12;
+/// Contexts of the second estimation.
+const PAIRS: usize = 1 << 12;
 
 /// Tells nodes apart in hashes.
 #[inline(always)]
@@ -54,7 +54,7 @@ pub struct Predictor {
     direct: Vec<Slot>,
     worth: Worth,
     mixer: Mixer,
-    apm: [Vec<u16>; 2],
+    estimations: [Estimation; 2],
     matchers: [Matcher; MATCHES],
     history: History,
     lanes: Vec<(Lane, [Match; MATCHES])>,
@@ -77,7 +77,6 @@ pub struct Predictor {
     found: Found,
     estimates: Estimates,
     inputs: Inputs,
-    apm_at: [usize; 2],
 }
 
 impl Default for Predictor {
@@ -99,15 +98,12 @@ impl Predictor {
         initial[LOGITS] = [ONE / 4; WIDTH];
         initial[REST][..MATCHES].fill(ONE / 4);
         initial[REST][DIRECT] = ONE / 8;
-        let curve: Vec<u16> =
-            (0..CURVE as i32).map(|i| TABLES.squash((i - 16) * (LIMIT / 16)) as u16).collect();
-        let apm = |n: usize| curve.iter().copied().cycle().take(CURVE * n).collect();
         Self {
             table: Table::new(len),
             direct: vec![Slot::NEW; vocab.size() + 1],
             worth: Worth::default(),
             mixer: Mixer::new(&initial, [21 * 16, NODES + 1, 512, 21 * 128, 512], 21),
-            apm: [apm(vocab.size() + 1), apm(APM2)],
+            estimations: [Estimation::new(vocab.size() + 1), Estimation::new(PAIRS)],
             matchers: MATCH_MIN.map(Matcher::new),
             history: History::default(),
             lanes: Vec::new(),
@@ -127,7 +123,6 @@ impl Predictor {
             found: Found::default(),
             estimates: Estimates::default(),
             inputs: [[0; WIDTH]; INPUTS],
-            apm_at: [0; 2],
         }
     }
 
@@ -155,18 +150,19 @@ impl Predictor {
             + Worth::WEIGHT
             + 4 * self.direct.len()
             + self.mixer.weight()
-            + 2 * (self.apm[0].len() + self.apm[1].len())
+            + self.estimations.iter().map(Estimation::weight).sum::<usize>()
             + self.matchers.iter().map(Matcher::weight).sum::<usize>()
             + self.history.weight()
     }
 
     /// Before a token of a lane.
     #[inline(always)]
-    pub fn begin(&mut self, lane: usize) {
+    pub fn begin<V: Vector>(&mut self, lane: usize) {
         self.lane = lane;
         self.depth = 0;
+        self.hashes = self.lanes[lane].0.contexts(&self.history);
+        self.prefetch::<V>(0);
         let (lane, matches) = &mut self.lanes[lane];
-        self.hashes = lane.contexts(&self.history);
         self.above_live = lane.above_token != NONE;
         for m in matches.iter_mut() {
             Matcher::begin(m, &self.history);
@@ -204,6 +200,10 @@ impl Predictor {
         if self.depth.is_multiple_of(GROUP) {
             lines::<V>(&self.hashes, salt).store(&mut self.lines);
         }
+        // Under the node, and under the token before and the node.
+        let before = u32::from(self.lanes[self.lane].0.recent[0]);
+        self.estimations[0].choose(usize::from(node));
+        self.estimations[1].choose(hash(before, salt) as usize % PAIRS);
         // The lines that come next: the root's after a guess, the children's after a group's last.
         if self.asked {
             self.prefetch::<V>(0);
@@ -292,20 +292,8 @@ impl Predictor {
         ];
         let logit = self.mixer.mix::<V>(&self.inputs, &contexts, certain);
         let p = TABLES.squash(logit);
-        // Secondary estimation under the node, and under the token before and the node.
-        let o1 = hash(u32::from(lane.recent[0]), salt) as usize % APM2;
-        let mut q = 0;
-        let x = logit + LIMIT;
-        let step = LIMIT / 16;
-        let low = (x / step).min(31);
-        let part = x - low * step;
-        for (k, context) in [usize::from(node), o1].into_iter().enumerate() {
-            let at = context * CURVE + low as usize;
-            let (a, b) = (i32::from(self.apm[k][at]), i32::from(self.apm[k][at + 1]));
-            q += (a * (step - part) + b * part) / step;
-            self.apm_at[k] = at + usize::from(part * 2 > step);
-        }
-        (((2 * p + q) + 2) / 4).clamp(1, 65535) as u32
+        let [a, b] = &mut self.estimations;
+        (((2 * p + a.refine(logit) + b.refine(logit)) + 2) / 4).clamp(1, 65535) as u32
     }
 
     #[inline(always)]
@@ -324,10 +312,8 @@ impl Predictor {
         self.table.learn::<V>(&self.found, bit);
         let direct = &mut self.direct[self.node as usize];
         *direct = direct.learned(bit);
-        let target = if bit { 65535 } else { 0 };
-        for k in 0..2 {
-            let a = &mut self.apm[k][self.apm_at[k]];
-            *a = (i32::from(*a) + ((target - i32::from(*a)) >> 6)) as u16;
+        for e in &mut self.estimations {
+            e.update(bit);
         }
         let matches = &mut self.lanes[self.lane].1;
         for (matcher, m) in self.matchers.iter_mut().zip(matches) {
