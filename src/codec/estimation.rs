@@ -8,7 +8,7 @@ const CELLS: usize = 32;
 /// Logit between two cells, times 256, rounded up.
 const STEP: i32 = (2 * LIMIT * 256).div_euclid(CELLS as i32 - 1) + 1;
 /// Each observation moves a cell by 2^-this of the error.
-const RATE: u32 = 6;
+const RATE: u32 = 5;
 
 /// A curve from probability to probability.
 #[derive(Debug, Clone, Copy)]

@@ -10,7 +10,7 @@ pub const INPUTS: usize = 3;
 /// Inputs of the first layer.
 pub type Inputs = [Lanes; INPUTS];
 /// Weight sets of the first layer.
-pub const SETS: usize = 5;
+pub const SETS: usize = 3;
 /// 1.0 as a weight.
 pub const ONE: i32 = 1 << 16;
 /// Weights are kept within ± this, so that no product overflows.
@@ -123,5 +123,5 @@ impl Mixer {
 /// Decisions during which weights move faster.
 const STEEP: u32 = 2048 - 256;
 /// Learning rates.
-const RATE: i32 = 6;
-const RATE_LAST: i32 = 2;
+const RATE: i32 = 28;
+const RATE_LAST: i32 = 4;

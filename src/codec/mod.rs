@@ -56,6 +56,8 @@ macro_rules! multiversion {
     };
 }
 
+pub mod bench;
+
 multiversion! {
     /// Codes `text`, cut into `lanes` pieces; the predictor learns it. `lm` must have the
     /// vocabulary's tree.

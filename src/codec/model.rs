@@ -6,7 +6,7 @@ use super::counters::{Adaptive, Estimates, Found, SEEN_MAX, Slot, Table, Worth};
 use super::estimation::Estimation;
 use super::matching::{Match, Matcher};
 use super::mixer::{INPUTS, Inputs, Mixer, ONE};
-use super::tables::{LIMIT, TABLES};
+use super::tables::TABLES;
 use super::token_model::Token;
 use super::vector::{Lanes, Vector, WIDTH};
 use super::vocab::{VOCAB, Vocab};
@@ -19,7 +19,7 @@ const GROUP: usize = 4;
 /// Contexts that tell how much of the recent text was seen before.
 const ORDERS: [usize; 3] = [1, 2, 6];
 /// A guess is asked about if it is right this often, of 65536.
-const GUESS_MIN: u32 = 40000;
+const GUESS_MIN: u32 = 45000;
 /// Vectors of inputs: the contexts' logits, how far their probabilities are from a half, the rest.
 const LOGITS: usize = 0;
 const LINEAR: usize = 1;
@@ -102,7 +102,7 @@ impl Predictor {
             table: Table::new(len),
             direct: vec![Slot::NEW; vocab.size() + 1],
             worth: Worth::default(),
-            mixer: Mixer::new(&initial, [21 * 16, NODES + 1, 512, 21 * 128, 512], 21),
+            mixer: Mixer::new(&initial, [21 * 16, NODES + 1, 21 * 128], 21),
             estimations: [Estimation::new(vocab.size() + 1), Estimation::new(PAIRS)],
             matchers: MATCH_MIN.map(Matcher::new),
             history: History::default(),
@@ -286,9 +286,7 @@ impl Predictor {
         let contexts = [
             certain * 16 + order * 4 + above,
             if self.asked { NODES } else { usize::from(node).min(NODES - 1) },
-            lane.field.min(63) * 8 + lane.pos.min(7),
             certain * 128 + self.depth.min(15) * 8 + lane.class,
-            usize::from(lane.recent[0]).min(4095) % 512,
         ];
         let logit = self.mixer.mix::<V>(&self.inputs, &contexts, certain);
         let p = TABLES.squash(logit);
