@@ -8,6 +8,7 @@ use super::mixer::{INPUTS, Mixer, ONE};
 use super::tables::{LIMIT, TABLES};
 use super::token_model::Token;
 use super::vocab::{VOCAB, Vocab};
+use std::sync::Arc;
 
 /// Tokens that a match has at least.
 const MATCH_MIN: [usize; MATCHES] = [8, 4];
@@ -40,6 +41,7 @@ fn line(context: u32, salt: u32) -> u32 {
 /// All that coder and decoder learn in step. Cloning it is how a primer is used.
 #[derive(Debug, Clone)]
 pub struct Predictor {
+    vocab: Arc<Vocab>,
     table: Table,
     direct: Vec<Slot>,
     worth: Worth<CONTEXTS>,
@@ -85,7 +87,7 @@ impl Predictor {
     }
 
     /// The same for another vocabulary.
-    pub fn over(vocab: &Vocab, len: usize) -> Self {
+    pub fn over(vocab: &Arc<Vocab>, len: usize) -> Self {
         let mut initial = [0; INPUTS];
         for i in 0..CONTEXTS {
             initial[2 * i] = ONE / 6;
@@ -96,6 +98,7 @@ impl Predictor {
             (0..CURVE as i32).map(|i| TABLES.squash((i - 16) * (LIMIT / 16)) as u16).collect();
         let apm = |n: usize| curve.iter().copied().cycle().take(CURVE * n).collect();
         Self {
+            vocab: Arc::clone(vocab),
             table: Table::new(len),
             direct: vec![Slot::NEW; vocab.size() + 1],
             worth: Worth::default(),
@@ -123,6 +126,11 @@ impl Predictor {
             inputs: [0; INPUTS],
             apm_at: [0; 2],
         }
+    }
+
+    /// The vocabulary whose tokens it predicts.
+    pub fn vocab(&self) -> &Arc<Vocab> {
+        &self.vocab
     }
 
     /// True if the tables are as large as a primer's.
