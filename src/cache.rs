@@ -1,8 +1,7 @@
 //! LRU of decoded frames and primers, bounded in bytes, single flight.
 
 use crate::block::Primer;
-use crate::fetch::{self, FetchError};
-use crate::store::Store;
+use crate::fetch::{FetchError, Fetcher};
 use crate::types::{Extent, FrameRef};
 use lru::LruCache;
 use std::collections::HashSet;
@@ -109,13 +108,13 @@ impl Cache {
     }
 
     /// A frame's plaintext; decodes it unless it is here or on its way.
-    pub fn frame(&self, store: &Store, extent: &Extent) -> Result<Arc<Vec<u8>>, FetchError> {
+    pub fn frame(&self, fetcher: &Fetcher, extent: &Extent) -> Result<Arc<Vec<u8>>, FetchError> {
         let decode = || {
             let primer = match extent.primer {
                 0 => None,
-                id => Some(self.primer(store, id, extent.frame)?),
+                id => Some(self.primer(fetcher, id, extent.frame)?),
             };
-            Ok(Value::Plain(Arc::new(fetch::frame(store, extent, primer.as_ref())?)))
+            Ok(Value::Plain(Arc::new(fetcher.frame(extent, primer.as_ref())?)))
         };
         match self.get(Key::Frame(extent.frame), decode)? {
             Value::Plain(p) => Ok(p),
@@ -123,8 +122,8 @@ impl Cache {
         }
     }
 
-    fn primer(&self, store: &Store, id: u64, frame: FrameRef) -> Result<Primer, FetchError> {
-        let ready = || Ok(Value::Primer(fetch::primer(store, id, frame)?));
+    fn primer(&self, fetcher: &Fetcher, id: u64, frame: FrameRef) -> Result<Primer, FetchError> {
+        let ready = || Ok(Value::Primer(fetcher.primer(id, frame)?));
         match self.get(Key::Primer(id), ready)? {
             Value::Primer(p) => Ok(p),
             Value::Plain(_) => Err(FetchError::NoPrimer { frame, primer: id }),

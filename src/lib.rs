@@ -16,6 +16,7 @@ pub mod fetch;
 pub mod fs;
 pub mod fuse;
 pub mod model;
+pub mod models;
 pub mod recode;
 pub mod store;
 pub mod types;

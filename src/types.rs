@@ -105,7 +105,7 @@ impl Form {
 }
 
 /// Where a frame lies: segment number, byte offset in it, bytes from first header to second, inclusive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FrameRef {
     /// Segment number.
     pub segment: u32,

@@ -1,13 +1,16 @@
 //! The `.lmz` container: one file as a sequence of coded blocks. `docs/format.md` has the bytes.
 
-use super::{BlockError, Primer, decode, encode, looks_like_text, plain_hash};
+use super::{BlockError, Encoded, Lm, ModelId, Primer, Tier, decode, encode, looks_like_text, plain_hash};
 use crate::types::Form;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 use std::thread;
 
 const MAGIC: &[u8; 4] = b"LMZ\x1a";
 /// Version of the container.
 const VERSION: u8 = 0;
+/// Longest name of a model, in bytes.
+const NAME_MAX: usize = 255;
 /// Bytes of a block's header.
 const HEADER: usize = 24;
 /// Largest plaintext and payload of a block, in bytes.
@@ -23,7 +26,7 @@ pub enum ContainerError {
     #[error("damaged: {0}")]
     Damaged(String),
     /// Made by a later version, or with a model that this version does not have.
-    #[error("needs {0}; use the lmfs that made it")]
+    #[error("needs {0}")]
     Missing(String),
     /// Reading or writing failed.
     #[error(transparent)]
@@ -42,12 +45,7 @@ fn header(kind: u8, form: u8, primed: bool, plain_len: u32, payload: &[u8], hash
     h
 }
 
-fn put(out: &mut dyn Write, kind: u8, plain: &[u8], primer: Option<&Primer>) -> Result<()> {
-    let e = encode(plain, primer);
-    put_coded(out, kind, plain, &e)
-}
-
-fn put_coded(out: &mut dyn Write, kind: u8, plain: &[u8], e: &super::Encoded) -> Result<()> {
+fn put_coded(out: &mut dyn Write, kind: u8, plain: &[u8], e: &Encoded) -> Result<()> {
     let hash = plain_hash(plain);
     out.write_all(&header(kind, e.form as u8, e.primed, plain.len() as u32, &e.payload, hash))?;
     out.write_all(&e.payload)?;
@@ -65,10 +63,20 @@ pub fn compress(
     input: &mut dyn Read,
     out: &mut dyn Write,
     block: usize,
+    tier: &Tier,
     threads: usize,
 ) -> Result<()> {
     out.write_all(MAGIC)?;
-    out.write_all(&[VERSION, 0, 0, 0])?;
+    out.write_all(&[VERSION, u8::from(tier.lm.is_some()), 0, 0])?;
+    if let Some(lm) = &tier.lm {
+        let name = &lm.name().as_bytes()[..lm.name().len().min(NAME_MAX)];
+        let mut h = lm.id().to_vec();
+        h.push(name.len() as u8);
+        h.extend_from_slice(name);
+        let crc = crc32c::crc32c(&h);
+        out.write_all(&h)?;
+        out.write_all(&crc.to_le_bytes())?;
+    }
     let mut total = blake3::Hasher::new();
     let mut bytes = 0_u64;
     let mut primer = None;
@@ -86,13 +94,14 @@ pub fn compress(
         }
         let more = parts.last().is_some_and(|p| p.len() == block);
         if first && more && block >= Primer::LEN && looks_like_text(&parts[0]) {
-            let p = Primer::new(parts[0][..Primer::LEN].to_vec());
-            put(out, KIND_PRIMER, p.plain(), None)?;
+            let made = Primer::make(parts[0][..Primer::LEN].to_vec(), tier);
+            let (p, e) = made.map_err(io::Error::other)?;
+            put_coded(out, KIND_PRIMER, p.plain(), &e)?;
             primer = Some(p);
         }
         first = false;
         let coded = thread::scope(|scope| {
-            let one = |part: &Vec<u8>| encode(part, primer.as_ref());
+            let one = |part: &Vec<u8>| encode(part, primer.as_ref(), tier);
             let workers: Vec<_> = parts.iter().map(|p| scope.spawn(move || one(p))).collect();
             workers.into_iter().map(thread::ScopedJoinHandle::join).collect::<Vec<_>>()
         });
@@ -140,38 +149,74 @@ fn record(input: &mut dyn Read) -> Result<Record> {
         return Err(damaged("a block's checksum differs"));
     }
     let form = Form::from_u8(h[1])
-        .ok_or_else(|| ContainerError::Missing(format!("form {} of payloads", h[1])))?;
+        .ok_or_else(|| ContainerError::Missing(format!("a newer lmfs: form {} of payloads", h[1])))?;
     let hash = u64::from_le_bytes(h[12..20].try_into().unwrap_or_default());
     Ok(Record { kind: h[0], form, primed: h[2] != 0, plain_len, hash, payload })
 }
 
-fn plain_of(r: &Record, primer: Option<&Primer>) -> Result<Vec<u8>> {
-    if r.primed && primer.is_none() {
-        return Err(ContainerError::Damaged("a primer is missing".into()));
-    }
-    let bytes = decode(r.form, &r.payload, r.plain_len, primer.filter(|_| r.primed)).map_err(
-        |e| match e {
-            BlockError::UnknownForm(f) => ContainerError::Missing(format!("a model (form {f})")),
-            e => ContainerError::Damaged(e.to_string()),
-        },
-    )?;
-    if plain_hash(&bytes) == r.hash {
-        Ok(bytes)
+fn damaged(e: &BlockError) -> ContainerError {
+    ContainerError::Damaged(e.to_string())
+}
+
+fn check(r: &Record, bytes: &[u8]) -> Result<()> {
+    if plain_hash(bytes) == r.hash {
+        Ok(())
     } else {
         Err(ContainerError::Damaged("a block's hash differs".into()))
     }
 }
 
-/// Restores what [`compress`] wrote, `threads` blocks at a time.
-pub fn decompress(input: &mut dyn Read, out: &mut dyn Write, threads: usize) -> Result<()> {
+fn plain_of(r: &Record, primer: Option<&Primer>, lm: Option<&Lm>) -> Result<Vec<u8>> {
+    if r.primed && primer.is_none() {
+        return Err(ContainerError::Damaged("a primer is missing".into()));
+    }
+    let primer = primer.filter(|_| r.primed);
+    let bytes =
+        decode(r.form, &r.payload, r.plain_len, primer, lm).map_err(|e| damaged(&e))?;
+    check(r, &bytes)?;
+    Ok(bytes)
+}
+
+/// The model that a container names, by its id and name.
+fn model(
+    input: &mut dyn Read,
+    find: &dyn Fn(&ModelId, &str) -> std::result::Result<Arc<Lm>, String>,
+) -> Result<Arc<Lm>> {
+    let early = || ContainerError::Damaged("it ends too early".into());
+    let mut h = fill(input, 33)?;
+    let len = usize::from(*h.get(32).ok_or_else(early)?);
+    h.extend(fill(input, len)?);
+    let crc = fill(input, 4)?;
+    if h.len() != 33 + len || crc != crc32c::crc32c(&h).to_le_bytes() {
+        return Err(ContainerError::Damaged("the model's checksum differs".into()));
+    }
+    let mut id = ModelId::default();
+    id.copy_from_slice(&h[..32]);
+    find(&id, &String::from_utf8_lossy(&h[33..])).map_err(ContainerError::Missing)
+}
+
+/// Restores what [`compress`] wrote, `threads` blocks at a time. `find` is asked for the language
+/// model, by its id and name, and says what to do if it is not there.
+pub fn decompress(
+    input: &mut dyn Read,
+    out: &mut dyn Write,
+    find: &dyn Fn(&ModelId, &str) -> std::result::Result<Arc<Lm>, String>,
+    threads: usize,
+) -> Result<()> {
     let damaged = |what: &str| ContainerError::Damaged(what.into());
     let head = fill(input, 8)?;
     if head.get(..4) != Some(MAGIC) {
         return Err(damaged("not an .lmz container"));
     }
     if head.get(4) != Some(&VERSION) {
-        return Err(ContainerError::Missing(format!("container version {:?}", head.get(4))));
+        return Err(ContainerError::Missing(format!("a newer lmfs: it is a container of version {}", head.get(4).copied().unwrap_or(0))));
     }
+    let lm = match head.get(5) {
+        Some(0) => None,
+        Some(1) => Some(model(input, find)?),
+        _ => return Err(damaged("its first header")),
+    };
+    let lm = lm.as_ref();
     let mut total = blake3::Hasher::new();
     let mut bytes = 0_u64;
     let mut primer = None;
@@ -182,13 +227,18 @@ pub fn decompress(input: &mut dyn Read, out: &mut dyn Write, threads: usize) -> 
             let r = record(input)?;
             match r.kind {
                 KIND_BLOCK => batch.push(r),
-                KIND_PRIMER if batch.is_empty() => primer = Some(Primer::new(plain_of(&r, None)?)),
+                KIND_PRIMER if batch.is_empty() => {
+                    let p = Primer::decode(r.form, &r.payload, r.plain_len, lm);
+                    let p = p.map_err(|e| self::damaged(&e))?;
+                    check(&r, p.plain())?;
+                    primer = Some(p);
+                }
                 KIND_END => ended = Some(r),
                 _ => return Err(damaged("unknown kind of record")),
             }
         }
         let plain = thread::scope(|scope| {
-            let one = |r: &Record| plain_of(r, primer.as_ref());
+            let one = |r: &Record| plain_of(r, primer.as_ref(), lm.map(|lm| &**lm));
             let workers: Vec<_> = batch.iter().map(|r| scope.spawn(move || one(r))).collect();
             workers.into_iter().map(thread::ScopedJoinHandle::join).collect::<Vec<_>>()
         });
@@ -216,14 +266,18 @@ mod tests {
         (0..n).flat_map(|i| format!("line {i}: user{} logged in\n", i % 7).into_bytes()).collect()
     }
 
+    fn nothing(_: &ModelId, name: &str) -> std::result::Result<Arc<Lm>, String> {
+        Err(format!("no {name}"))
+    }
+
     #[test]
     fn files_of_all_sizes_come_back() {
         for n in [0, 1, 100, 12_000] {
             let plain = text(n);
             let mut packed = Vec::new();
-            compress(&mut plain.as_slice(), &mut packed, 128 << 10, 2).unwrap();
+            compress(&mut plain.as_slice(), &mut packed, 128 << 10, &Tier::FAST, 2).unwrap();
             let mut back = Vec::new();
-            decompress(&mut packed.as_slice(), &mut back, 2).unwrap();
+            decompress(&mut packed.as_slice(), &mut back, &nothing, 2).unwrap();
             assert!(back == plain);
         }
     }
@@ -232,16 +286,16 @@ mod tests {
     fn every_flip_and_every_cut_is_noticed() {
         let plain = text(300);
         let mut packed = Vec::new();
-        compress(&mut plain.as_slice(), &mut packed, 4096, 1).unwrap();
+        compress(&mut plain.as_slice(), &mut packed, 4096, &Tier::FAST, 1).unwrap();
         for at in 0..packed.len() {
             let mut bad = packed.clone();
             bad[at] ^= 1 << (at % 8);
             // Reserved bytes of the head are nobody's.
-            if (5..8).contains(&at) {
+            if (6..8).contains(&at) {
                 continue;
             }
-            assert!(decompress(&mut bad.as_slice(), &mut Vec::new(), 1).is_err(), "{at}");
-            assert!(decompress(&mut &packed[..at], &mut Vec::new(), 1).is_err(), "{at}");
+            assert!(decompress(&mut bad.as_slice(), &mut Vec::new(), &nothing, 1).is_err(), "{at}");
+            assert!(decompress(&mut &packed[..at], &mut Vec::new(), &nothing, 1).is_err(), "{at}");
         }
     }
 }

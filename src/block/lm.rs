@@ -1,12 +1,184 @@
-//! A language model as the codec asks for it.
+//! A language model that blocks can be coded with: checked, packed, with its vocabulary.
 
 use crate::codec::token_model::{Token, TokenModel};
-use crate::model::{Engine, EngineError, Input, Model, Session};
-use std::sync::Arc;
+use crate::codec::{Child, LANES_MAX, Vocab};
+use crate::model::engine::fingerprint;
+use crate::model::{Engine, EngineError, FileError, Input, Model, Session, Tree};
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// Lanes of one block, or of several, in lockstep through one model.
+/// BLAKE3 of a model's canonical file.
+pub type ModelId = [u8; 32];
+
+/// Why a model cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LmError {
+    /// Its file is refused.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// It does not run here, or computes something else than its file says.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// More tokens than the codec numbers.
+    #[error("the vocabulary has {0} tokens; {max} at most can be coded", max = Vocab::SIZE_MAX)]
+    Vocabulary(usize),
+}
+
+/// A model, ready to code. Immutable but for the sessions that it keeps for their memory.
+pub struct Lm {
+    id: ModelId,
+    name: String,
+    unit: u32,
+    lanes: usize,
+    start: u32,
+    engine: Arc<Engine>,
+    vocab: Arc<Vocab>,
+    /// Blocks being coded or decoded now.
+    busy: AtomicUsize,
+    idle: Mutex<Vec<Lanes>>,
+}
+
+impl fmt::Debug for Lm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lm({})", self.name)
+    }
+}
+
+impl Lm {
+    /// Reads a canonical model file, packs it for this CPU, and runs its golden check: a model
+    /// that computes anything else here is refused.
+    pub fn load(bytes: &[u8]) -> Result<Arc<Self>, LmError> {
+        let model = Model::from_bytes(bytes)?;
+        let engine = Arc::new(Engine::new(&model));
+        let got = fingerprint(&engine, &model.golden.tokens)?;
+        if *got.as_bytes() != model.golden.hash {
+            let want = blake3::Hash::from_bytes(model.golden.hash);
+            return Err(EngineError::Golden { name: model.manifest.name, got, want }.into());
+        }
+        let vocab = Arc::new(vocabulary(&model)?);
+        Ok(Arc::new(Self {
+            id: *blake3::hash(bytes).as_bytes(),
+            name: model.manifest.name,
+            unit: model.hyper.unit,
+            lanes: (model.hyper.lanes as usize).min(LANES_MAX),
+            start: model.hyper.start,
+            engine,
+            vocab,
+            busy: AtomicUsize::new(0),
+            idle: Mutex::default(),
+        }))
+    }
+
+    /// BLAKE3 of its file.
+    pub fn id(&self) -> ModelId {
+        self.id
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Bytes of a block, unless somebody says otherwise.
+    pub fn unit(&self) -> u32 {
+        self.unit
+    }
+
+    /// Lanes of a block of its unit.
+    pub fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    /// Instruction set in use.
+    pub fn isa(&self) -> &'static str {
+        self.engine.isa().name()
+    }
+
+    /// Its tokens and coding tree.
+    pub fn vocab(&self) -> &Arc<Vocab> {
+        &self.vocab
+    }
+
+    /// Memory of weights and vocabulary, in bytes.
+    pub fn weight(&self) -> usize {
+        self.engine.bytes() + self.vocab.weight()
+    }
+
+    /// Lanes at the start of text. A block that is coded alone gets all cores, several at a time
+    /// share them.
+    pub(super) fn session(&self) -> Result<Borrowed<'_>, EngineError> {
+        let others = self.busy.fetch_add(1, Ordering::SeqCst);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if others == 0 { cores } else { 1 };
+        let found = {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let at = idle.iter().position(|l| l.threads == threads);
+            at.map(|at| idle.swap_remove(at))
+        };
+        let lanes = match found {
+            Some(l) => Ok(l),
+            None => Lanes::new(Arc::clone(&self.engine), self.start, self.lanes, threads),
+        };
+        match lanes {
+            Ok(lanes) => Ok(Borrowed { lm: self, lanes: Some(lanes) }),
+            Err(e) => {
+                self.busy.fetch_sub(1, Ordering::SeqCst);
+                Err(e)
+            }
+        }
+    }
+}
+
+/// The tokens that can be coded, and the tree over them.
+fn vocabulary(model: &Model) -> Result<Vocab, LmError> {
+    let size = model.hyper.vocab as usize;
+    if size > Vocab::SIZE_MAX {
+        return Err(LmError::Vocabulary(size));
+    }
+    let tokens: Vec<Box<[u8]>> =
+        (0..size as u32).map(|t| model.tokenizer.token(t).into()).collect();
+    let tokenizer = model.tokenizer.clone();
+    let cut = move |text: &[u8]| tokenizer.encode(text).into_iter().map(|t| t as Token).collect();
+    Ok(Vocab::new(&tokens, Box::new(cut), &children(&model.tree)))
+}
+
+fn children(tree: &Tree) -> Vec<[Child; 2]> {
+    let child = |c: i32| match usize::try_from(c) {
+        Ok(node) => Child::Node(node),
+        Err(_) => Child::Token(tree.leaves()[!c as usize] as Token),
+    };
+    tree.nodes().iter().map(|n| [child(n.left), child(n.right)]).collect()
+}
+
+/// Lanes on loan; they go back to their model when dropped.
+pub(super) struct Borrowed<'a> {
+    lm: &'a Lm,
+    lanes: Option<Lanes>,
+}
+
+impl Borrowed<'_> {
+    pub(super) fn model(&mut self) -> Option<&mut dyn TokenModel> {
+        self.lanes.as_mut().map(|l| l as &mut dyn TokenModel)
+    }
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        /// Sessions kept; each may hold a cache of keys and values for every lane.
+        const KEPT: usize = 2;
+        self.lm.busy.fetch_sub(1, Ordering::SeqCst);
+        let mut idle = self.lm.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < KEPT {
+            idle.extend(self.lanes.take());
+        }
+    }
+}
+
+/// Lanes of one block in lockstep through one model.
 #[derive(Debug)]
-pub struct Lanes {
+struct Lanes {
     engine: Arc<Engine>,
     start: u32,
     threads: usize,
@@ -14,29 +186,53 @@ pub struct Lanes {
     /// Column of the last step that belongs to each lane.
     columns: Vec<usize>,
     inputs: Vec<Input>,
+    /// Tokens to come, if they are known.
+    future: Vec<Vec<Token>>,
+    /// Steps since the start.
+    at: usize,
+    /// Columns of the steps that were computed ahead, by step and lane.
+    ahead: VecDeque<Vec<usize>>,
 }
 
 impl Lanes {
-    /// Lanes at the start of text, computed by at most `threads` threads.
-    pub fn new(
-        model: &Model,
+    /// Columns of one call where tokens to come are known.
+    const COLUMNS: usize = 64;
+
+    /// Lanes for at most `threads` threads; [`TokenModel::reset`] readies them.
+    fn new(
         engine: Arc<Engine>,
+        start: u32,
         lanes: usize,
         threads: usize,
     ) -> Result<Self, EngineError> {
         let session = Session::new(Arc::clone(&engine), lanes, threads)?;
-        let start = model.hyper.start;
-        let mut new =
-            Self { engine, start, threads, session, columns: Vec::new(), inputs: Vec::new() };
-        new.begin(lanes);
-        Ok(new)
+        Ok(Self {
+            engine,
+            start,
+            threads,
+            session,
+            columns: vec![0; lanes],
+            inputs: Vec::new(),
+            future: Vec::new(),
+            at: 0,
+            ahead: VecDeque::new(),
+        })
     }
 
-    fn begin(&mut self, lanes: usize) {
+    /// Computes as many steps as fit one call, from the one at hand on.
+    fn compute_ahead(&mut self) {
+        let steps = (Self::COLUMNS / self.lanes().max(1)).clamp(1, Session::AHEAD);
         self.inputs.clear();
-        self.inputs.extend((0..lanes).map(|lane| Input { lane, token: self.start }));
-        self.columns.clear();
-        self.columns.extend(0..lanes);
+        for step in self.at..self.at + steps {
+            let mut columns = vec![0; self.lanes()];
+            for (lane, tokens) in self.future.iter().enumerate() {
+                if let Some(token) = tokens.get(step) {
+                    columns[lane] = self.inputs.len();
+                    self.inputs.push(Input { lane, token: u32::from(*token) });
+                }
+            }
+            self.ahead.push_back(columns);
+        }
         self.session.step(&self.inputs);
     }
 }
@@ -56,18 +252,39 @@ impl TokenModel for Lanes {
             self.session = Session::new(Arc::clone(&self.engine), lanes, 1)
                 .expect("a session without threads of its own cannot fail");
         }
-        self.begin(lanes);
+        self.inputs.clear();
+        self.inputs.extend((0..lanes).map(|lane| Input { lane, token: self.start }));
+        self.columns.clear();
+        self.columns.extend(0..lanes);
+        self.future.clear();
+        self.ahead.clear();
+        self.at = 0;
+        self.session.step(&self.inputs);
+    }
+
+    fn foresee(&mut self, tokens: &[Vec<Token>]) {
+        self.future = tokens.to_vec();
     }
 
     fn advance(&mut self, tokens: &[Option<Token>]) {
-        self.inputs.clear();
-        for (lane, token) in tokens.iter().enumerate() {
-            if let Some(token) = token {
-                self.columns[lane] = self.inputs.len();
-                self.inputs.push(Input { lane, token: u32::from(*token) });
+        if self.future.is_empty() {
+            self.inputs.clear();
+            for (lane, token) in tokens.iter().enumerate() {
+                if let Some(token) = token {
+                    self.columns[lane] = self.inputs.len();
+                    self.inputs.push(Input { lane, token: u32::from(*token) });
+                }
             }
+            self.session.step(&self.inputs);
+            return;
         }
-        self.session.step(&self.inputs);
+        if self.ahead.is_empty() {
+            self.compute_ahead();
+        }
+        self.at += 1;
+        if let Some(columns) = self.ahead.pop_front() {
+            self.columns = columns;
+        }
     }
 
     fn cumulative(&self, lane: usize) -> &[u32] {

@@ -2,13 +2,17 @@
 //!
 //! Chooses the smallest admissible form for a block, and proves it by decoding before it is used.
 
-use crate::codec::{self, Predictor};
+use crate::codec::{self, Predictor, VOCAB, Vocab};
 use crate::types::Form;
 use std::sync::Arc;
 
 pub mod bench;
 pub mod container;
 pub mod lm;
+mod primer;
+
+pub use lm::{Lm, LmError, ModelId};
+pub use primer::Primer;
 
 /// Version of the numerics that coded payloads depend on.
 pub const ENGINE: u32 = 0;
@@ -24,59 +28,44 @@ pub enum BlockError {
     /// The payload was coded with a primer that was not given.
     #[error("payload needs primer {0}")]
     NoPrimer(u64),
-    /// This version does not know the form.
-    #[error("form {0} is not known to this version")]
-    UnknownForm(u8),
+    /// The payload was coded with a language model that was not given.
+    #[error("payload needs a language model")]
+    NoModel,
+    /// The language model does not run.
+    #[error(transparent)]
+    Engine(#[from] crate::model::EngineError),
 }
 
-/// A sample of a file that readies the experts for its blocks. Immutable; cheap to clone.
+/// What rested blocks are coded with.
 #[derive(Debug, Clone)]
-pub struct Primer {
-    plain: Arc<[u8]>,
-    predictor: Arc<Predictor>,
+pub struct Tier {
+    /// The language model; none for the experts alone.
+    pub lm: Option<Arc<Lm>>,
+    /// The language model is used only where it saves at least this share of what the experts alone
+    /// need, in percent: decoding with it costs many times theirs.
+    pub lm_gain: f64,
 }
 
-impl Primer {
-    /// Bytes sampled from the head of a file of more than one block; 0 would mean no primers.
-    pub const LEN: usize = 64 << 10;
+impl Tier {
+    /// Default of [`Tier::lm_gain`].
+    pub const LM_GAIN: f64 = 3.0;
+    /// The experts alone.
+    pub const FAST: Self = Self { lm: None, lm_gain: Self::LM_GAIN };
 
-    /// Primes the experts with `plain` (costs its coding time once).
-    pub fn new(plain: Vec<u8>) -> Self {
-        // As large as for a block: it serves whole blocks.
-        let mut predictor = Predictor::default();
-        codec::train(&plain, &mut predictor);
-        Self { plain: plain.into(), predictor: Arc::new(predictor) }
+    /// With a language model.
+    pub fn with(lm: Arc<Lm>) -> Self {
+        Self { lm: Some(lm), lm_gain: Self::LM_GAIN }
     }
 
-    /// The same from the sample's payload, in one pass where the form allows: decoding teaches the
-    /// experts what training would.
-    pub fn decode(form: Form, payload: &[u8], plain_len: u32) -> Result<Self, BlockError> {
-        if form != Form::Fast {
-            return Ok(Self::new(decode(form, payload, plain_len, None)?));
-        }
-        let mut predictor = Predictor::new(plain_len as usize);
-        let plain = decode_fast(payload, plain_len, &mut predictor)?;
-        if predictor.is_full_size() {
-            Ok(Self { plain: plain.into(), predictor: Arc::new(predictor) })
-        } else {
-            Ok(Self::new(plain))
-        }
+    /// Bytes of a block, unless somebody says otherwise.
+    pub fn unit(&self) -> u32 {
+        self.lm.as_ref().map_or(FAST_BLOCK, |lm| lm.unit())
     }
 
-    /// The sample.
-    pub fn plain(&self) -> &[u8] {
-        &self.plain
+    /// True if `lm` bytes instead of `fast` ones are worth the language model's time.
+    fn earns(&self, lm: usize, fast: usize) -> bool {
+        (lm as f64) * 100.0 <= (fast as f64) * (100.0 - self.lm_gain)
     }
-
-    /// Memory it holds, in bytes, for the cache's accounting.
-    pub fn weight(&self) -> usize {
-        self.plain.len() + self.predictor.weight()
-    }
-}
-
-/// Experts in the state that coder and decoder of a block begin with.
-fn ready(primer: Option<&Primer>, len: usize) -> Predictor {
-    primer.map_or_else(|| Predictor::new(len), |p| (*p.predictor).clone())
 }
 
 /// A payload and how it was made.
@@ -88,32 +77,139 @@ pub struct Encoded {
     pub primed: bool,
     /// The coded bytes.
     pub payload: Vec<u8>,
+    /// What the payload should have cost, in units of 2^-16 bits: −Σ log2 p if it was
+    /// arithmetic-coded.
+    pub ideal: u64,
+}
+
+impl Encoded {
+    fn plain(form: Form, payload: Vec<u8>) -> Self {
+        let ideal = payload.len() as u64 * 8 << 16;
+        Self { form, primed: false, payload, ideal }
+    }
 }
 
 /// Codes what a write left behind, quickly: zstd-1 or raw. Verified.
 pub fn stage(plain: &[u8]) -> Encoded {
-    let raw = || Encoded { form: Form::Raw, primed: false, payload: plain.to_vec() };
     match zstd::bulk::compress(plain, 1) {
         Ok(z) if z.len() < plain.len() => match zstd::bulk::decompress(&z, plain.len()) {
-            Ok(back) if back == plain => Encoded { form: Form::Zstd, primed: false, payload: z },
-            _ => raw(),
+            Ok(back) if back == plain => Encoded::plain(Form::Zstd, z),
+            _ => Encoded::plain(Form::Raw, plain.to_vec()),
         },
-        _ => raw(),
+        _ => Encoded::plain(Form::Raw, plain.to_vec()),
     }
 }
 
 /// Level of zstd for rested blocks that are not text.
 const ZSTD_LEVEL: i32 = 9;
+/// zstd is tried where the experts need more than this share of the plaintext: one of so many.
+const ZSTD_SHARE: usize = 3;
+/// Bytes of an unprimed block that tell whether the language model earns its time.
+const JUDGED: usize = 8 << 10;
+
+/// The vocabulary that a model codes, or the embedded one.
+fn vocab(lm: Option<&Lm>) -> &Arc<Vocab> {
+    lm.map_or(&VOCAB, |lm| lm.vocab())
+}
+
+/// In a modelled payload's first byte: the block begins with the primer's plaintext, and the code is
+/// that of the rest.
+const CONTINUES: u8 = 0x80;
+
+/// Codes with experts that learn it; with a language model in as many lanes as it likes.
+fn code(plain: &[u8], predictor: &mut Predictor, lm: Option<&Lm>) -> Result<Encoded, BlockError> {
+    let (form, coded) = match lm {
+        None => (Form::Fast, codec::encode(plain, 1, predictor, None)),
+        Some(lm) => {
+            let mut session = lm.session()?;
+            (Form::Lm, codec::encode(plain, lm.lanes(), predictor, session.model()))
+        }
+    };
+    Ok(Encoded { form, primed: false, payload: coded.bytes, ideal: coded.ideal })
+}
+
+/// Reverses [`code`], and leaves the experts in the same state.
+fn uncode(
+    payload: &[u8],
+    plain_len: u32,
+    predictor: &mut Predictor,
+    lm: Option<&Lm>,
+) -> Result<Vec<u8>, BlockError> {
+    let len = plain_len as usize;
+    let bytes = match lm {
+        None => codec::decode(payload, len, predictor, None),
+        Some(lm) => codec::decode(payload, len, predictor, lm.session()?.model()),
+    };
+    bytes.ok_or_else(|| BlockError::Corrupt("the code does not end with the block".into()))
+}
+
+/// The arithmetic-coded form of a block, as its primer says or else the tier.
+fn modelled(plain: &[u8], primer: Option<&Primer>, tier: &Tier) -> Result<Encoded, BlockError> {
+    if let Some(primer) = primer {
+        // What the primer holds is not coded again.
+        let rest = plain.strip_prefix(primer.plain());
+        let mut coded = code(rest.unwrap_or(plain), &mut primer.ready(), primer.lm())?;
+        if rest.is_some() {
+            coded.payload[0] |= CONTINUES;
+        }
+        return Ok(Encoded { primed: true, ..coded });
+    }
+    let alone = |part: &[u8], lm: Option<&Lm>| {
+        code(part, &mut Predictor::over(vocab(lm), part.len()), lm)
+    };
+    let fast = alone(plain, None)?;
+    let Some(lm) = tier.lm.as_deref() else { return Ok(fast) };
+    if plain.len() > 2 * JUDGED {
+        let part = &plain[..JUDGED];
+        let (with, without) = (alone(part, Some(lm))?, alone(part, None)?);
+        if !tier.earns(with.payload.len(), without.payload.len()) {
+            return Ok(fast);
+        }
+    }
+    let with = alone(plain, Some(lm))?;
+    Ok(if tier.earns(with.payload.len(), fast.payload.len()) { with } else { fast })
+}
+
+/// Reverses [`modelled`].
+fn unmodelled(
+    payload: &[u8],
+    plain_len: u32,
+    primer: Option<&Primer>,
+    lm: Option<&Lm>,
+) -> Result<Vec<u8>, BlockError> {
+    let Some(primer) = primer else {
+        let mut predictor = Predictor::over(vocab(lm), plain_len as usize);
+        return uncode(payload, plain_len, &mut predictor, lm);
+    };
+    if !Arc::ptr_eq(primer.vocab(), vocab(lm)) {
+        return Err(BlockError::Corrupt("its primer is of another model".into()));
+    }
+    if payload.first().is_none_or(|first| first & CONTINUES == 0) {
+        return uncode(payload, plain_len, &mut primer.ready(), lm);
+    }
+    let mut bytes = primer.plain().to_vec();
+    let left = plain_len
+        .checked_sub(bytes.len() as u32)
+        .ok_or_else(|| BlockError::Corrupt("shorter than its primer".into()))?;
+    let mut code = payload.to_vec();
+    code[0] &= !CONTINUES;
+    bytes.extend(uncode(&code, left, &mut primer.ready(), lm)?);
+    Ok(bytes)
+}
 
 /// Forms that a rested block may take, smallest first; raw, which always may, is not among them.
-fn candidates(plain: &[u8], primer: Option<&Primer>) -> Vec<Encoded> {
+fn candidates(plain: &[u8], primer: Option<&Primer>, tier: &Tier) -> Vec<Encoded> {
     let mut candidates = Vec::new();
     if looks_like_text(plain) {
-        let payload = codec::encode(plain, 1, &mut ready(primer, plain.len()), None).bytes;
-        candidates.push(Encoded { form: Form::Fast, primed: primer.is_some(), payload });
+        match modelled(plain, primer, tier) {
+            Ok(coded) => candidates.push(coded),
+            Err(e) => log::error!("a block is not modelled: {e}"),
+        }
     }
-    if let Ok(payload) = zstd::bulk::compress(plain, ZSTD_LEVEL) {
-        candidates.push(Encoded { form: Form::Zstd, primed: false, payload });
+    if candidates.first().is_none_or(|c| c.payload.len() * ZSTD_SHARE > plain.len())
+        && let Ok(payload) = zstd::bulk::compress(plain, ZSTD_LEVEL)
+    {
+        candidates.push(Encoded::plain(Form::Zstd, payload));
     }
     candidates.retain(|c| c.payload.len() < plain.len());
     candidates.sort_by_key(|c| c.payload.len());
@@ -121,35 +217,40 @@ fn candidates(plain: &[u8], primer: Option<&Primer>) -> Vec<Encoded> {
 }
 
 /// The first candidate that decodes to the block, else the block itself.
-fn prove(plain: &[u8], candidates: Vec<Encoded>, primer: Option<&Primer>) -> Encoded {
+fn prove(
+    plain: &[u8],
+    candidates: Vec<Encoded>,
+    primer: Option<&Primer>,
+    lm: Option<&Lm>,
+) -> Encoded {
     let proven = |c: &Encoded| {
         let primer = primer.filter(|_| c.primed);
-        let same =
-            decode(c.form, &c.payload, plain.len() as u32, primer).is_ok_and(|back| back == plain);
+        let back = decode(c.form, &c.payload, plain.len() as u32, primer, lm);
+        let same = back.is_ok_and(|back| back == plain);
         if !same {
             log::error!("a block coded as {:?} did not decode to itself; not used", c.form);
         }
         same
     };
-    candidates.into_iter().find(proven).unwrap_or_else(|| Encoded {
-        form: Form::Raw,
-        primed: false,
-        payload: plain.to_vec(),
-    })
+    let found = candidates.into_iter().find(proven);
+    found.unwrap_or_else(|| Encoded::plain(Form::Raw, plain.to_vec()))
 }
 
-/// Codes a rested block in the smallest admissible form (raw, zstd, fast). Verified by decoding.
-pub fn encode(plain: &[u8], primer: Option<&Primer>) -> Encoded {
-    prove(plain, candidates(plain, primer), primer)
+/// Codes a rested block in the smallest admissible form (raw, zstd, fast, with a language model).
+/// Verified by decoding. A block with a primer is coded with what the primer was made with.
+pub fn encode(plain: &[u8], primer: Option<&Primer>, tier: &Tier) -> Encoded {
+    let lm = primer.map_or(tier.lm.as_deref(), Primer::lm);
+    prove(plain, candidates(plain, primer, tier), primer, lm)
 }
 
-/// Decodes a payload of `plain_len` bytes of plaintext. Never panics, whatever the bytes. A `fast`
-/// payload must be given the primer that it was coded with, if any.
+/// Decodes a payload of `plain_len` bytes of plaintext. Never panics, whatever the bytes. `primer`
+/// and `lm` must be those that it was coded with, if any.
 pub fn decode(
     form: Form,
     payload: &[u8],
     plain_len: u32,
     primer: Option<&Primer>,
+    lm: Option<&Lm>,
 ) -> Result<Vec<u8>, BlockError> {
     let len = plain_len as usize;
     let bytes = match form {
@@ -157,19 +258,17 @@ pub fn decode(
         Form::Zstd => {
             zstd::bulk::decompress(payload, len).map_err(|e| BlockError::Corrupt(e.to_string()))?
         }
-        Form::Fast => decode_fast(payload, plain_len, &mut ready(primer, len))?,
-        Form::Lm => return Err(BlockError::UnknownForm(form as u8)),
+        Form::Fast => unmodelled(payload, plain_len, primer, None)?,
+        Form::Lm => {
+            let lm = lm.ok_or(BlockError::NoModel)?;
+            unmodelled(payload, plain_len, primer, Some(lm))?
+        }
     };
     if bytes.len() == len {
         Ok(bytes)
     } else {
         Err(BlockError::Corrupt(format!("{} bytes, not {plain_len}", bytes.len())))
     }
-}
-
-fn decode_fast(payload: &[u8], len: u32, predictor: &mut Predictor) -> Result<Vec<u8>, BlockError> {
-    codec::decode(payload, len as usize, predictor, None)
-        .ok_or_else(|| BlockError::Corrupt("the code does not end with the block".into()))
 }
 
 /// A cheap look at a sample: is text modelling likely to pay? Text has few control characters, and
@@ -200,27 +299,6 @@ pub fn plain_hash(plain: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    fn text(bytes: usize) -> Vec<u8> {
-        let line = |i: u32| format!("{i} user-{} logged in from 10.0.0.{}\n", i % 7, i * i % 251);
-        (0..).flat_map(|i| line(i).into_bytes()).take(bytes).collect()
-    }
-
-    #[test]
-    fn a_primer_is_the_same_from_its_sample_and_from_its_payload() {
-        let block = text(Primer::LEN + 40_000)[Primer::LEN..].to_vec();
-        for len in [Primer::LEN, 20_000] {
-            let sample = text(len);
-            let made = Primer::new(sample.clone());
-            let stored = encode(&sample, None);
-            assert_eq!(stored.form, Form::Fast);
-            let read = Primer::decode(stored.form, &stored.payload, len as u32).unwrap();
-            let coded = encode(&block, Some(&made));
-            assert!(coded.primed && coded.form == Form::Fast);
-            let back = decode(coded.form, &coded.payload, block.len() as u32, Some(&read));
-            assert!(back.unwrap() == block);
-        }
-    }
-
     #[test]
     fn noise_stays_raw() {
         let mut seed = 1_u64;
@@ -230,7 +308,7 @@ mod tests {
         })
         .take(100_000)
         .collect();
-        let coded = encode(&noise, None);
+        let coded = encode(&noise, None, &Tier::FAST);
         assert_eq!((coded.form, coded.payload.len()), (Form::Raw, noise.len()));
     }
 }

@@ -55,6 +55,7 @@ struct Row {
 struct Report {
     model: String,
     engine: u32,
+    isa: &'static str,
     block_size: u32,
     lanes: u32,
     threads: u32,
@@ -83,10 +84,16 @@ pub fn run(a: &Args) -> Outcome {
         What::Codec(a) => a,
         What::Fs(a) => return super::bench_fs::run(a),
     };
-    mkfs::check_model(&a.model, &[])?;
+    let tier = mkfs::tier(&a.model)?;
     let block_size = match &a.block_size {
         Some(t) => mkfs::block_size(t)?,
-        None => block::FAST_BLOCK,
+        None => tier.unit(),
+    };
+    let lanes = tier.lm.as_ref().map_or(1, |lm| lm.lanes() as u32);
+    let isa = tier.lm.as_ref().map_or("", |lm| lm.isa());
+    let threads = match &tier.lm {
+        Some(_) => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+        None => 1,
     };
     let mut sum = bench::Measured { roundtrip: true, ..bench::Measured::default() };
     let mut files = Vec::new();
@@ -95,7 +102,7 @@ pub fn run(a: &Args) -> Outcome {
         let plain =
             std::fs::read(path).map_err(|e| Failure::new(FAILED, format!("{name}: {e}")))?;
         let frame = FRAME_OVERHEAD as u64;
-        let m = bench::measure(&plain, block_size as usize, frame / 2, frame);
+        let m = bench::measure(&plain, block_size as usize, &tier, frame / 2, frame)?;
         sum.bytes += m.bytes;
         sum.coded_bytes += m.coded_bytes;
         sum.frame_bytes += m.frame_bytes;
@@ -108,8 +115,8 @@ pub fn run(a: &Args) -> Outcome {
     }
     let total = row("total".into(), &sum);
     let engine = block::ENGINE;
-    let report =
-        Report { model: a.model.clone(), engine, block_size, lanes: 1, threads: 1, files, total };
+    let model = a.model.clone();
+    let report = Report { model, engine, isa, block_size, lanes, threads, files, total };
     let whole = report.total.roundtrip;
     if a.json {
         output::json(&report)?;
@@ -121,9 +128,12 @@ pub fn run(a: &Args) -> Outcome {
 
 fn print(r: &Report) {
     println!(
-        "model {}, blocks of {}, 1 thread; the proof by decoding is not part of encoding",
+        "model {}{}, blocks of {}, {} lanes, {} threads; the proof by decoding is not part of encoding",
         r.model,
-        output::size(r.block_size.into())
+        if r.isa.is_empty() { String::new() } else { format!(" ({})", r.isa) },
+        output::size(r.block_size.into()),
+        r.lanes,
+        r.threads
     );
     println!(
         "{:>9} {:>9} {:>6} {:>9} {:>9} {:>8}  file",

@@ -3,7 +3,8 @@
 use super::output::{self, Say};
 use super::{FAILED, Failure, Outcome, mkfs};
 use crate::block::container::{self, ContainerError};
-use crate::block::{self};
+use crate::block::ModelId;
+use crate::models::{self, ModelError};
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -85,14 +86,16 @@ fn failure(path: &Path, e: &ContainerError) -> Failure {
 
 /// Runs `compress`.
 pub fn compress(a: &CompressArgs, say: Say) -> Outcome {
-    mkfs::check_model(&a.model, &[])?;
+    let tier = mkfs::tier(&a.model)?;
     let block = match &a.block_size {
         Some(t) => mkfs::block_size(t)?,
-        None => block::FAST_BLOCK,
+        None => tier.unit(),
     };
     let mut input = source(&a.input)?;
-    with_output(&a.output, |out| container::compress(&mut input, out, block as usize, THREADS))
-        .map_err(|e| failure(&a.input, &e))?;
+    with_output(&a.output, |out| {
+        container::compress(&mut input, out, block as usize, &tier, THREADS)
+    })
+    .map_err(|e| failure(&a.input, &e))?;
     let len = |p: &Path| std::fs::metadata(p).map(|m| m.len());
     if let (Ok(before), Ok(after)) = (len(&a.input), len(&a.output)) {
         say.line(&format!("{} became {}", output::size(before), output::size(after)));
@@ -103,6 +106,16 @@ pub fn compress(a: &CompressArgs, say: Say) -> Outcome {
 /// Runs `decompress`.
 pub fn decompress(a: &DecompressArgs) -> Outcome {
     let mut input = source(&a.input)?;
-    with_output(&a.output, |out| container::decompress(&mut input, out, THREADS))
+    let find = |id: &ModelId, name: &str| {
+        let id = blake3::Hash::from_bytes(*id).to_hex();
+        models::load(&id).map_err(|e| match e {
+            ModelError::Registry(_) => format!(
+                "the model '{name}', id {id}, which is not there; get its file (lmfs model export \
+                 where the archive was made), then: lmfs model import FILE"
+            ),
+            e => format!("the model '{name}', id {id}: {e}"),
+        })
+    };
+    with_output(&a.output, |out| container::decompress(&mut input, out, &find, THREADS))
         .map_err(|e| failure(&a.input, &e))
 }

@@ -2,9 +2,12 @@
 
 use super::output::Say;
 use super::{Failure, Outcome, USAGE, options};
-use crate::store::{Ecc, MkfsOptions, Store};
+use crate::block::{self, Tier};
+use crate::models;
+use crate::store::{Ecc, MkfsOptions, OpenOptions, Store};
 use clap::ValueEnum;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Level {
@@ -42,25 +45,46 @@ pub fn block_size(text: &str) -> Result<u32, Failure> {
     )
 }
 
-/// Refuses a model that this version does not have.
-pub fn check_model(name: &str, others: &[&str]) -> Outcome {
-    if name == "fast" || others.contains(&name) {
-        return Ok(());
+/// What a model's name stands for.
+pub fn tier(name: &str) -> Result<Tier, Failure> {
+    if name == "fast" {
+        return Ok(Tier::FAST);
     }
-    let known = [&["fast"], others].concat().join(", ");
-    Err(Failure::new(USAGE, format!("no model '{name}'; there are: {known}")))
+    let lm = models::load(name).map_err(|e| match e {
+        models::ModelError::Registry(e) => Failure::new(USAGE, e),
+        e => Failure::from(e),
+    })?;
+    Ok(Tier::with(lm))
+}
+
+/// Makes a store that has its default model's file.
+pub fn create(path: &Path, options: &MkfsOptions) -> Outcome {
+    let unit = match options.model.as_str() {
+        "off" => block::FAST_BLOCK,
+        name => tier(name)?.unit(),
+    };
+    let block_size = Some(options.block_size.unwrap_or(unit));
+    Store::create(path, &MkfsOptions { block_size, ..options.clone() })?;
+    if !matches!(options.model.as_str(), "off" | "fast") {
+        let store = Store::open(path, &OpenOptions::default())?;
+        models::Pins::new(Arc::clone(&store), Tier::LM_GAIN).adopt(&options.model)?;
+        store.close()?;
+    }
+    Ok(())
 }
 
 /// Runs it.
 pub fn run(a: &Args, say: Say) -> Outcome {
-    check_model(&a.model, &["off"])?;
+    if a.model != "off" {
+        tier(&a.model)?;
+    }
     let block_size = a.block_size.as_deref().map(block_size).transpose()?;
     let ecc = match a.ecc {
         Level::None => Ecc::None,
         Level::Standard => Ecc::Standard,
         Level::Archival => Ecc::Archival,
     };
-    Store::create(&a.store, &MkfsOptions { block_size, model: a.model.clone(), ecc })?;
+    create(&a.store, &MkfsOptions { block_size, model: a.model.clone(), ecc })?;
     say.line(&format!("made {}; mount it with: lmfs mount {0} DIR", a.store.display()));
     Ok(())
 }

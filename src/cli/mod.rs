@@ -7,10 +7,12 @@ mod compress;
 mod gc;
 mod helper;
 mod mkfs;
+mod model;
 mod mount;
 mod notify;
 mod options;
 mod output;
+mod recode;
 mod scrub;
 mod settle;
 mod stat;
@@ -59,6 +61,8 @@ enum Command {
     Umount(umount::Args),
     /// Code all that waits, now
     Settle(settle::Args),
+    /// Move what is coded to another model
+    Recode(recode::Args),
     /// What an archive holds and does
     Status(status::Args),
     /// How files are stored
@@ -71,6 +75,8 @@ enum Command {
     Compress(compress::CompressArgs),
     /// Restore a file from its container
     Decompress(compress::DecompressArgs),
+    /// Language models: list, import, verify, export, remove
+    Model(model::Args),
     /// Measure
     Bench(bench::Args),
     /// Print completions for a shell
@@ -130,7 +136,9 @@ pub fn main() -> ExitCode {
         if cli.verbose > 0 {
             println!("format {}", crate::store::FORMAT);
             println!("engine {}", crate::block::ENGINE);
-            println!("embedded model none");
+            for (name, bytes) in crate::models::EMBEDDED {
+                println!("embedded model {name} {}", blake3::hash(bytes).to_hex());
+            }
         }
         return ExitCode::from(DONE);
     }
@@ -155,12 +163,14 @@ pub fn main() -> ExitCode {
                 Command::Mkfs(a) => mkfs::run(&a, say),
                 Command::Umount(a) => umount::run(&a),
                 Command::Settle(a) => settle::run(&a, say),
+                Command::Recode(a) => recode::run(&a, say),
                 Command::Status(a) => status::run(&a),
                 Command::Stat(a) => stat::run(&a),
                 Command::Scrub(a) => scrub::run(&a, say),
                 Command::Gc(a) => gc::run(&a, say),
                 Command::Compress(a) => compress::compress(&a, say),
                 Command::Decompress(a) => compress::decompress(&a),
+                Command::Model(a) => model::run(&a, say),
                 Command::Bench(a) => bench::run(&a),
                 Command::Completions(a) => {
                     completions::run(&a);

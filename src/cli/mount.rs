@@ -159,10 +159,6 @@ fn check_dir(dir: &Path) -> Outcome {
 
 /// Mounts and serves until unmounted; `ready` is called once requests are served.
 fn serve(store: &Path, dir: &Path, o: &Options, ready: &mut dyn FnMut()) -> Outcome {
-    if let Some(model) = &o.fs.model {
-        super::mkfs::check_model(model, &["off"])
-            .map_err(|f| Failure { code: USAGE, message: format!("mount option {}", f.message) })?;
-    }
     check_dir(dir)?;
     let signals = block_signals();
     let path = store.canonicalize().unwrap_or_else(|_| store.to_owned());
@@ -173,6 +169,10 @@ fn serve(store: &Path, dir: &Path, o: &Options, ready: &mut dyn FnMut()) -> Outc
     }
     let store = Store::open(&path, &OpenOptions { read_only: o.read_only })?;
     let fs = Fs::open(store, o.fs.clone())?;
+    if let Err(f) = check_models(&fs, o) {
+        fs.shutdown()?;
+        return Err(f);
+    }
     let served = (|| -> Outcome {
         let source = path.to_string_lossy().into_owned();
         let session = fuse::mount(Arc::clone(&fs), dir, &o.fuse(source))?;
@@ -194,6 +194,19 @@ fn serve(store: &Path, dir: &Path, o: &Options, ready: &mut dyn FnMut()) -> Outc
     let closed = fs.shutdown();
     served?;
     closed?;
+    Ok(())
+}
+
+/// Loads what new files will be coded with, before anything is; a model that was pinned but does
+/// not run is only logged, for what it coded may be little.
+fn check_models(fs: &Fs, o: &Options) -> Outcome {
+    let pins = fs.fetcher().pins();
+    if let Some(name) = o.fs.model.as_deref().filter(|m| *m != "off") {
+        pins.tier(name).map_err(|e| Failure::new(USAGE, format!("mount option model={name}: {e}")))?;
+    }
+    for (entry, _) in pins.list()? {
+        let _ = pins.lm(entry.number);
+    }
     Ok(())
 }
 

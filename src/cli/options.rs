@@ -18,8 +18,6 @@ pub struct Options {
     pub log: log::LevelFilter,
     /// The file system's options.
     pub fs: FsOptions,
-    /// Least saving, in percent, for which a block is coded with the language model.
-    pub lm_gain: u32,
     /// All users may use the mount.
     pub allow_other: bool,
     /// Root may use it.
@@ -38,7 +36,6 @@ impl Default for Options {
             foreground: false,
             log: log::LevelFilter::Info,
             fs: FsOptions::default(),
-            lm_gain: 3,
             allow_other: false,
             allow_root: false,
             default_permissions: true,
@@ -91,10 +88,10 @@ pub fn parse(o: &mut Options, text: &str, sloppy: bool) -> Result<(), String> {
             "commit" => o.fs.commit = seconds(name, need()?)?,
             "lm_gain" => {
                 let v = need()?;
-                o.lm_gain = v
+                o.fs.lm_gain = v
                     .parse()
                     .ok()
-                    .filter(|p| *p <= 100)
+                    .filter(|p| (0.0..=100.0).contains(p))
                     .ok_or_else(|| format!("mount option lm_gain={v}: not a percentage"))?;
             }
             "recode" => match need()? {

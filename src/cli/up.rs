@@ -2,7 +2,6 @@
 
 use super::output::Say;
 use super::{Outcome, mkfs, mount, output, target};
-use crate::store::Store;
 use std::path::PathBuf;
 
 /// Arguments.
@@ -22,7 +21,7 @@ pub fn run(a: &Args, say: Say, level: log::LevelFilter) -> Outcome {
     output::log_to_stderr(level);
     let (store, dir) = (a.store.display(), a.dir.display());
     if !a.store.join("superblock").exists() {
-        Store::create(&a.store, &mkfs::defaults())?;
+        mkfs::create(&a.store, &mkfs::defaults())?;
         say.line(&format!("made the store {store}"));
     }
     let mounted = target::mounts()

@@ -16,11 +16,11 @@ mod vocab;
 
 pub use model::Predictor;
 pub use token_model::{Token, TokenModel, leaf_probability, node_probability};
-pub use vocab::Vocab;
+pub use vocab::{Child, Cut, VOCAB, Vocab};
 
 use range::{Decoder, Encoder};
+use std::sync::Arc;
 use vector::Vector;
-pub use vocab::VOCAB;
 
 /// Most lanes of a text.
 pub const LANES_MAX: usize = 64;
@@ -59,8 +59,8 @@ macro_rules! multiversion {
 pub mod bench;
 
 multiversion! {
-    /// Codes `text`, cut into `lanes` pieces; the predictor learns it. `lm` must have the
-    /// vocabulary's tree.
+    /// Codes `text`, cut into `lanes` pieces; the predictor learns it. `lm` must have the tree of the
+    /// predictor's vocabulary.
     pub fn encode(text: &[u8], lanes: usize, predictor: &mut Predictor, lm: Lm<'_>) -> Coded
         = encode_any
 }
@@ -194,7 +194,8 @@ fn encode_any<V: Vector>(
     predictor: &mut Predictor,
     mut lm: Lm<'_>,
 ) -> Coded {
-    let vocab = &*VOCAB;
+    let vocab = Arc::clone(predictor.vocab());
+    let vocab = &*vocab;
     let pieces = pieces(text, lanes);
     let mut bytes = vec![pieces.len() as u8];
     for piece in &pieces[..pieces.len() - 1] {
@@ -207,6 +208,7 @@ fn encode_any<V: Vector>(
     predictor.open(&rooms);
     if let Some(lm) = &mut lm {
         lm.reset(pieces.len());
+        lm.foresee(&tokens);
     }
     let mut step = vec![None; pieces.len()];
     for at in 0..longest {
@@ -252,7 +254,8 @@ fn decode_any<V: Vector>(
     predictor: &mut Predictor,
     mut lm: Lm<'_>,
 ) -> Option<Vec<u8>> {
-    let vocab = &*VOCAB;
+    let vocab = Arc::clone(predictor.vocab());
+    let vocab = &*vocab;
     let (rooms, code) = lanes_of(code, len)?;
     let mut bits = Decoder::new(code);
     predictor.open(&rooms);
@@ -286,7 +289,8 @@ fn decode_any<V: Vector>(
 
 #[inline(always)]
 fn train_any<V: Vector>(text: &[u8], predictor: &mut Predictor) {
-    let vocab = &*VOCAB;
+    let vocab = Arc::clone(predictor.vocab());
+    let vocab = &*vocab;
     predictor.open(&[text.len()]);
     for token in vocab.cut(text) {
         pass::<_, V>(&mut Nowhere, predictor, vocab, 0, Some(token), None);

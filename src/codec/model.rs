@@ -10,6 +10,7 @@ use super::tables::TABLES;
 use super::token_model::Token;
 use super::vector::{Lanes, Vector, WIDTH};
 use super::vocab::{VOCAB, Vocab};
+use std::sync::Arc;
 
 /// Tokens that a match has at least.
 const MATCH_MIN: [usize; MATCHES] = [8, 4];
@@ -50,6 +51,7 @@ fn lines<V: Vector>(contexts: &Lanes, salt: u32) -> V {
 /// All that coder and decoder learn in step. Cloning it is how a primer is used.
 #[derive(Debug, Clone)]
 pub struct Predictor {
+    vocab: Arc<Vocab>,
     table: Table,
     direct: Vec<Slot>,
     worth: Worth,
@@ -93,12 +95,13 @@ impl Predictor {
     }
 
     /// The same for another vocabulary.
-    pub fn over(vocab: &Vocab, len: usize) -> Self {
+    pub fn over(vocab: &Arc<Vocab>, len: usize) -> Self {
         let mut initial = [[0; WIDTH]; INPUTS];
         initial[LOGITS] = [ONE / 4; WIDTH];
         initial[REST][..MATCHES].fill(ONE / 4);
         initial[REST][DIRECT] = ONE / 8;
         Self {
+            vocab: Arc::clone(vocab),
             table: Table::new(len),
             direct: vec![Slot::NEW; vocab.size() + 1],
             worth: Worth::default(),
@@ -124,6 +127,11 @@ impl Predictor {
             estimates: Estimates::default(),
             inputs: [[0; WIDTH]; INPUTS],
         }
+    }
+
+    /// The vocabulary whose tokens it predicts.
+    pub fn vocab(&self) -> &Arc<Vocab> {
+        &self.vocab
     }
 
     /// True if the tables are as large as a primer's.

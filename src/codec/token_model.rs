@@ -17,6 +17,10 @@ pub trait TokenModel {
     /// Back to the start of text in all lanes, with `lanes` of them.
     fn reset(&mut self, lanes: usize);
 
+    /// Tells the tokens that [`Self::advance`] will be given, lane by lane, so that they may be
+    /// worked on many at a time. Changes no distribution. A decoder cannot know them.
+    fn foresee(&mut self, _tokens: &[Vec<Token>]) {}
+
     /// Tells each lane the token that it coded last, and computes the next distributions. `None`
     /// for a lane that has ended. The first distributions, after [`Self::reset`], are asked for with
     /// [`Self::cumulative`] without any token told.

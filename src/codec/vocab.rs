@@ -1,27 +1,31 @@
-//! The vocabulary of the `fast` tier: byte strings, cut greedily, and the tree that codes them.
+//! Vocabularies: byte strings, how a text is cut into them, and the tree that codes them.
 //!
-//! `vocab.bin`: the number of tokens (2 bytes), then for each its length (1), its bytes, and how
-//! often a sample of the training text used it, plus one (4). All 256 single bytes are tokens, so
-//! any bytes can be cut. The tree is Huffman's (1952), so frequent tokens need few decisions.
+//! The `fast` tier has one of its own, cut greedily. `vocab.bin`: the number of tokens (2 bytes),
+//! then for each its length (1), its bytes, and how often a sample of the training text used it,
+//! plus one (4). All 256 single bytes are tokens, so any bytes can be cut. The tree is Huffman's
+//! (1952), so frequent tokens need few decisions.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::LazyLock;
+use std::fmt;
+use std::sync::{Arc, LazyLock};
 
 use super::token_model::Token;
 
-/// Tokens, the trie that finds them, the tree that codes them.
-#[derive(Debug)]
+/// Cuts a text into tokens whose bytes join to it.
+pub type Cut = Box<dyn Fn(&[u8]) -> Vec<Token> + Send + Sync>;
+
+/// Tokens, how to cut a text into them, the tree that codes them.
 pub struct Vocab {
-    tokens: Vec<Box<[u8]>>,
-    /// Trie: `next[node * 256 + byte]`, 0 for none; node 0 is the root.
-    next: Vec<u16>,
-    /// Token that ends at a trie node, plus one; 0 for none.
-    ends: Vec<u16>,
-    /// Children of each inner node of the tree: below 0x8000 an inner node, else a token.
-    children: Vec<[u16; 2]>,
-    /// Path of each token: (inner node, bit) from the root on.
-    paths: Vec<Box<[(u16, bool)]>>,
+    /// Bytes of all tokens, and where each begins; the last is the end.
+    bytes: Vec<u8>,
+    starts: Vec<u32>,
+    cut: Cut,
+    /// Children of each inner node of the tree: below [`LEAF`] an inner node, else a token.
+    children: Vec<[u32; 2]>,
+    /// Paths of all tokens, (inner node, bit) from the root on, and where each begins.
+    paths: Vec<(u16, bool)>,
+    path_starts: Vec<u32>,
     /// Leaves below each inner node: first, first of the right child, one past the last.
     spans: Vec<[u16; 3]>,
     /// Each token's leaf, counted from the left.
@@ -29,125 +33,130 @@ pub struct Vocab {
 }
 
 /// Marks a token among the tree's children.
-const LEAF: u16 = 0x8000;
+const LEAF: u32 = 1 << 31;
+
+/// A child in a tree that is given to [`Vocab::new`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Child {
+    /// An inner node, by its place in the list; after its parent.
+    Node(usize),
+    /// A token.
+    Token(Token),
+}
 
 /// The embedded vocabulary.
-pub static VOCAB: LazyLock<Vocab> = LazyLock::new(|| {
-    Vocab::parse(include_bytes!("vocab.bin")).unwrap_or_else(|| Vocab::build(Vec::new()))
+pub static VOCAB: LazyLock<Arc<Vocab>> = LazyLock::new(|| {
+    Arc::new(embedded(include_bytes!("vocab.bin")).unwrap_or_else(|| greedy(Vec::new())))
 });
 
-impl Vocab {
-    fn parse(mut bytes: &[u8]) -> Option<Self> {
-        let mut take = |n: usize| {
-            let (a, b) = bytes.split_at_checked(n)?;
-            bytes = b;
-            Some(a)
-        };
-        let count = u16::from_le_bytes(take(2)?.try_into().ok()?);
-        let mut all = Vec::new();
-        for _ in 0..count {
-            let len = take(1)?[0];
-            let token: Box<[u8]> = take(len.into())?.into();
-            all.push((token, u32::from_le_bytes(take(4)?.try_into().ok()?)));
-        }
-        Some(Self::build(all))
+impl fmt::Debug for Vocab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Vocab({} tokens)", self.size())
     }
+}
 
-    /// From tokens and their frequencies; single bytes that are missing are added.
-    fn build(mut all: Vec<(Box<[u8]>, u32)>) -> Self {
-        for b in 0..=255_u8 {
-            if !all.iter().any(|(t, _)| **t == [b]) {
-                all.push(([b].into(), 1));
-            }
-        }
-        let (mut next, mut ends) = (vec![0; 256], vec![0_u16]);
-        for (n, (token, _)) in all.iter().enumerate() {
-            let mut at = 0;
-            for b in token {
-                let slot = at * 256 + usize::from(*b);
-                if next[slot] == 0 {
-                    next[slot] = ends.len() as u16;
-                    ends.push(0);
-                    next.resize(next.len() + 256, 0);
-                }
-                at = usize::from(next[slot]);
-            }
-            ends[at] = n as u16 + 1;
-        }
-        // Huffman: ties go to the older node, so the tree is the same everywhere.
-        let mut heap: BinaryHeap<Reverse<(u64, u32, u16)>> = BinaryHeap::new();
-        for (n, (_, f)) in all.iter().enumerate() {
-            heap.push(Reverse((u64::from(*f), n as u32, n as u16 | LEAF)));
-        }
-        let mut children = Vec::with_capacity(all.len());
-        let mut age = all.len() as u32;
-        while let (Some(Reverse(a)), Some(Reverse(b))) = (heap.pop(), heap.pop()) {
-            children.push([a.2, b.2]);
-            heap.push(Reverse((a.0 + b.0, age, children.len() as u16 - 1)));
-            age += 1;
-            if heap.len() == 1 {
-                break;
-            }
-        }
-        // The root first, as node 0: it was made last.
-        let last = children.len() as u16 - 1;
-        let flip = |c: u16| if c & LEAF == 0 { last - c } else { c };
-        children.reverse();
-        for pair in &mut children {
-            *pair = pair.map(flip);
-        }
-        let mut paths: Vec<Box<[(u16, bool)]>> = vec![Box::default(); all.len()];
-        let mut stack = vec![(0_u16, Vec::new())];
-        while let Some((node, path)) = stack.pop() {
-            for bit in [false, true] {
-                let mut path: Vec<(u16, bool)> = path.clone();
-                path.push((node, bit));
-                let child = children[usize::from(node)][usize::from(bit)];
-                if child & LEAF == 0 {
-                    stack.push((child, path));
-                } else {
-                    paths[usize::from(child & !LEAF)] = path.into();
+impl Vocab {
+    /// Most tokens: numbers of nodes and of one more fit 16 bits.
+    pub const SIZE_MAX: usize = 65_534;
+
+    /// From tokens, a way to cut texts into them, and a full binary tree whose root comes first and
+    /// whose leaves are tokens. Tokens that are no leaf are never coded.
+    ///
+    /// # Panics
+    /// If there are no or too many leaves, or the list is no such tree.
+    pub fn new(tokens: &[Box<[u8]>], cut: Cut, tree: &[[Child; 2]]) -> Self {
+        assert!(!tree.is_empty() && tree.len() < Self::SIZE_MAX && tokens.len() <= 1 << 16);
+        // Nodes are numbered by depth: the first ones, which most texts pass, have weights of
+        // their own.
+        let mut order = vec![0];
+        let mut number = vec![0_u32; tree.len()];
+        let mut at = 0;
+        while at < order.len() {
+            number[order[at]] = at as u32;
+            for child in tree[order[at]] {
+                if let Child::Node(n) = child {
+                    order.push(n);
                 }
             }
+            at += 1;
         }
+        let children: Vec<[u32; 2]> = order
+            .iter()
+            .map(|n| {
+                tree[*n].map(|c| match c {
+                    Child::Node(n) => number[n],
+                    Child::Token(t) => u32::from(t) | LEAF,
+                })
+            })
+            .collect();
         // Leaves from left to right, and which of them are below each node.
         let mut spans = vec![[0; 3]; children.len()];
-        let mut leaves = vec![0; all.len()];
-        let mut order: Vec<usize> = (0..all.len()).collect();
-        order.sort_by_key(|t| {
-            let bits = paths[*t].iter().enumerate();
-            bits.fold(0_u64, |key, (depth, (_, bit))| key | u64::from(*bit) << (63 - depth))
-        });
-        for (leaf, token) in order.into_iter().enumerate() {
-            leaves[token] = leaf as u16;
-            for (node, bit) in &paths[token] {
-                let span: &mut [u16; 3] = &mut spans[usize::from(*node)];
-                if span[2] == 0 {
-                    span[0] = leaf as u16;
+        let mut leaves = vec![0; tokens.len()];
+        let mut found: Vec<Vec<(u16, bool)>> = vec![Vec::new(); tokens.len()];
+        let mut next = 0_u16;
+        let mut path: Vec<(u16, bool)> = Vec::new();
+        let mut stack = vec![(0_u32, 0_usize, false)];
+        while let Some((node, depth, parent_bit)) = stack.pop() {
+            path.truncate(depth);
+            if depth > 0 {
+                path[depth - 1].1 = parent_bit;
+            }
+            if node & LEAF != 0 {
+                let token = (node & !LEAF) as usize;
+                leaves[token] = next;
+                next += 1;
+                found[token] = path.clone();
+                for (node, bit) in &path {
+                    let span: &mut [u16; 3] = &mut spans[usize::from(*node)];
+                    if *bit && span[1] == 0 {
+                        span[1] = next - 1;
+                    }
+                    span[2] = next;
                 }
-                if *bit && span[1] == 0 {
-                    span[1] = leaf as u16;
-                }
-                span[2] = leaf as u16 + 1;
+            } else {
+                spans[node as usize][0] = next;
+                let [left, right] = children[node as usize];
+                path.push((node as u16, false));
+                stack.push((right, depth + 1, true));
+                stack.push((left, depth + 1, false));
             }
         }
-        let tokens = all.into_iter().map(|(t, _)| t).collect();
-        Self { tokens, next, ends, children, paths, spans, leaves }
+        let (mut paths, mut path_starts) = (Vec::new(), vec![0]);
+        for p in found {
+            paths.extend(p);
+            path_starts.push(paths.len() as u32);
+        }
+        let mut starts = vec![0];
+        let mut bytes = Vec::new();
+        for t in tokens {
+            bytes.extend_from_slice(t);
+            starts.push(bytes.len() as u32);
+        }
+        Self { bytes, starts, cut, children, paths, path_starts, spans, leaves }
     }
 
-    /// Number of tokens, and of the tree's inner nodes and one more.
+    /// Number of tokens; no inner node of the tree has this number or a higher one.
     pub fn size(&self) -> usize {
-        self.tokens.len()
+        self.leaves.len()
+    }
+
+    /// Memory held, in bytes, about.
+    pub fn weight(&self) -> usize {
+        self.bytes.len() + 4 * self.paths.len() + 24 * self.size()
     }
 
     /// A token's bytes.
+    #[inline(always)]
     pub fn bytes(&self, token: Token) -> &[u8] {
-        &self.tokens[usize::from(token)]
+        let t = usize::from(token);
+        &self.bytes[self.starts[t] as usize..self.starts[t + 1] as usize]
     }
 
     /// A token's decisions.
+    #[inline(always)]
     pub fn path(&self, token: Token) -> &[(u16, bool)] {
-        &self.paths[usize::from(token)]
+        let t = usize::from(token);
+        &self.paths[self.path_starts[t] as usize..self.path_starts[t + 1] as usize]
     }
 
     /// Leaves below a node: the first, the first of the right child, one past the last.
@@ -166,11 +175,97 @@ impl Vocab {
     #[inline(always)]
     pub fn step(&self, node: u16, bit: bool) -> Result<u16, Token> {
         let child = self.children[usize::from(node)][usize::from(bit)];
-        if child & LEAF == 0 { Ok(child) } else { Err(child & !LEAF) }
+        if child & LEAF == 0 { Ok(child as u16) } else { Err((child & !LEAF) as Token) }
+    }
+
+    /// Cuts bytes into tokens.
+    pub fn cut(&self, text: &[u8]) -> Vec<Token> {
+        (self.cut)(text)
+    }
+}
+
+/// Reads `vocab.bin`.
+fn embedded(mut bytes: &[u8]) -> Option<Vocab> {
+    let mut take = |n: usize| {
+        let (a, b) = bytes.split_at_checked(n)?;
+        bytes = b;
+        Some(a)
+    };
+    let count = u16::from_le_bytes(take(2)?.try_into().ok()?);
+    let mut all = Vec::new();
+    for _ in 0..count {
+        let len = take(1)?[0];
+        let token: Box<[u8]> = take(len.into())?.into();
+        all.push((token, u32::from_le_bytes(take(4)?.try_into().ok()?)));
+    }
+    Some(greedy(all))
+}
+
+/// From tokens and their frequencies; single bytes that are missing are added.
+fn greedy(mut all: Vec<(Box<[u8]>, u32)>) -> Vocab {
+    for b in 0..=255_u8 {
+        if !all.iter().any(|(t, _)| **t == [b]) {
+            all.push(([b].into(), 1));
+        }
+    }
+    // Huffman: ties go to the older node, so the tree is the same everywhere.
+    let mut heap: BinaryHeap<Reverse<(u64, u32, Child)>> = BinaryHeap::new();
+    for (n, (_, f)) in all.iter().enumerate() {
+        heap.push(Reverse((u64::from(*f), n as u32, Child::Token(n as Token))));
+    }
+    let mut children = Vec::with_capacity(all.len());
+    let mut age = all.len() as u32;
+    while let (Some(Reverse(a)), Some(Reverse(b))) = (heap.pop(), heap.pop()) {
+        children.push([a.2, b.2]);
+        heap.push(Reverse((a.0 + b.0, age, Child::Node(children.len() - 1))));
+        age += 1;
+        if heap.len() == 1 {
+            break;
+        }
+    }
+    // The root first: it was made last.
+    let last = children.len() - 1;
+    children.reverse();
+    for pair in &mut children {
+        *pair = pair.map(|c| match c {
+            Child::Node(n) => Child::Node(last - n),
+            token => token,
+        });
+    }
+    let tokens: Vec<Box<[u8]>> = all.into_iter().map(|(t, _)| t).collect();
+    let trie = Trie::new(&tokens);
+    Vocab::new(&tokens, Box::new(move |text| trie.cut(text)), &children)
+}
+
+/// Finds the longest token that a text begins with.
+struct Trie {
+    /// `next[node * 256 + byte]`, 0 for none; node 0 is the root.
+    next: Vec<u16>,
+    /// Token that ends at a node, plus one; 0 for none.
+    ends: Vec<u16>,
+}
+
+impl Trie {
+    fn new(tokens: &[Box<[u8]>]) -> Self {
+        let (mut next, mut ends) = (vec![0; 256], vec![0_u16]);
+        for (n, token) in tokens.iter().enumerate() {
+            let mut at = 0;
+            for b in token {
+                let slot = at * 256 + usize::from(*b);
+                if next[slot] == 0 {
+                    next[slot] = ends.len() as u16;
+                    ends.push(0);
+                    next.resize(next.len() + 256, 0);
+                }
+                at = usize::from(next[slot]);
+            }
+            ends[at] = n as u16 + 1;
+        }
+        Self { next, ends }
     }
 
     /// Cuts bytes into the longest tokens, from left to right.
-    pub fn cut(&self, text: &[u8]) -> Vec<Token> {
+    fn cut(&self, text: &[u8]) -> Vec<Token> {
         let mut out = Vec::with_capacity(text.len() / 3);
         let mut at = 0;
         while at < text.len() {

@@ -15,6 +15,8 @@ pub struct ModelFigures {
     pub name: String,
     /// Frames coded by it.
     pub frames: u64,
+    /// Why what it coded cannot be read.
+    pub error: Option<String>,
 }
 
 /// The cache of decoded blocks.
@@ -97,7 +99,8 @@ pub fn status(fs: &Fs, pid: Option<u32>) -> Result<Status, FsError> {
     let cache = fs.cache_stats();
     let live = s.coded_bytes + s.staged_bytes + s.parity_bytes + s.meta_bytes;
     let u = hex(&sb.uuid);
-    let models = store.models()?;
+    let models = fs.fetcher().pins().list()?;
+    let frames = store.frames_by_model()?;
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").into(),
         format: sb.format,
@@ -107,7 +110,12 @@ pub fn status(fs: &Fs, pid: Option<u32>) -> Result<Status, FsError> {
         ecc: format!("{:?}", sb.ecc).to_lowercase(),
         models: models
             .into_iter()
-            .map(|m| ModelFigures { id: hex(&m.id), name: m.name, frames: 0 })
+            .map(|(m, error)| ModelFigures {
+                id: hex(&m.id),
+                name: m.name,
+                frames: frames.get(&m.number).copied().unwrap_or(0),
+                error,
+            })
             .collect(),
         files: s.files,
         logical_bytes: s.logical_bytes,
@@ -226,14 +234,15 @@ fn files_below(fs: &Fs, ino: Ino, out: &mut Vec<Ino>) -> Result<(), FsError> {
     Ok(())
 }
 
+/// Segments with a larger dead share are cleaned afterwards.
+const DEAD_PERCENT: u32 = 20;
+
 /// Codes all that waits, then gives dead space back.
 pub fn settle(
     fs: &Fs,
     paths: &[String],
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Settled, String> {
-    /// Segments with a larger dead share are cleaned.
-    const DEAD_PERCENT: u32 = 20;
     fs.flush_all().map_err(|e| e.to_string())?;
     let mut inos = Vec::new();
     for path in paths {
@@ -242,6 +251,26 @@ pub fn settle(
     }
     let chosen = (!paths.is_empty()).then_some(inos);
     let r = fs.recoder().settle(chosen, progress).map_err(|e| e.to_string())?;
+    fs.store().clean(DEAD_PERCENT).map_err(|e| e.to_string())?;
+    Ok(Settled { before_bytes: r.before_bytes, after_bytes: r.after_bytes, blocks: r.blocks })
+}
+
+/// Governs these paths, or all, by another model, and codes anew what they hold.
+pub fn recode(
+    fs: &Fs,
+    model: &str,
+    paths: &[String],
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Settled, String> {
+    fs.flush_all().map_err(|e| e.to_string())?;
+    fs.fetcher().pins().tier(model).map_err(|e| e.to_string())?;
+    let all = ["/".to_owned()];
+    let mut files = Vec::new();
+    for path in if paths.is_empty() { &all } else { paths } {
+        let ino = fs.resolve(path.as_bytes()).map_err(|e| format!("{path}: {e}"))?;
+        fs.govern(ino, model.as_bytes(), &mut files).map_err(|e| format!("{path}: {e}"))?;
+    }
+    let r = fs.recoder().recode(&files, progress).map_err(|e| e.to_string())?;
     fs.store().clean(DEAD_PERCENT).map_err(|e| e.to_string())?;
     Ok(Settled { before_bytes: r.before_bytes, after_bytes: r.after_bytes, blocks: r.blocks })
 }
@@ -261,6 +290,13 @@ pub fn answer(
         }
         Request::Stat { paths } => serde_json::to_value(stat(fs, paths)?),
         Request::Settle { paths } => serde_json::to_value(settle(fs, paths, progress)?),
+        Request::Recode { model, paths } => {
+            serde_json::to_value(recode(fs, model, paths, progress)?)
+        }
+        Request::ModelRm { name } => {
+            fs.fetcher().pins().remove(name).map_err(|e| text(&e))?;
+            Ok(serde_json::Value::Null)
+        }
         Request::Gc => {
             let r = fs.store().clean(0).map_err(|e| text(&e))?;
             serde_json::to_value(Settled {

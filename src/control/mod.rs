@@ -31,6 +31,19 @@ pub enum Request {
         /// The paths; empty for all.
         paths: Vec<String>,
     },
+    /// Code anew, with another model, these paths or all.
+    Recode {
+        /// The model's name.
+        model: String,
+        /// The paths; empty for all.
+        paths: Vec<String>,
+    },
+    /// Remove a pinned model that no frame needs.
+    #[serde(rename = "model-rm")]
+    ModelRm {
+        /// The model's name.
+        name: String,
+    },
     /// Clean dead segments.
     Gc,
     /// Check every frame.

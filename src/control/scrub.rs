@@ -1,7 +1,7 @@
 //! Checking all that files are made of.
 
 use crate::block::Primer;
-use crate::fetch;
+use crate::fetch::FetchError;
 use crate::fs::{Fs, FsError};
 use crate::types::Ino;
 use serde::{Deserialize, Serialize};
@@ -88,7 +88,7 @@ pub fn scrub(
 
 /// Decodes each frame of a file that passes its checksums.
 fn decode_all(fs: &Fs, ino: Ino, bad: &mut Vec<(Ino, u64, String)>) -> Result<(), FsError> {
-    let store = fs.store();
+    let (store, fetcher) = (fs.store(), fs.fetcher());
     let mut primers: HashMap<u64, Primer> = HashMap::new();
     let mut seen = BTreeSet::new();
     for e in store.extents_in(ino, 0, u64::MAX)? {
@@ -96,11 +96,11 @@ fn decode_all(fs: &Fs, ino: Ino, bad: &mut Vec<(Ino, u64, String)>) -> Result<()
         if !unseen || store.read_frame(e.frame).is_err() {
             continue;
         }
-        let result = (|| {
+        let result = (|| -> Result<(), FetchError> {
             if e.primer != 0 && !primers.contains_key(&e.primer) {
-                primers.insert(e.primer, fetch::primer(store, e.primer, e.frame)?);
+                primers.insert(e.primer, fetcher.primer(e.primer, e.frame)?);
             }
-            fetch::frame(store, &e, primers.get(&e.primer)).map(drop)
+            fetcher.frame(&e, primers.get(&e.primer)).map(drop)
         })();
         if let Err(why) = result {
             bad.push((ino, e.off, why.to_string()));

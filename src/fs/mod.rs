@@ -18,7 +18,9 @@ pub use error::{FsError, Result};
 pub use names::{Entry, NewInode, RenameHow};
 pub use xattr::{Coding, SetHow};
 
+use crate::block::Tier;
 use crate::cache::Cache;
+use crate::fetch::Fetcher;
 use crate::recode::{RecodeOptions, Recoder};
 use crate::store::{Op, Store, StoreError, Txn};
 use crate::types::{FrameRef, Ino};
@@ -47,6 +49,8 @@ pub struct FsOptions {
     pub decode_threads: usize,
     /// Model of new files where no directory says otherwise.
     pub model: Option<String>,
+    /// The language model is used for a block only where it saves at least this much, in percent.
+    pub lm_gain: f64,
     /// The background coder's options.
     pub recode: RecodeOptions,
 }
@@ -60,6 +64,7 @@ impl Default for FsOptions {
             noatime: false,
             decode_threads: 2,
             model: None,
+            lm_gain: Tier::LM_GAIN,
             recode: RecodeOptions { rest: Duration::from_secs(30), threads: 1, enabled: true },
         }
     }
@@ -78,6 +83,7 @@ struct Known {
 #[derive(Debug)]
 pub struct Fs {
     store: Arc<Store>,
+    fetcher: Arc<Fetcher>,
     recoder: Arc<Recoder>,
     options: FsOptions,
     cache: Cache,
@@ -133,10 +139,12 @@ impl Fs {
                 store.append(Txn { ops: vec![Op::DelInode(ino)], ..Txn::default() })?;
             }
         }
-        let recoder = Recoder::start(Arc::clone(&store), options.recode.clone());
+        let fetcher = Arc::new(Fetcher::new(Arc::clone(&store), options.lm_gain));
+        let recoder = Recoder::start(Arc::clone(&fetcher), options.recode.clone());
         let fs = Arc::new(Self {
             cache: Cache::new(options.cache_bytes),
             store,
+            fetcher,
             recoder,
             options,
             nodes: Nodes::default(),
@@ -163,6 +171,11 @@ impl Fs {
     /// The store below.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// The store's frames, decoded.
+    pub fn fetcher(&self) -> &Fetcher {
+        &self.fetcher
     }
 
     /// The background coder.

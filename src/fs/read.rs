@@ -103,7 +103,7 @@ impl Fs {
             let picture = self.picture(ino, &node.state(), off, len)?;
             let mut out = picture.base();
             let failed = picture.extents.iter().find_map(|e| {
-                let plain = self.cache.frame(&self.store, e);
+                let plain = self.cache.frame(&self.fetcher, e);
                 plain.and_then(|p| picture.lay(&mut out, e, &p)).err().map(|why| (e, why))
             });
             let Some((e, why)) = failed else {
@@ -114,7 +114,9 @@ impl Fs {
             let now = self.store.extents_in(ino, e.off, e.len)?;
             if now.contains(e) {
                 let error = damaged(ino, e, &picture, why);
-                if lock(&self.reported).insert(e.frame) {
+                // A model that does not run has been logged once, for all its frames.
+                let model = matches!(&error, FsError::Damaged { source: FetchError::Model(_), .. });
+                if !model && lock(&self.reported).insert(e.frame) {
                     log::error!("{error}");
                 }
                 return Err(error);
@@ -135,7 +137,7 @@ impl Fs {
             let fs = Arc::clone(self);
             self.decoders.run(move || {
                 // A failure is reported by the read that needs the frame.
-                let _ = fs.cache.frame(&fs.store, &e);
+                let _ = fs.cache.frame(&fs.fetcher, &e);
             });
         }
     }

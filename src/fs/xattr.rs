@@ -115,19 +115,42 @@ impl Fs {
 
     /// A model must be one that this store can code with, or `off`.
     fn check_model(&self, value: &[u8]) -> Result<()> {
-        let known = value == MODEL_OFF
-            || value == b"fast"
-            || value == self.store.superblock().model.as_bytes()
-            || self.options.model.as_deref().is_some_and(|m| m.as_bytes() == value)
-            || self.store.models()?.iter().any(|m| m.name.as_bytes() == value);
-        if known {
+        let known = |name: &str| self.fetcher.pins().knows(name);
+        if value == MODEL_OFF || std::str::from_utf8(value).is_ok_and(known) {
             return Ok(());
         }
         log::warn!(
-            "user.lmfs.model: no model {:?} in this store (lmfs model list shows those there are)",
+            "user.lmfs.model: no model {:?} (lmfs model list shows those there are)",
             String::from_utf8_lossy(value)
         );
         Err(FsError::Invalid("no such model in this store"))
+    }
+
+    /// Governs all at or below an inode by a model, as if each had been told so; `files` are those
+    /// that it holds.
+    pub fn govern(&self, ino: Ino, model: &[u8], files: &mut Vec<Ino>) -> Result<()> {
+        self.writable()?;
+        let default = model == self.store.superblock().model.as_bytes();
+        let mut stack = vec![ino];
+        while let Some(at) = stack.pop() {
+            let attr = self.getattr(at)?;
+            if attr.is_file() {
+                files.push(at);
+            } else if attr.is_dir() {
+                stack.extend(self.readdir(at, 2, usize::MAX)?.into_iter().map(|d| d.ino));
+            } else {
+                continue;
+            }
+            let old = self.store.xattr(at, MODEL_XATTR)?;
+            let op = match old {
+                Some(_) if default => Op::DelXattr(at, MODEL_XATTR.to_vec()),
+                Some(m) if m == model => continue,
+                None if default => continue,
+                _ => Op::PutXattr(at, MODEL_XATTR.to_vec(), model.to_vec()),
+            };
+            self.change_xattr(at, op)?;
+        }
+        Ok(())
     }
 
     /// How a file's bytes are held.

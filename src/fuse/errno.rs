@@ -33,7 +33,12 @@ pub fn errno(e: &FsError) -> Errno {
             | StoreError::Io { .. } => libc::EIO,
         },
         FsError::Damaged {
-            source: FetchError::Block { .. } | FetchError::Hash(_) | FetchError::NoPrimer { .. },
+            source:
+                FetchError::Block { .. }
+                | FetchError::Hash(_)
+                | FetchError::Other(_)
+                | FetchError::NoPrimer { .. }
+                | FetchError::Model(_),
             ..
         } => libc::EIO,
     })

@@ -15,10 +15,12 @@
 pub mod engine;
 pub mod file;
 pub mod import;
+pub mod registry;
 pub mod tokenizer;
 pub mod tree;
 
 pub use engine::{Engine, EngineError, Input, Isa, Session};
 pub use file::{FileError, Model};
+pub use registry::{Registry, RegistryError};
 pub use tokenizer::Tokenizer;
 pub use tree::Tree;

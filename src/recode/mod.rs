@@ -9,7 +9,7 @@ mod plan;
 mod worker;
 
 use crate::block::Primer;
-use crate::fetch::FetchError;
+use crate::fetch::{FetchError, Fetcher};
 use crate::store::Store;
 use crate::types::Ino;
 use plan::{Plan, Rested, Run};
@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use worker::PrimerSlot;
+use worker::Recipe;
 
 /// The extended attribute that governs how a file is coded.
 pub const MODEL_XATTR: &[u8] = b"user.lmfs.model";
@@ -104,7 +104,7 @@ impl Queue {
 /// The background coder of one open store.
 #[derive(Debug)]
 pub struct Recoder {
-    store: Arc<Store>,
+    fetcher: Arc<Fetcher>,
     options: RecodeOptions,
     queue: Mutex<Queue>,
     wake: Condvar,
@@ -118,14 +118,14 @@ pub struct Recoder {
 struct Job {
     ino: Ino,
     run: Run,
-    slot: Arc<PrimerSlot>,
+    recipe: Arc<Recipe>,
 }
 
 impl Recoder {
     /// Starts the coder's thread; what was left staged by earlier mounts is queued at once.
-    pub fn start(store: Arc<Store>, options: RecodeOptions) -> Arc<Self> {
+    pub fn start(fetcher: Arc<Fetcher>, options: RecodeOptions) -> Arc<Self> {
         let this = Arc::new(Self {
-            store,
+            fetcher,
             options,
             queue: Mutex::default(),
             wake: Condvar::new(),
@@ -134,11 +134,11 @@ impl Recoder {
             busy_us: AtomicU64::new(0),
             thread: Mutex::new(None),
         });
-        match this.store.staged_inodes() {
+        match this.store().staged_inodes() {
             Ok(inos) => inos.into_iter().for_each(|ino| this.touch(ino)),
             Err(e) => log::error!("cannot list what waits for coding: {e}"),
         }
-        if this.options.enabled && !this.store.read_only() {
+        if this.options.enabled && !this.store().read_only() {
             let me = Arc::clone(&this);
             let spawned = std::thread::Builder::new().name("recode".into()).spawn(move || me.run());
             match spawned {
@@ -176,7 +176,7 @@ impl Recoder {
     ) -> Result<SettleReport, FetchError> {
         let inos = match inos {
             Some(inos) => inos,
-            None => self.store.staged_inodes()?,
+            None => self.store().staged_inodes()?,
         };
         let before_bytes = self.live_bytes()?;
         let mut blocks = 0;
@@ -184,7 +184,7 @@ impl Recoder {
         for _ in 0..3 {
             let mut total = 0;
             for &ino in &inos {
-                total += self.plan(ino, Rested::ALL)?.map_or(0, |(p, _)| p.ready.len() as u64);
+                total += self.plan(ino, Rested::ALL)?.map_or(0, |p| p.ready.len() as u64);
             }
             if total == 0 {
                 break;
@@ -197,16 +197,37 @@ impl Recoder {
             })?;
             blocks += coded;
         }
-        self.store.sync()?;
+        self.store().sync()?;
+        Ok(SettleReport { before_bytes, after_bytes: self.live_bytes()?, blocks })
+    }
+
+    /// Codes all of these inodes anew, as their models say now; `progress(done, total)` in blocks.
+    pub fn recode(
+        &self,
+        inos: &[Ino],
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<SettleReport, FetchError> {
+        let before_bytes = self.live_bytes()?;
+        let mut total = 0;
+        for &ino in inos {
+            total += self.plan(ino, Rested::AGAIN)?.map_or(0, |p| p.ready.len() as u64);
+        }
+        progress(0, total);
+        let mut done = 0;
+        let blocks = self.code(inos, Rested::AGAIN, self.settle_threads(), false, &mut |_| {
+            done += 1;
+            progress(done, total.max(done));
+        })?;
+        self.store().sync()?;
         Ok(SettleReport { before_bytes, after_bytes: self.live_bytes()?, blocks })
     }
 
     /// What waits, how fast it goes.
     pub fn status(&self) -> RecodeStatus {
-        let inos = self.store.staged_inodes().unwrap_or_default();
+        let inos = self.store().staged_inodes().unwrap_or_default();
         let mut s = RecodeStatus::default();
         for ino in inos {
-            if let Ok(Some((p, _))) = self.plan(ino, Rested { block: 0, tail: 0 }) {
+            if let Ok(Some(p)) = self.plan(ino, Rested::NOTHING) {
                 s.pending_blocks += p.waiting;
                 s.backlog_bytes += p.waiting_bytes;
             }
@@ -228,12 +249,16 @@ impl Recoder {
         std::thread::available_parallelism().map_or(1, usize::from).max(self.options.threads)
     }
 
+    fn store(&self) -> &Store {
+        self.fetcher.store()
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn live_bytes(&self) -> Result<u64, FetchError> {
-        let s = self.store.stats()?;
+        let s = self.store().stats()?;
         Ok(s.coded_bytes + s.staged_bytes + s.meta_bytes + s.parity_bytes)
     }
 
@@ -245,7 +270,7 @@ impl Recoder {
             let rested = {
                 let mut q = self.queue();
                 let now = Instant::now();
-                q.ages.push_back((now, self.store.next_generation()));
+                q.ages.push_back((now, self.store().next_generation()));
                 // Keep one note that is older than the oldest age asked for.
                 while q.ages.len() > 1 && now.duration_since(q.ages[1].0) >= keep {
                     q.ages.pop_front();
@@ -256,7 +281,7 @@ impl Recoder {
                     inos.push(ino);
                 }
                 let rest = self.options.rest;
-                Rested { block: q.rested(now, rest), tail: q.rested(now, keep) }
+                Rested { block: q.rested(now, rest), tail: q.rested(now, keep), again: false }
             };
             if inos.is_empty() {
                 let q = self.queue();
@@ -267,7 +292,7 @@ impl Recoder {
                 log::error!("background coding: {e}");
             }
             for ino in inos {
-                if matches!(self.plan(ino, rested), Ok(Some((p, _))) if p.waiting > 0 || !p.ready.is_empty())
+                if matches!(self.plan(ino, rested), Ok(Some(p)) if p.waiting > 0 || !p.ready.is_empty())
                 {
                     self.queue().put(ino, Instant::now() + self.options.rest.max(tick));
                 }
@@ -275,22 +300,43 @@ impl Recoder {
         }
     }
 
+    /// The name of the model that governs a file; `None` if it is kept uncoded.
+    fn wish(&self, ino: Ino) -> Result<Option<String>, FetchError> {
+        let own = self.store().xattr(ino, MODEL_XATTR)?;
+        let name = match &own {
+            Some(name) => String::from_utf8_lossy(name).into_owned(),
+            None => self.store().superblock().model.clone(),
+        };
+        Ok(Some(name).filter(|n| n.as_bytes() != MODEL_OFF))
+    }
+
+    fn block(&self) -> u64 {
+        u64::from(self.store().superblock().block_size.max(4096))
+    }
+
     /// Plans an inode; `None` if there is nothing to code in it by kind or by wish.
-    fn plan(&self, ino: Ino, rested: Rested) -> Result<Option<(Plan, PrimerSlot)>, FetchError> {
-        let Some(attr) = self.store.inode(ino)?.filter(crate::types::Attr::is_file) else {
+    fn plan(&self, ino: Ino, rested: Rested) -> Result<Option<Plan>, FetchError> {
+        let Some(attr) = self.store().inode(ino)?.filter(crate::types::Attr::is_file) else {
             return Ok(None);
         };
-        let model = self.store.xattr(ino, MODEL_XATTR)?;
-        let model = model.as_deref().unwrap_or(self.store.superblock().model.as_bytes());
-        if model == MODEL_OFF {
+        if self.wish(ino)?.is_none() {
             return Ok(None);
         }
-        let extents = self.store.extents_in(ino, 0, u64::MAX)?;
-        let block = u64::from(self.store.superblock().block_size.max(4096));
-        let id = extents.iter().map(|e| e.primer).find(|p| *p != 0).unwrap_or(0);
+        let extents = self.store().extents_in(ino, 0, u64::MAX)?;
+        Ok(Some(plan::plan(&extents, attr.size, self.block(), rested)))
+    }
+
+    /// How an inode's runs are coded; `again`: not as those that are coded already.
+    fn recipe(&self, ino: Ino, again: bool) -> Result<Option<Recipe>, FetchError> {
+        let (Some(attr), Some(name)) = (self.store().inode(ino)?, self.wish(ino)?) else {
+            return Ok(None);
+        };
+        let (tier, model) = self.fetcher.pins().tier(&name)?;
+        let extents = self.store().extents_in(ino, 0, u64::MAX)?;
+        let primer = extents.iter().map(|e| e.primer).find(|p| *p != 0 && !again).unwrap_or(0);
         // A file of one block would only pay for its primer.
-        let wanted = attr.size > block && attr.size > Primer::LEN as u64;
-        Ok(Some((plan::plan(&extents, attr.size, block, rested), PrimerSlot::new(id, wanted))))
+        let wanted = attr.size > self.block() && attr.size > Primer::LEN as u64;
+        Ok(Some(Recipe::new(tier, model, primer, wanted)))
     }
 
     /// Codes the ready runs of `inos` with `threads` workers; returns how many were swapped in.
@@ -319,7 +365,7 @@ impl Recoder {
                     loop {
                         let job = job_rx.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         let Ok(job) = job else { break };
-                        let result = worker::code_run(&self.store, job.ino, &job.run, &job.slot);
+                        let result = worker::code_run(&self.fetcher, job.ino, &job.run, &job.recipe);
                         if let Err(e) = &result {
                             log::error!("inode {} offset {}: not coded: {e}", job.ino, job.run.off);
                         }
@@ -342,15 +388,20 @@ impl Recoder {
                 if idle && self.stop.load(Ordering::SeqCst) {
                     break;
                 }
-                match self.plan(ino, rested) {
-                    Ok(Some((plan, slot))) => {
-                        let slot = Arc::new(slot);
+                let planned = self.plan(ino, rested).and_then(|plan| match plan {
+                    Some(p) if !p.ready.is_empty() => {
+                        Ok(self.recipe(ino, rested.again)?.map(|r| (p, Arc::new(r))))
+                    }
+                    _ => Ok(None),
+                });
+                match planned {
+                    Ok(Some((plan, recipe))) => {
                         for run in plan.ready {
                             if idle && self.stop.load(Ordering::SeqCst) {
                                 break;
                             }
                             done_rx.try_iter().for_each(&mut take);
-                            let job = Job { ino, run, slot: Arc::clone(&slot) };
+                            let job = Job { ino, run, recipe: Arc::clone(&recipe) };
                             if job_tx.send(job).is_err() {
                                 break;
                             }

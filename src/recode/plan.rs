@@ -17,11 +17,17 @@ pub struct Rested {
     pub block: u64,
     /// Rested long enough for a tail.
     pub tail: u64,
+    /// What is coded already is to be coded again.
+    pub again: bool,
 }
 
 impl Rested {
     /// Everything has rested: what `settle` wants.
-    pub const ALL: Self = Self { block: u64::MAX, tail: u64::MAX };
+    pub const ALL: Self = Self { block: u64::MAX, tail: u64::MAX, again: false };
+    /// The same for what is coded already: what `recode` wants.
+    pub const AGAIN: Self = Self { again: true, ..Self::ALL };
+    /// Nothing has: what waits is counted, not taken.
+    pub const NOTHING: Self = Self { block: 0, tail: 0, again: false };
 }
 
 /// A run of bytes to be coded as one frame.
@@ -85,7 +91,7 @@ fn consider(
     size: u64,
     rested: Rested,
 ) {
-    if !parts.iter().any(|e| e.staged) {
+    if !rested.again && !parts.iter().any(|e| e.staged) {
         return;
     }
     let tail = end < limit && end >= size && parts.len() <= SHATTERED;
@@ -150,16 +156,16 @@ mod tests {
     #[test]
     fn young_data_waits_and_tails_wait_longer() {
         let e = [extent(0, 100, true, 5), extent(100, 50, true, 5)];
-        let p = plan(&e, 150, BLOCK, Rested { block: 4, tail: 4 });
+        let p = plan(&e, 150, BLOCK, Rested { block: 4, tail: 4, again: false });
         assert_eq!((p.ready.len(), p.waiting, p.waiting_bytes), (0, 2, 150));
-        let p = plan(&e, 150, BLOCK, Rested { block: 5, tail: 4 });
+        let p = plan(&e, 150, BLOCK, Rested { block: 5, tail: 4, again: false });
         assert_eq!((p.ready.len(), p.waiting, p.waiting_bytes), (1, 1, 50));
     }
 
     #[test]
     fn a_shattered_tail_rests_like_a_block() {
         let e: Vec<_> = (0..40).map(|i| extent(i, 1, true, i)).collect();
-        let p = plan(&e, 40, BLOCK, Rested { block: 50, tail: 0 });
+        let p = plan(&e, 40, BLOCK, Rested { block: 50, tail: 0, again: false });
         assert_eq!(p.ready.len(), 1);
     }
 }

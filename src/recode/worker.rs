@@ -1,128 +1,143 @@
 //! One run from staged to coded: read, encode (which verifies by decoding), swap.
 
 use super::plan::Run;
-use crate::block::{self, Primer};
-use crate::fetch::{self, FetchError};
-use crate::store::{Guard, NewFrame, Op, Store, StoreError, Txn};
-use crate::types::Ino;
+use crate::block::{self, Encoded, Lm, Primer, Tier};
+use crate::fetch::{FetchError, Fetcher};
+use crate::store::{Guard, NewFrame, Op, StoreError, Txn};
+use crate::types::{Form, FrameRef, Ino};
 use std::sync::{Mutex, PoisonError};
 
-/// The primer of one inode while its runs are being coded; shared by the workers.
+/// How one inode's runs are coded: tier and primer. Shared by the workers.
 #[derive(Debug)]
-pub struct PrimerSlot {
-    state: Mutex<SlotState>,
+pub struct Recipe {
+    tier: Tier,
+    /// The store's number of the tier's model.
+    model: u16,
+    primer: Mutex<PrimerState>,
 }
 
 #[derive(Debug)]
-enum SlotState {
+enum PrimerState {
     /// Not looked at yet. The id is that of a stored primer, 0 if the inode has none so far.
     Unread { id: u64, wanted: bool },
     /// The inode's blocks are coded without.
     None,
-    /// Ready; `stored` once a durable-to-be transaction holds its frame.
-    Ready { id: u64, primer: Primer, stored: bool },
+    /// Ready, with its coded form until a transaction has brought it along.
+    Ready { id: u64, primer: Primer, bring: Option<Encoded> },
 }
 
-impl PrimerSlot {
-    /// `id`: the primer that coded blocks of the inode already name, or 0. `wanted`: whether to
-    /// make one if there is none.
-    pub fn new(id: u64, wanted: bool) -> Self {
-        Self { state: Mutex::new(SlotState::Unread { id, wanted: wanted && Primer::LEN > 0 }) }
+impl Recipe {
+    /// `tier` and the store's number of its model; `primer`: the one that coded blocks of the inode
+    /// already name, or 0; `wanted`: whether to make one if there is none that serves.
+    pub fn new(tier: Tier, model: u16, primer: u64, wanted: bool) -> Self {
+        let wanted = wanted && Primer::LEN > 0;
+        Self { tier, model, primer: Mutex::new(PrimerState::Unread { id: primer, wanted }) }
     }
 
     /// The primer, made from the head of the file if there is none yet.
-    fn get(&self, store: &Store, ino: Ino) -> Option<Primer> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let SlotState::Unread { id, wanted } = *state {
-            *state = Self::ready(store, ino, id, wanted).unwrap_or_else(|e| {
+    fn primer(&self, fetcher: &Fetcher, ino: Ino) -> Option<Primer> {
+        let mut state = self.primer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let PrimerState::Unread { id, wanted } = *state {
+            *state = self.ready(fetcher, ino, id, wanted).unwrap_or_else(|e| {
                 log::warn!("inode {ino}: no primer: {e}");
-                SlotState::None
+                PrimerState::None
             });
         }
         match &*state {
-            SlotState::Ready { primer, .. } => Some(primer.clone()),
+            PrimerState::Ready { primer, .. } => Some(primer.clone()),
             _ => None,
         }
     }
 
-    fn ready(store: &Store, ino: Ino, id: u64, wanted: bool) -> Result<SlotState, FetchError> {
-        if id != 0 {
-            let at = store.primer(id)?;
-            if let Some(at) = at {
-                let primer = fetch::primer(store, id, at)?;
-                return Ok(SlotState::Ready { id, primer, stored: true });
+    fn ready(
+        &self,
+        fetcher: &Fetcher,
+        ino: Ino,
+        id: u64,
+        wanted: bool,
+    ) -> Result<PrimerState, FetchError> {
+        let store = fetcher.store();
+        if id != 0
+            && let Some(at) = store.primer(id)?
+        {
+            let primer = fetcher.primer(id, at)?;
+            let own = self.tier.lm.as_deref().map(Lm::id);
+            // One of another model would hold the file to that model.
+            if primer.lm().is_none_or(|lm| Some(lm.id()) == own) {
+                return Ok(PrimerState::Ready { id, primer, bring: None });
             }
         }
         if !wanted {
-            return Ok(SlotState::None);
+            return Ok(PrimerState::None);
         }
         let head = store.extents_in(ino, 0, Primer::LEN as u64)?;
         let run = Run { off: 0, len: Primer::LEN as u64, extents: head };
-        match read_run(store, &run)? {
-            Some(plain) if block::looks_like_text(&plain) => Ok(SlotState::Ready {
-                id: store.next_ino().0,
-                primer: Primer::new(plain),
-                stored: false,
-            }),
-            _ => Ok(SlotState::None),
+        match read_run(fetcher, &run)? {
+            Some(plain) if block::looks_like_text(&plain) => {
+                let at = run.extents.first().map_or(FrameRef::default(), |e| e.frame);
+                let (primer, coded) = Primer::make(plain, &self.tier)
+                    .map_err(|source| FetchError::Block { frame: at, source })?;
+                let id = store.next_ino().0;
+                Ok(PrimerState::Ready { id, primer, bring: Some(coded) })
+            }
+            _ => Ok(PrimerState::None),
+        }
+    }
+
+    /// The frame of something coded by this recipe.
+    fn frame(&self, ino: Ino, off: u64, generation: u64, plain: &[u8], e: Encoded) -> NewFrame {
+        NewFrame {
+            ino,
+            off,
+            form: e.form,
+            staged: false,
+            generation,
+            plain_len: plain.len() as u32,
+            plain_hash: block::plain_hash(plain),
+            primer: 0,
+            model: if e.form == Form::Lm { self.model } else { 0 },
+            payload: e.payload,
         }
     }
 }
 
 /// Codes one run and swaps it in. `Ok(0)` if somebody else changed the range meanwhile; else the
 /// number of bytes coded.
-pub fn code_run(store: &Store, ino: Ino, run: &Run, slot: &PrimerSlot) -> Result<u64, FetchError> {
-    let Some(plain) = read_run(store, run)? else { return Ok(0) };
-    let primer = slot.get(store, ino);
-    let encoded = block::encode(&plain, primer.as_ref());
+pub fn code_run(
+    fetcher: &Fetcher,
+    ino: Ino,
+    run: &Run,
+    recipe: &Recipe,
+) -> Result<u64, FetchError> {
+    let Some(plain) = read_run(fetcher, run)? else { return Ok(0) };
+    let primer = recipe.primer(fetcher, ino);
+    let encoded = block::encode(&plain, primer.as_ref(), &recipe.tier);
     let generation = run.extents.iter().map(|e| e.generation).max().unwrap_or(0);
     let mut txn = Txn {
         guard: Some(Guard { ino, off: run.off, len: run.len, expect: run.extents.clone() }),
         ..Txn::default()
     };
     // Held over the append, so that only one transaction brings the primer's frame along.
-    let mut state = slot.state.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut state = recipe.primer.lock().unwrap_or_else(PoisonError::into_inner);
     let mut primer_id = 0;
-    let mut brings_primer = false;
-    if let SlotState::Ready { id, primer, stored } = &*state
+    if let PrimerState::Ready { id, primer, bring } = &*state
         && encoded.primed
     {
         primer_id = *id;
-        brings_primer = !*stored;
-        if brings_primer {
-            let coded = block::encode(primer.plain(), None);
+        if let Some(coded) = bring {
             txn.ops.push(Op::PutPrimer { id: *id, frame: 0 });
-            txn.frames.push(NewFrame {
-                ino,
-                off: 0,
-                form: coded.form,
-                staged: false,
-                generation,
-                plain_len: primer.plain().len() as u32,
-                plain_hash: block::plain_hash(primer.plain()),
-                primer: 0,
-                model: 0,
-                payload: coded.payload,
-            });
+            txn.frames.push(recipe.frame(ino, 0, generation, primer.plain(), coded.clone()));
         }
     }
     txn.ops.push(Op::PutExtent { frame: txn.frames.len() });
-    txn.frames.push(NewFrame {
-        ino,
-        off: run.off,
-        form: encoded.form,
-        staged: false,
-        generation,
-        plain_len: plain.len() as u32,
-        plain_hash: block::plain_hash(&plain),
-        primer: primer_id,
-        model: 0,
-        payload: encoded.payload,
-    });
-    match store.append(txn) {
+    let frame = recipe.frame(ino, run.off, generation, &plain, encoded);
+    txn.frames.push(NewFrame { primer: primer_id, ..frame });
+    match fetcher.store().append(txn) {
         Ok(_) => {
-            if brings_primer && let SlotState::Ready { stored, .. } = &mut *state {
-                *stored = true;
+            if primer_id != 0
+                && let PrimerState::Ready { bring, .. } = &mut *state
+            {
+                *bring = None;
             }
             Ok(plain.len() as u64)
         }
@@ -132,7 +147,7 @@ pub fn code_run(store: &Store, ino: Ino, run: &Run, slot: &PrimerSlot) -> Result
 }
 
 /// The run's bytes, or `None` if its extents leave a hole in it.
-fn read_run(store: &Store, run: &Run) -> Result<Option<Vec<u8>>, FetchError> {
+fn read_run(fetcher: &Fetcher, run: &Run) -> Result<Option<Vec<u8>>, FetchError> {
     let end = run.off + run.len;
     let mut out = Vec::with_capacity(run.len as usize);
     let mut primers: Option<(u64, Primer)> = None;
@@ -143,10 +158,10 @@ fn read_run(store: &Store, run: &Run) -> Result<Option<Vec<u8>>, FetchError> {
             return Ok(None);
         }
         if e.primer != 0 && primers.as_ref().is_none_or(|(id, _)| *id != e.primer) {
-            primers = Some((e.primer, fetch::primer(store, e.primer, e.frame)?));
+            primers = Some((e.primer, fetcher.primer(e.primer, e.frame)?));
         }
         let primer = primers.as_ref().filter(|(id, _)| *id == e.primer).map(|(_, p)| p);
-        let plain = fetch::frame(store, e, primer)?;
+        let plain = fetcher.frame(e, primer)?;
         let at = e.frame_off as usize + (from - e.off) as usize;
         match plain.get(at..at + (to - from) as usize) {
             Some(part) => out.extend_from_slice(part),

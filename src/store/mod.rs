@@ -14,6 +14,7 @@ mod index;
 mod indexer;
 mod io;
 mod log;
+mod models;
 mod open;
 mod record;
 mod replay;
@@ -32,6 +33,7 @@ use crate::types::{Attr, Extent, FrameRef, Ino};
 use frame::{HEADER, Header, Kind, MAX_LEN, MAX_U40, MAX_U48};
 use record::Change;
 use state::State;
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -187,6 +189,26 @@ impl Store {
             out.extend(frames.into_iter().map(|(f, l)| (f, l.ino, l.off)));
         }
         Ok(out)
+    }
+
+    /// How many data frames each language model is needed for, by the store's numbers.
+    pub fn frames_by_model(&self) -> Result<HashMap<u16, u64>> {
+        const PAGE: usize = 4096;
+        let mut counts = HashMap::new();
+        let mut from = Some((Ino(0), 0));
+        let mut last = None;
+        while let Some((ino, off)) = from {
+            // In pages, so that nobody waits for long.
+            let page = self.state().extents_from(ino, off, PAGE)?;
+            for (_, e) in &page {
+                if e.model != 0 && last.replace(e.frame) != Some(e.frame) {
+                    *counts.entry(e.model).or_default() += 1;
+                }
+            }
+            let full = page.len() == PAGE;
+            from = page.last().filter(|_| full).map(|(ino, e)| (*ino, e.off + 1));
+        }
+        Ok(counts)
     }
 
     /// Free bytes of the file system under the store, less what is reserved; a moment old at most.

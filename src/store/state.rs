@@ -548,6 +548,16 @@ impl State {
         Ok(out)
     }
 
+    /// At most `max` extents of all inodes, from an inode and an offset on, in order.
+    pub fn extents_from(&self, ino: Ino, off: u64, max: usize) -> Result<Vec<(Ino, Extent)>> {
+        let pairs = self.table.scan(&key2(b'e', ino.0, off), b"f", max)?;
+        let entry = |(k, v): Pair| {
+            let ino = u64::from_be_bytes(k.get(1..9)?.try_into().ok()?);
+            Some((Ino(ino), In(&v).extent()?))
+        };
+        pairs.into_iter().map(|p| entry(p).ok_or_else(|| bad("extent"))).collect()
+    }
+
     /// Where a primer lies.
     pub fn primer(&self, id: u64) -> Result<Option<FrameRef>> {
         Ok(self.primer_entry(id)?.map(|e| e.frame))

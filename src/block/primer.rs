@@ -1,0 +1,136 @@
+//! Primers: what the experts know of a file before its blocks.
+
+use super::{BlockError, Encoded, Lm, Tier, code, decode, prove, uncode, vocab};
+use crate::codec::{self, Predictor, Vocab};
+use crate::types::Form;
+use std::sync::Arc;
+
+/// A sample of a file that readies the experts for its blocks. Immutable; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Primer {
+    plain: Arc<[u8]>,
+    predictor: Arc<Predictor>,
+    lm: Option<Arc<Lm>>,
+}
+
+impl Primer {
+    /// Bytes sampled from the head of a file of more than one block; 0 would mean no primers.
+    pub const LEN: usize = 64 << 10;
+
+    /// Readies the experts with `plain`, and returns its coded form, proven. Where the language
+    /// model earns its time on the sample, it does on the file: then the primer's blocks are coded
+    /// with it.
+    pub fn make(plain: Vec<u8>, tier: &Tier) -> Result<(Self, Encoded), BlockError> {
+        let attempt = |lm: Option<&Arc<Lm>>| {
+            let mut predictor = Predictor::over(vocab(lm.map(|lm| &**lm)), plain.len());
+            let coded = code(&plain, &mut predictor, lm.map(|lm| &**lm))?;
+            Ok::<_, BlockError>((predictor, coded, lm.cloned()))
+        };
+        let mut chosen = attempt(None)?;
+        if let Some(lm) = &tier.lm {
+            let with = attempt(Some(lm))?;
+            if tier.earns(with.1.payload.len(), chosen.1.payload.len()) {
+                chosen = with;
+            }
+        }
+        let (predictor, coded, lm) = chosen;
+        let coded = prove(&plain, vec![coded], None, lm.as_deref());
+        if coded.form == Form::Raw {
+            return Ok((Self::from_plain(plain), coded));
+        }
+        Ok((Self { plain: plain.into(), predictor: Arc::new(predictor), lm }, coded))
+    }
+
+    fn from_plain(plain: Vec<u8>) -> Self {
+        let mut predictor = Predictor::over(vocab(None), plain.len());
+        codec::train(&plain, &mut predictor);
+        Self { plain: plain.into(), predictor: Arc::new(predictor), lm: None }
+    }
+
+    /// The same from the sample's payload: decoding teaches the experts what coding did.
+    pub fn decode(
+        form: Form,
+        payload: &[u8],
+        plain_len: u32,
+        lm: Option<&Arc<Lm>>,
+    ) -> Result<Self, BlockError> {
+        let lm = lm.filter(|_| form == Form::Lm);
+        if !matches!(form, Form::Fast | Form::Lm) {
+            return Ok(Self::from_plain(decode(form, payload, plain_len, None, None)?));
+        }
+        if form == Form::Lm && lm.is_none() {
+            return Err(BlockError::NoModel);
+        }
+        let mut predictor = Predictor::over(vocab(lm.map(|lm| &**lm)), plain_len as usize);
+        let plain = uncode(payload, plain_len, &mut predictor, lm.map(|lm| &**lm))?;
+        Ok(Self { plain: plain.into(), predictor: Arc::new(predictor), lm: lm.cloned() })
+    }
+
+    /// The sample.
+    pub fn plain(&self) -> &[u8] {
+        &self.plain
+    }
+
+    /// The language model that its blocks are coded with.
+    pub fn lm(&self) -> Option<&Lm> {
+        self.lm.as_deref()
+    }
+
+    /// The vocabulary that its experts know.
+    pub(super) fn vocab(&self) -> &Arc<Vocab> {
+        self.predictor.vocab()
+    }
+
+    /// Experts in the state that coder and decoder of a block begin with.
+    pub(super) fn ready(&self) -> Predictor {
+        (*self.predictor).clone()
+    }
+
+    /// Memory it holds, in bytes, for the cache's accounting.
+    pub fn weight(&self) -> usize {
+        self.plain.len() + self.predictor.weight()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::encode;
+    use super::*;
+
+    fn text(bytes: usize) -> Vec<u8> {
+        let line = |i: u32| format!("{i} user-{} logged in from 10.0.0.{}\n", i % 7, i * i % 251);
+        (0..).flat_map(|i| line(i).into_bytes()).take(bytes).collect()
+    }
+
+    #[test]
+    fn a_primer_is_the_same_from_its_sample_and_from_its_payload() {
+        let block = text(Primer::LEN + 40_000)[Primer::LEN..].to_vec();
+        for len in [Primer::LEN, 20_000] {
+            let (made, stored) = Primer::make(text(len), &Tier::FAST).unwrap();
+            assert_eq!(stored.form, Form::Fast);
+            let read = Primer::decode(stored.form, &stored.payload, len as u32, None).unwrap();
+            let coded = encode(&block, Some(&made), &Tier::FAST);
+            assert!(coded.primed && coded.form == Form::Fast);
+            let back =
+                decode(coded.form, &coded.payload, block.len() as u32, Some(&read), None).unwrap();
+            assert!(back == block);
+        }
+    }
+
+    #[test]
+    fn a_block_goes_on_from_a_primer_that_it_begins_with() {
+        let all = text(Primer::LEN + 30_000);
+        let (primer, stored) = Primer::make(all[..Primer::LEN].to_vec(), &Tier::FAST).unwrap();
+        for len in [Primer::LEN, Primer::LEN + 1, all.len()] {
+            let coded = encode(&all[..len], Some(&primer), &Tier::FAST);
+            assert!(coded.primed && coded.payload.len() < stored.payload.len());
+            let read = |len: usize| {
+                decode(coded.form, &coded.payload, len as u32, Some(&primer), None)
+            };
+            assert!(read(len).unwrap() == all[..len]);
+            assert!(read(Primer::LEN - 1).is_err());
+            let (form, payload) = (coded.form, &coded.payload);
+            assert!(decode(form, payload, len as u32, None, None).is_err());
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! `lmfs model`: the registry.
+
+use super::output::{self, Say};
+use super::{FAILED, Failure, Outcome, USAGE, target};
+use crate::control::Request;
+use crate::block::Lm;
+use crate::model::import::{self, SAMPLE, oracle};
+use crate::model::registry::{self, Listed};
+use crate::model::{Model, Registry};
+use crate::models;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// What models there are
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// All about one model
+    Info {
+        /// Name, or the beginning of an id
+        name: String,
+    },
+    /// Check that a model's file is whole and that it computes here what it must
+    Verify {
+        /// Name, or the beginning of an id
+        name: String,
+        /// Compare with the reference implementation on what the model was imported from
+        #[arg(long, value_name = "SOURCE")]
+        oracle: Option<PathBuf>,
+    },
+    /// Make a model of a GGUF file, a safetensors directory, a wheel or zip with one GGUF, or take
+    /// an exported one
+    Import {
+        /// What to import
+        source: PathBuf,
+        /// Name for it; by default what the source says
+        #[arg(long)]
+        name: Option<String>,
+        /// Bytes per block (K, M)
+        #[arg(long)]
+        block_size: Option<String>,
+        /// Lanes per block: 1 gives the best ratio, more the faster decoding of a block
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+        lanes: Option<u32>,
+    },
+    /// Write a model's canonical file
+    Export {
+        /// Name, or the beginning of an id
+        name: String,
+        /// File to write; - for standard output
+        #[arg(short, long)]
+        output: PathBuf,
+    },
+    /// Remove a model; stores that use it have their own copies
+    Rm {
+        /// Name, or the beginning of an id
+        name: String,
+        /// Remove it from this store (or mounted directory) instead, if no frame needs it
+        #[arg(long, value_name = "DIR|STORE")]
+        store: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    id: String,
+    name: String,
+    parameters: u64,
+    bytes: u64,
+    licence: String,
+    engine: u32,
+    source: String,
+}
+
+impl From<Listed> for Row {
+    fn from(l: Listed) -> Self {
+        Self {
+            id: l.id.to_hex().to_string(),
+            name: l.manifest.name,
+            parameters: l.parameters,
+            bytes: l.bytes,
+            licence: l.manifest.licence,
+            engine: l.engine,
+            source: l.manifest.source,
+        }
+    }
+}
+
+/// Runs it.
+pub fn run(a: &Args, say: Say) -> Outcome {
+    match &a.what {
+        What::List { json } => list(*json),
+        What::Info { name } => info(name),
+        What::Verify { name, oracle } => verify(name, oracle.as_deref()),
+        What::Import { source, name, block_size, lanes } => {
+            let unit = block_size.as_deref().map(super::mkfs::block_size).transpose()?;
+            import_model(source, name.as_deref(), unit, *lanes, say)
+        }
+        What::Export { name, output } => export(name, output),
+        What::Rm { name, store: Some(store) } => {
+            let request = Request::ModelRm { name: name.clone() };
+            target::run(store, &request, &mut |_, _| {}).map(drop)
+        }
+        What::Rm { name, store: None } => {
+            if models::embedded(name).is_some() {
+                let text = format!("'{name}' is part of the program and cannot be removed");
+                return Err(Failure::new(FAILED, text));
+            }
+            Ok(Registry::of_user().remove(name)?)
+        }
+    }
+}
+
+fn list(json: bool) -> Outcome {
+    let mut rows = Vec::new();
+    let mut refused = Vec::new();
+    for bytes in models::EMBEDDED.iter().map(|(_, bytes)| *bytes) {
+        rows.push(Row::from(registry::describe(bytes, Path::new("the embedded model"))?));
+    }
+    for found in Registry::of_user().list()? {
+        match found {
+            Ok(l) => rows.push(l.into()),
+            Err(e) => refused.push(e),
+        }
+    }
+    if json {
+        output::json(&rows)?;
+    } else {
+        println!("{:<20} {:>12} {:>10}  {:<24} id", "name", "parameters", "size", "licence");
+        for r in &rows {
+            let size = output::size(r.bytes);
+            let (name, licence) = (&r.name, &r.licence);
+            println!("{name:<20} {:>12} {size:>10}  {licence:<24} {}", r.parameters, &r.id[..16]);
+        }
+    }
+    for e in &refused {
+        eprintln!("lmfs: {e}");
+    }
+    if refused.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::new(FAILED, "some models are damaged; import them again"))
+    }
+}
+
+fn info(name: &str) -> Outcome {
+    let bytes = models::find(name)?;
+    let row = Row::from(registry::describe(&bytes, Path::new(name))?);
+    let h = Model::from_bytes(&bytes)?.hyper;
+    println!("name          {}", row.name);
+    println!("id            {}", row.id);
+    println!("source        {}", row.source);
+    println!("licence       {}", row.licence);
+    println!("parameters    {}", row.parameters);
+    println!("size          {}", output::size(row.bytes));
+    println!("engine        {}", row.engine);
+    println!("vocabulary    {} tokens", h.vocab);
+    println!("layers        {} of width {}, feed-forward {}", h.layers, h.hidden, h.feed_forward);
+    println!("heads         {}, {} for keys and values, {} wide", h.heads, h.kv_heads, h.head_dim);
+    println!("window        {} tokens", h.window);
+    println!("block         {} in {} lanes", output::size(h.unit.into()), h.lanes);
+    Ok(())
+}
+
+fn verify(name: &str, source: Option<&Path>) -> Outcome {
+    let bytes = models::find(name)?;
+    let began = Instant::now();
+    let lm = Lm::load(&bytes)?;
+    println!(
+        "{}: whole, and computes here ({}) what it must; {:.0} ms",
+        lm.name(),
+        lm.isa(),
+        began.elapsed().as_secs_f64() * 1e3
+    );
+    if let Some(path) = source {
+        report(&import::read(path)?, &Model::from_bytes(&bytes)?)?;
+    }
+    Ok(())
+}
+
+/// The reference and the exact engine side by side.
+fn report(source: &import::Source, model: &Model) -> Outcome {
+    const TOKENS: usize = 512;
+    let r = oracle::compare(source, model, SAMPLE.as_bytes(), TOKENS)?;
+    println!("on {} tokens of the built-in sample, bits per byte:", r.tokens);
+    println!("  reference (single precision)  {:.4}", r.reference_bpb);
+    println!("  exact engine                  {:.4}", r.exact_bpb);
+    println!("  logits differ by {:.4} (root mean square) of their deviation", r.mean_logit);
+    println!("  {:.0} tokens/s in one lane, {} of weights", r.tokens_per_s, output::size(r.bytes as u64));
+    Ok(())
+}
+
+fn import_model(
+    path: &Path,
+    name: Option<&str>,
+    unit: Option<u32>,
+    lanes: Option<u32>,
+    say: Say,
+) -> Outcome {
+    if let Some(name) = name.filter(|n| !registry::is_name(n)) {
+        return Err(Failure::new(USAGE, registry::RegistryError::Name(name.into())));
+    }
+    let registry = Registry::of_user();
+    if path.is_file() {
+        let bytes = std::fs::read(path)
+            .map_err(|e| Failure::new(FAILED, format!("{}: {e}", path.display())))?;
+        if bytes.starts_with(&crate::model::file::MAGIC) {
+            return taken(&registry.add(&bytes)?, say);
+        }
+    }
+    let mut source = import::read(path)?;
+    if let Some(name) = name {
+        source.manifest.name = name.into();
+    }
+    source.hyper.unit = unit.unwrap_or(source.hyper.unit);
+    source.hyper.lanes = lanes.unwrap_or(source.hyper.lanes);
+    let model = source.convert()?;
+    let listed = registry.add(&model.to_bytes())?;
+    if !say.quiet {
+        report(&source, &model)?;
+    }
+    taken(&listed, say)
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "it ends an import")]
+fn taken(l: &Listed, say: Say) -> Outcome {
+    say.line(&format!("{} is there; id {}", l.manifest.name, l.id.to_hex()));
+    Ok(())
+}
+
+fn export(name: &str, to: &Path) -> Outcome {
+    let bytes = models::find(name)?;
+    if to == Path::new("-") {
+        use std::io::Write;
+        return Ok(std::io::stdout().write_all(&bytes)?);
+    }
+    std::fs::write(to, &bytes).map_err(|e| Failure::new(FAILED, format!("{}: {e}", to.display())))
+}

@@ -1,0 +1,220 @@
+//! Language models ready to code, by name or id: embedded ones, the user's, a store's own copies.
+
+use crate::block::{Lm, LmError, ModelId, Tier};
+use crate::model::engine::NUMERICS;
+use crate::model::{Registry, RegistryError};
+use crate::store::{ModelEntry, Op, Store, StoreError, Txn};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Canonical files that are part of the program, by name.
+pub const EMBEDDED: &[(&str, &[u8])] = &[];
+
+/// Why a model cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// It is not in the registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// It is refused.
+    #[error("model '{name}': {source}")]
+    Refused {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: LmError,
+    },
+    /// The store cannot hand it out or take it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It is not in the store.
+    #[error("the store has no model '{0}' (lmfs status shows those it has)")]
+    NotPinned(String),
+    /// It cannot be removed.
+    #[error("model '{name}' is needed by {frames} frames or by new files; move them first: lmfs recode --model OTHER")]
+    Needed {
+        /// Its name.
+        name: String,
+        /// Frames coded with it.
+        frames: u64,
+    },
+    /// A model that the store needs does not run. It has been logged.
+    #[error("model '{name}', id {id}: {reason}")]
+    Unusable {
+        /// Its name.
+        name: String,
+        /// Its id in hexadecimal.
+        id: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// The embedded model of this name.
+pub fn embedded(name: &str) -> Option<&'static [u8]> {
+    EMBEDDED.iter().find(|(n, _)| *n == name).map(|(_, bytes)| *bytes)
+}
+
+/// The canonical file of the model with this name, or whose id begins so.
+pub fn find(name: &str) -> Result<Cow<'static, [u8]>, RegistryError> {
+    if let Some(bytes) = embedded(name) {
+        return Ok(bytes.into());
+    }
+    let by_id = |(_, bytes): &&(&str, &'static [u8])| {
+        name.len() >= 8 && blake3::hash(bytes).to_hex().starts_with(name)
+    };
+    match EMBEDDED.iter().find(by_id) {
+        Some((_, bytes)) => Ok((*bytes).into()),
+        None => Ok(Registry::of_user().find(name)?.into()),
+    }
+}
+
+/// The same, ready to code.
+pub fn load(name: &str) -> Result<Arc<Lm>, ModelError> {
+    let bytes = find(name)?;
+    Lm::load(&bytes).map_err(|source| ModelError::Refused { name: name.to_owned(), source })
+}
+
+/// An id in hexadecimal.
+pub fn hex(id: &ModelId) -> String {
+    blake3::Hash::from_bytes(*id).to_hex().to_string()
+}
+
+/// The models pinned in one store. Each is loaded when it is first needed, and refused for good
+/// where its file is missing, altered, or computes something else on this machine.
+#[derive(Debug)]
+pub struct Pins {
+    store: Arc<Store>,
+    lm_gain: f64,
+    /// By the store's number. Held while a model loads, so that it is loaded once.
+    loaded: Mutex<HashMap<u16, Result<Arc<Lm>, String>>>,
+}
+
+impl Pins {
+    /// The models of `store`; `lm_gain` as in [`Tier`].
+    pub fn new(store: Arc<Store>, lm_gain: f64) -> Self {
+        Self { store, lm_gain, loaded: Mutex::default() }
+    }
+
+    /// What the store says of its models, and what is wrong with those that were refused.
+    pub fn list(&self) -> Result<Vec<(ModelEntry, Option<String>)>, StoreError> {
+        let entries = self.store.models()?;
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let error = |e: &ModelEntry| loaded.get(&e.number).and_then(|l| l.clone().err());
+        Ok(entries.into_iter().map(|e| (e.clone(), error(&e))).collect())
+    }
+
+    /// The model with this number, checked.
+    pub fn lm(&self, number: u16) -> Result<Arc<Lm>, ModelError> {
+        let entries = self.store.models()?;
+        let Some(entry) = entries.into_iter().find(|m| m.number == number) else {
+            let reason = "the store does not list it".into();
+            return Err(ModelError::Unusable { name: format!("number {number}"), id: "unknown".into(), reason });
+        };
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = loaded.entry(number).or_insert_with(|| {
+            let made = self.read(&entry);
+            if let Err(reason) = &made {
+                log::error!(
+                    "model '{}', id {}: {reason}; files coded with it cannot be read",
+                    entry.name,
+                    hex(&entry.id)
+                );
+            }
+            made
+        });
+        found.clone().map_err(|reason| ModelError::Unusable {
+            name: entry.name,
+            id: hex(&entry.id),
+            reason,
+        })
+    }
+
+    fn read(&self, entry: &ModelEntry) -> Result<Arc<Lm>, String> {
+        if u32::from(entry.engine) != NUMERICS {
+            return Err(format!(
+                "its frames need engine {}, this version has {NUMERICS}; use a version that has it",
+                entry.engine
+            ));
+        }
+        // The store's copy, or the same file wherever else it is.
+        let bytes = match self.store.model_file(&entry.id) {
+            Ok(bytes) => Cow::from(bytes),
+            Err(e) => match find(&hex(&entry.id)) {
+                Ok(bytes) => {
+                    log::warn!("model '{}': {e}; taken from the registry", entry.name);
+                    bytes
+                }
+                Err(_) => {
+                    return Err(format!("{e}; get its file and run: lmfs model import FILE"));
+                }
+            },
+        };
+        let lm = Lm::load(&bytes).map_err(|e| e.to_string())?;
+        if lm.id() == entry.id { Ok(lm) } else { Err("its file is another model's".into()) }
+    }
+
+    /// What a model's name stands for in this store, with the model's number; 0 for none. A model
+    /// that the store does not have yet is copied into it.
+    pub fn tier(&self, name: &str) -> Result<(Tier, u16), ModelError> {
+        let fast = Tier { lm: None, lm_gain: self.lm_gain };
+        if name == "fast" {
+            return Ok((fast, 0));
+        }
+        let number = match self.number(name)? {
+            Some(number) => number,
+            None => self.adopt(name)?,
+        };
+        Ok((Tier { lm: Some(self.lm(number)?), ..fast }, number))
+    }
+
+    /// The number of the newest model of this name for this engine.
+    fn number(&self, name: &str) -> Result<Option<u16>, StoreError> {
+        let fits = |m: &ModelEntry| m.name == name && u32::from(m.engine) == NUMERICS;
+        Ok(self.store.models()?.into_iter().filter(fits).map(|m| m.number).max())
+    }
+
+    /// True if the store has the model or could get it.
+    pub fn knows(&self, name: &str) -> bool {
+        name == "fast" || self.number(name).is_ok_and(|n| n.is_some()) || find(name).is_ok()
+    }
+
+    /// Removes a model's file from the store, unless frames or new files need it.
+    pub fn remove(&self, name: &str) -> Result<(), ModelError> {
+        let frames = self.store.frames_by_model()?;
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found = false;
+        for entry in self.store.models()?.into_iter().filter(|m| m.name == name) {
+            let count = frames.get(&entry.number).copied().unwrap_or(0);
+            if count > 0 || self.store.superblock().model == name {
+                return Err(ModelError::Needed { name: name.to_owned(), frames: count });
+            }
+            self.store.remove_model_file(&entry.id)?;
+            loaded.remove(&entry.number);
+            found = true;
+        }
+        if found { Ok(()) } else { Err(ModelError::NotPinned(name.to_owned())) }
+    }
+
+    /// Copies a model into the store; returns its number.
+    pub fn adopt(&self, name: &str) -> Result<u16, ModelError> {
+        let bytes = find(name)?;
+        let refused = |source| ModelError::Refused { name: name.to_owned(), source };
+        let lm = Lm::load(&bytes).map_err(refused)?;
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.store.models()?;
+        let engine = NUMERICS as u16;
+        self.store.put_model_file(&lm.id(), &bytes)?;
+        if let Some(e) = entries.iter().find(|e| e.id == lm.id() && e.engine == engine) {
+            loaded.insert(e.number, Ok(lm));
+            return Ok(e.number);
+        }
+        let number = entries.iter().map(|e| e.number).max().unwrap_or(0) + 1;
+        let entry = ModelEntry { number, id: lm.id(), engine, name: lm.name().to_owned() };
+        self.store.append(Txn { ops: vec![Op::PutModel(entry)], ..Txn::default() })?;
+        loaded.insert(number, Ok(lm));
+        Ok(number)
+    }
+}

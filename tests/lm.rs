@@ -1,0 +1,220 @@
+//! Coding with a language model: payloads, containers, stores that carry their models.
+
+#![allow(clippy::unwrap_used)]
+
+mod tiny;
+
+use lmfs::block::container::{self, ContainerError};
+use lmfs::block::{self, Lm, Primer, Tier};
+use lmfs::fs::{Fs, FsOptions, NewInode};
+use lmfs::store::{Ecc, MkfsOptions, OpenOptions, Store};
+use lmfs::types::{Form, Ino};
+use proptest::prelude::*;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, LazyLock};
+
+static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| tiny::model(64).to_bytes());
+static LM: LazyLock<Arc<Lm>> = LazyLock::new(|| Lm::load(&BYTES).unwrap());
+
+/// The model whatever it saves: a random one saves nothing.
+fn always() -> Tier {
+    Tier { lm: Some(Arc::clone(&LM)), lm_gain: -1e9 }
+}
+
+fn text(bytes: usize) -> Vec<u8> {
+    let line = |i: u32| format!("{i} the user-{} logged in from 10.0.0.{}\n", i % 7, i * i % 251);
+    (0..).flat_map(|i| line(i).into_bytes()).take(bytes).collect()
+}
+
+#[test]
+fn a_block_comes_back_with_its_model_only() {
+    let plain = text(20_000);
+    let coded = block::encode(&plain, None, &always());
+    assert_eq!(coded.form, Form::Lm);
+    let len = plain.len() as u32;
+    let back = block::decode(coded.form, &coded.payload, len, None, Some(&LM)).unwrap();
+    assert!(back == plain);
+    assert!(block::decode(coded.form, &coded.payload, len, None, None).is_err());
+}
+
+#[test]
+fn a_primer_teaches_the_same_from_its_sample_and_its_payload() {
+    let (sample, plain) = (text(10_000), text(30_000)[10_000..].to_vec());
+    let (made, stored) = Primer::make(sample, &always()).unwrap();
+    assert_eq!(stored.form, Form::Lm);
+    let read = Primer::decode(Form::Lm, &stored.payload, 10_000, Some(&LM)).unwrap();
+    let coded = block::encode(&plain, Some(&made), &always());
+    assert!(coded.primed && coded.form == Form::Lm);
+    let len = plain.len() as u32;
+    let back = block::decode(Form::Lm, &coded.payload, len, Some(&read), Some(&LM)).unwrap();
+    assert!(back == plain);
+    // A primer of another vocabulary is an error, not garbage.
+    let (other, _) = Primer::make(text(10_000), &Tier::FAST).unwrap();
+    assert!(block::decode(Form::Lm, &coded.payload, len, Some(&other), Some(&LM)).is_err());
+}
+
+#[test]
+fn a_model_that_does_not_earn_its_time_is_not_used() {
+    let tier = Tier { lm: Some(Arc::clone(&LM)), lm_gain: 3.0 };
+    assert_eq!(block::encode(&text(20_000), None, &tier).form, Form::Fast);
+    assert!(Primer::make(text(20_000), &tier).unwrap().0.lm().is_none());
+}
+
+#[test]
+fn known_code() {
+    // Golden: a change of this is a change of the numerics or of the code.
+    let coded = block::encode(&text(5_000), None, &always());
+    assert_eq!(blake3::hash(&coded.payload).to_hex().as_str(), KNOWN);
+}
+
+const KNOWN: &str = "";
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn any_bytes_come_back(plain in prop::collection::vec(any::<u8>(), 0..1500)) {
+        let coded = block::encode(&plain, None, &always());
+        let len = plain.len() as u32;
+        let back = block::decode(coded.form, &coded.payload, len, None, Some(&LM)).unwrap();
+        prop_assert!(back == plain);
+    }
+
+    #[test]
+    fn any_payload_is_decoded_or_refused(
+        payload in prop::collection::vec(any::<u8>(), 0..300), len in 0..2000_u32,
+    ) {
+        if let Ok(back) = block::decode(Form::Lm, &payload, len, None, Some(&LM)) {
+            prop_assert_eq!(back.len(), len as usize);
+        }
+    }
+}
+
+#[test]
+fn altered_models_are_refused() {
+    // A weight: the golden check notices. Behind the check vector nothing follows.
+    let mut bad = BYTES.clone();
+    let at = bad.len() * 2 / 3;
+    bad[at] ^= 1;
+    let e = Lm::load(&bad).unwrap_err().to_string();
+    assert!(e.contains("golden check") || e.contains("model file"), "{e}");
+}
+
+#[test]
+fn a_container_names_its_model() {
+    let plain = text(9_000);
+    let mut packed = Vec::new();
+    container::compress(&mut plain.as_slice(), &mut packed, 4096, &always(), 2).unwrap();
+    let mut back = Vec::new();
+    container::decompress(
+        &mut packed.as_slice(),
+        &mut back,
+        &|id, name| {
+            assert_eq!((*id, name), (LM.id(), "tiny"));
+            Ok(Arc::clone(&LM))
+        },
+        2,
+    )
+    .unwrap();
+    assert!(back == plain);
+    let absent = |_: &[u8; 32], name: &str| Err(format!("the model '{name}'"));
+    let e = container::decompress(&mut packed.as_slice(), &mut Vec::new(), &absent, 1);
+    assert!(matches!(e, Err(ContainerError::Missing(m)) if m.contains("tiny")));
+}
+
+fn lmfs(models: &Path, args: &[&str]) -> std::process::Output {
+    let program = env!("CARGO_BIN_EXE_lmfs");
+    Command::new(program).args(args).env("LMFS_MODELS", models).output().unwrap()
+}
+
+fn ok(o: &std::process::Output) -> String {
+    assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr));
+    String::from_utf8_lossy(&o.stdout).into_owned()
+}
+
+fn open(store: &Path) -> Arc<Fs> {
+    let options = FsOptions { lm_gain: -1e9, ..FsOptions::default() };
+    Fs::open(Store::open(store, &OpenOptions::default()).unwrap(), options).unwrap()
+}
+
+fn write_file(fs: &Arc<Fs>, name: &[u8], bytes: &[u8]) -> Ino {
+    let new =
+        NewInode { mode: libc::S_IFREG | 0o644, rdev: 0, uid: 0, gid: 0, target: None };
+    let ino = fs.make(Ino::ROOT, name, new).unwrap().ino;
+    fs.write(ino, 0, bytes, false).unwrap();
+    ino
+}
+
+#[test]
+fn a_store_carries_its_model_and_refuses_a_wrong_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (models, store) = (dir.path().join("models"), dir.path().join("store"));
+    let file = dir.path().join("tiny.file");
+    std::fs::write(&file, &*BYTES).unwrap();
+    ok(&lmfs(&models, &["model", "import", file.to_str().unwrap()]));
+    let listed = ok(&lmfs(&models, &["model", "list", "--json"]));
+    assert!(listed.contains("\"tiny\""), "{listed}");
+    let s = store.to_str().unwrap();
+    ok(&lmfs(&models, &["mkfs", s, "--model", "tiny"]));
+    ok(&lmfs(&models, &["model", "rm", "tiny"]));
+
+    let plain = text(60_000);
+    let fs = open(&store);
+    let ino = write_file(&fs, b"a", &plain);
+    let other = write_file(&fs, b"other", b"\0\x01\x02\x03 not text");
+    fs.flush_all().unwrap();
+    fs.recoder().settle(None, &mut |_, _| {}).unwrap();
+    let codecs = fs.coding(ino).unwrap().codecs;
+    assert!(codecs.contains_key("tiny"), "{codecs:?}");
+    fs.shutdown().unwrap();
+    drop(fs);
+
+    let status = ok(&lmfs(&models, &["status", "--json", s]));
+    assert!(status.contains("\"name\": \"tiny\"") && !status.contains("\"frames\": 0"), "{status}");
+    let rm = lmfs(&models, &["model", "rm", "tiny", "--store", s]);
+    assert!(String::from_utf8_lossy(&rm.stderr).contains("is needed by"));
+    let fs = open(&store);
+    assert!(fs.read_now(ino, 0, 1 << 20).unwrap() == plain);
+    fs.shutdown().unwrap();
+    drop(fs);
+
+    // Without the model's file: an error for what it coded, the rest reads.
+    let hidden = dir.path().join("hidden");
+    std::fs::rename(store.join("models"), &hidden).unwrap();
+    std::fs::create_dir(store.join("models")).unwrap();
+    let fs = open(&store);
+    assert!(fs.read_now(ino, 0, 10).is_err());
+    assert!(fs.read_now(other, 4, 9).unwrap() == b" not text");
+    let (_, error) = &fs.fetcher().pins().list().unwrap()[0];
+    assert!(error.is_some());
+    fs.shutdown().unwrap();
+    drop(fs);
+    std::fs::remove_dir(store.join("models")).unwrap();
+    std::fs::rename(&hidden, store.join("models")).unwrap();
+
+    // To another model, and away with this one.
+    let moved = ok(&lmfs(&models, &["recode", s, "--model", "fast", "--json"]));
+    assert!(moved.contains("\"blocks\""), "{moved}");
+    let fs = open(&store);
+    assert!(!fs.coding(ino).unwrap().codecs.contains_key("tiny"));
+    assert!(fs.read_now(ino, 0, 1 << 20).unwrap() == plain);
+    fs.shutdown().unwrap();
+}
+
+#[test]
+fn an_unknown_model_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("s");
+    let o = lmfs(dir.path(), &["mkfs", store.to_str().unwrap(), "--model", "huge"]);
+    assert_eq!(o.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&o.stderr).contains("'huge'"));
+    assert!(!store.exists());
+    let options = MkfsOptions { block_size: None, model: "gone".into(), ecc: Ecc::None };
+    Store::create(&store, &options).unwrap();
+    let fs = open(&store);
+    let ino = write_file(&fs, b"a", &text(9_000));
+    fs.flush_all().unwrap();
+    assert!(fs.recoder().settle(None, &mut |_, _| {}).is_err());
+    assert!(fs.read_now(ino, 0, 1 << 20).unwrap() == text(9_000));
+    fs.shutdown().unwrap();
+}
