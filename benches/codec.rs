@@ -2,7 +2,7 @@
 //! of docs/codec.md: bits per byte and the latency of a first block, by primer and block size.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use lmfs::codec::{self, Predictor};
+use lmfs::codec::{self, Predictor, bench as parts};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -44,6 +44,27 @@ fn speed(c: &mut Criterion) {
         let primed = Predictor::default();
         b.iter(|| black_box(primed.clone()));
     });
+    group.finish();
+}
+
+/// The range coder and the mixer by themselves, in decisions per second.
+fn alone(c: &mut Criterion) {
+    const DECISIONS: u32 = 100_000;
+    let decisions: Vec<(bool, u32)> = (0..DECISIONS)
+        .map(|i| {
+            let p1 = 1 + i.wrapping_mul(0x9E37_79B9) % 65_535;
+            (i.wrapping_mul(0x85EB_CA6B) >> 16 < p1, p1)
+        })
+        .collect();
+    let code = parts::encode(&decisions);
+    let mut group = c.benchmark_group("parts");
+    group.throughput(Throughput::Elements(DECISIONS.into())).sample_size(20);
+    group
+        .bench_function("range coder, encode", |b| b.iter(|| parts::encode(black_box(&decisions))));
+    group.bench_function("range coder, decode", |b| {
+        b.iter(|| parts::decode(black_box(&code), black_box(&decisions)));
+    });
+    group.bench_function("mixer, mix and learn", |b| b.iter(|| parts::mix(black_box(DECISIONS))));
     group.finish();
 }
 
@@ -101,5 +122,5 @@ fn table(_: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, speed, table);
+criterion_group!(benches, speed, alone, table);
 criterion_main!(benches);

@@ -1,9 +1,8 @@
 //! Where a lane is in its text, and the contexts that follow from it.
 
 use super::token_model::Token;
+use super::vector::Lanes;
 
-/// Contexts with hashed counters.
-pub const CONTEXTS: usize = 12;
 /// Fields of a line that are told apart.
 const FIELDS: usize = 64;
 /// Tokens remembered.
@@ -128,7 +127,7 @@ fn class(b: u8) -> usize {
 impl Lane {
     /// The contexts' hashes before a token.
     #[inline(always)]
-    pub fn contexts(&mut self, history: &History) -> [u32; CONTEXTS] {
+    pub fn contexts(&mut self, history: &History) -> Lanes {
         let t = self.recent.map(u32::from);
         let f = self.field.min(FIELDS - 1);
         let known = self.field < self.fields_above && self.above[f] != 0;
@@ -138,16 +137,9 @@ impl Lane {
         self.above_token = a0;
         let a0 = u32::from(a0);
         let place = (f as u32) << 8 | self.pos.min(255) as u32;
-        let o2 = hash(t[0], t[1]);
-        let o3 = hash(o2, t[2]);
-        let o5 = hash(o3, t[3] << 16 | t[4]);
         let mut h = [
             t[0],
-            o2,
-            o3,
-            o5,
-            hash(a0, place),
-            hash(a0, t[0]),
+            hash(t[0], t[1]),
             hash(self.word, self.last_word),
             hash(self.word, t[0]),
             hash(place, self.first),
@@ -158,7 +150,7 @@ impl Lane {
         for (i, h) in h.iter_mut().enumerate() {
             *h = hash(*h, i as u32);
         }
-        h
+        h.map(|h| h as i32)
     }
 
     /// After a token.

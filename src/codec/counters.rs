@@ -1,29 +1,38 @@
 //! Counters: how often a decision went right under a context, and what such a count is worth.
 
-use super::tables::{LIMIT, TABLES};
+use super::tables::TABLES;
+use super::vector::{Lanes, Vector, WIDTH, prefetch};
 
 /// Slots per line of the table: a line is one cache line.
 const LINE: usize = 16;
 /// Observations are counted up to this.
-pub const SEEN_MAX: u32 = 31;
-/// 65536 / (n + 1.5): the step of a counter that saw n decisions.
-const fn rates(limit: u32) -> [u32; 32] {
-    let mut r = [0; 32];
+pub const SEEN_MAX: i32 = 31;
+/// Bits of a slot that tell whose it is.
+const CHECK: i32 = 0x3fe0;
+/// Largest probability of a slot.
+const P_MAX: i32 = (1 << 18) - 1;
+/// Where each context's steps begin in [`RATES`]: the counters of the first two forget slowly.
+const HASTE: Lanes = [0, 0, 32, 32, 32, 32, 32, 32];
+/// 32768 / (n + 1.5): the step of a counter that saw n decisions; first that of those which forget
+/// slowly, then that of the others.
+static RATES: [u16; 65] = {
+    let mut r = [0; 65];
     let mut n = 0;
-    while n < 32 {
-        let seen = if n < limit { n } else { limit };
-        r[n as usize] = (2 * 65536) / (2 * seen + 3);
+    while n < 64 {
+        let seen = if n < 32 {
+            n
+        } else if n < 44 {
+            n - 32
+        } else {
+            12
+        };
+        r[n] = ((2 * 65536) / (2 * seen + 3) / 2) as u16;
         n += 1;
     }
     r
-}
+};
 
-/// Steps of counters that forget slowly.
-pub const SLOW: [u32; 32] = rates(31);
-/// Steps of counters that forget fast.
-pub const FAST: [u32; 32] = rates(12);
-
-/// A counter: probability (18 bits), check (9), observations (5).
+/// A counter: probability (18 bits), check (9; not where it has a place of its own), observations (5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Slot(pub u32);
 
@@ -37,45 +46,46 @@ impl Slot {
         self.0 >> 14
     }
 
-    /// Observations, up to [`SEEN_MAX`]; 0 for none.
+    /// After one more observation; forgets slowly.
     #[inline(always)]
-    pub fn seen(self) -> u32 {
-        self.0 & 31
-    }
-
-    /// After one more observation.
-    #[inline(always)]
-    pub fn learned(self, bit: bool, rates: &[u32; 32]) -> Self {
-        let target = if bit { (1 << 18) - 1 } else { 0 };
-        let (p, n) = (self.p() as i32, self.seen());
-        // |target − p| · rate stays below 2^34: halve both.
-        let step = ((target - p) >> 2) * (rates[n as usize] >> 1) as i32;
-        let p = (p + (step >> 13)).clamp(1, (1 << 18) - 1) as u32;
-        Self(p << 14 | self.0 & 0x3fe0 | (n + 1).min(SEEN_MAX))
+    pub fn learned(self, bit: bool) -> Self {
+        let target = if bit { P_MAX } else { 0 };
+        let (p, n) = (self.p() as i32, self.0 as i32 & SEEN_MAX);
+        // |target − p| · rate stays below 2^31 after these shifts.
+        let step = ((target - p) >> 2) * i32::from(RATES[n as usize]);
+        let p = (p + (step >> 13)).clamp(1, P_MAX) as u32;
+        Self(p << 14 | (n + 1).min(SEEN_MAX) as u32)
     }
 }
 
 /// Bits of a line's number: for short texts, and at most.
 const LINE_BITS: (u32, u32) = (8, 16);
 
+/// Counters that share a cache line.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Line(pub [u32; LINE]);
+
 /// Counters under hashed contexts, in lines of one cache line each.
 #[derive(Debug, Clone)]
 pub struct Table {
-    lines: Vec<[Slot; LINE]>,
+    lines: Vec<Line>,
 }
 
-/// Where a slot is in the table.
+/// The counters of one decision, one for each context.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Place {
-    line: u32,
-    slot: u32,
+pub struct Found {
+    /// Their numbers in the table.
+    at: Lanes,
+    /// Their values.
+    pub slots: Lanes,
 }
 
 impl Table {
     /// For a text of `len` bytes: short ones are given small tables, which cost less to make.
     pub fn new(len: usize) -> Self {
         let bits = (len.max(1).ilog2()).clamp(LINE_BITS.0, LINE_BITS.1);
-        Self { lines: vec![[Slot::NEW; LINE]; 1 << bits] }
+        Self { lines: vec![Line([Slot::NEW.0; LINE]); 1 << bits] }
     }
 
     /// Memory held, in bytes.
@@ -88,43 +98,52 @@ impl Table {
         self.lines.len() == 1 << LINE_BITS.1
     }
 
-    /// Finds or makes the slot for a decision. `line` is the hash that chooses the line, `key` the
-    /// one that chooses the slot in it. Without branches: what they hit cannot be foreseen.
+    /// Finds or makes the counters of a decision. `lines` chooses the lines, `keys` the places in
+    /// them. Without branches: what they hit cannot be foreseen.
     #[inline(always)]
-    pub fn find(&self, line: u32, key: u32) -> (Place, Slot) {
-        let check = key >> 3 & 0x3fe0;
-        let slots = &self.lines[line as usize & (self.lines.len() - 1)];
-        let first = key & 15;
-        let (a, b) = (slots[first as usize], slots[(first ^ 1) as usize]);
-        let hit_a = a.0 & 0x3fe0 == check;
-        let hit_b = b.0 & 0x3fe0 == check;
-        let take_b = !hit_a & (hit_b | (b.seen() < a.seen()));
-        let old = if take_b { b } else { a };
-        let slot = if hit_a | hit_b { old } else { Slot(Slot::NEW.0 | check) };
-        (Place { line, slot: first ^ u32::from(take_b) }, slot)
+    pub fn find<V: Vector>(&self, lines: V, keys: V) -> Found {
+        let first = lines.shl::<4>().or(keys.and(V::splat(15)));
+        let second = first.xor(V::splat(1));
+        let a = V::slots(&self.lines, first);
+        let b = V::slots(&self.lines, second);
+        let (check_mask, seen) = (V::splat(CHECK), V::splat(SEEN_MAX));
+        let check = keys.shr::<3>().and(check_mask);
+        let hit_a = a.and(check_mask).same(check);
+        let hit_b = b.and(check_mask).same(check);
+        // The second if it is the decision's, or neither is and it has seen less.
+        let less = a.and(seen).above(b.and(seen));
+        let take_b = hit_a.choose(V::splat(0), hit_b.or(less));
+        let old = take_b.choose(b, a);
+        let new = check.or(V::splat(Slot::NEW.0 as i32));
+        Found {
+            at: take_b.choose(second, first).lanes(),
+            slots: hit_a.or(hit_b).choose(old, new).lanes(),
+        }
     }
 
     /// Asks for a line that is likely to be needed soon; a matter of speed alone.
     #[inline(always)]
     pub fn prefetch(&self, line: u32) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let line = &raw const self.lines[line as usize & (self.lines.len() - 1)];
-            // SAFETY: a prefetch touches nothing that the program can see, and every x86-64
-            // processor has it.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = line;
+        prefetch(&self.lines[line as usize & (self.lines.len() - 1)]);
     }
 
-    /// Changes a slot.
+    /// The counters learn how the decision went; the first [`PATIENT`] of them slowly.
     #[inline(always)]
-    pub fn set(&mut self, at: Place, slot: Slot) {
-        let number = at.line as usize & (self.lines.len() - 1);
-        let line = &mut self.lines[number];
-        line[(at.slot & 15) as usize] = slot;
+    pub fn learn<V: Vector>(&mut self, found: &Found, bit: bool) {
+        let slots = V::load(&found.slots);
+        let seen = slots.and(V::splat(SEEN_MAX));
+        let rates = V::halves(&RATES, seen.add(V::load(&HASTE)));
+        let p = slots.shr::<14>();
+        // |target − p| · rate stays below 2^31 after these shifts.
+        let target = V::splat(if bit { P_MAX } else { 0 });
+        let step = target.sub(p).sar::<2>().mul(rates).sar::<13>();
+        let p = p.add(step).clamp(1, P_MAX).shl::<14>();
+        let seen = seen.add(V::splat(1)).min(V::splat(SEEN_MAX));
+        let new = p.or(slots.and(V::splat(CHECK))).or(seen).lanes();
+        let mask = self.lines.len() - 1;
+        for (at, new) in found.at.iter().zip(new) {
+            self.lines[(*at as u32 >> 4) as usize & mask].0[(at & 15) as usize] = new as u32;
+        }
     }
 }
 
@@ -166,59 +185,83 @@ static DIVISORS: [i32; 256] = {
     d
 };
 
-/// Counts are told apart by this many steps of their logit, and by classes of how much they saw.
-const STEPS: usize = 32;
-
-static CLASS: [u8; 32] = [
-    0, 0, 1, 2, 3, 4, 5, 5, 6, 6, 6, 7, 7, 7, 7, 8, 8, 8, 8, 8, 8, 8, 8, 9, 9, 9, 9, 9, 9, 9, 9, 10,
-];
-
+/// Cells for each context.
+const CELLS: usize = 1024;
 /// Each observation moves a cell by 2^-this of the error.
-const WORTH_RATE: u32 = 6;
+const WORTH_RATE: i32 = 6;
+/// Kinds of counts that are told apart: 64 steps of the odds, 16 classes of how much was seen.
+const STEPS: i32 = 64;
 
-/// Cells for each kind of context.
-const CELLS: usize = 512;
-
-/// What the counts of each kind of context have been worth so far (an indirect model).
+/// What the counts of each context have been worth so far (an indirect model).
 #[derive(Debug, Clone)]
-pub struct Worth<const N: usize> {
-    cells: Box<[[u16; CELLS]; N]>,
+pub struct Worth {
+    cells: Box<[u16; CELLS * WIDTH + 1]>,
 }
 
-impl<const N: usize> Default for Worth<N> {
+/// An estimate for each context.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Estimates {
+    at: Lanes,
+    /// Probabilities of 65536.
+    pub p: Lanes,
+}
+
+/// The cells of counters, without their contexts' parts. Logarithms to the base 2, in halves, are
+/// read from the bits of the numbers as floats.
+#[inline(always)]
+fn cells<V: Vector>(slots: V) -> V {
+    const BIAS: i32 = 64;
+    let p = slots.shr::<14>();
+    let with = p.add(V::splat(BIAS)).float_bits().shr::<22>();
+    let without = V::splat((1 << 18) + BIAS).sub(p).float_bits().shr::<22>();
+    let step = with.sub(without).add(V::splat(STEPS / 2));
+    let seen = slots.and(V::splat(SEEN_MAX)).add(V::splat(1));
+    let class = seen.float_bits().shr::<22>().sub(V::splat(1_f32.to_bits() as i32 >> 22));
+    class.shl::<6>().or(step)
+}
+
+impl Default for Worth {
     fn default() -> Self {
-        let mut cells = [32768; CELLS];
+        let mut cells = Box::new([32768; CELLS * WIDTH + 1]);
         for (i, c) in cells.iter_mut().enumerate() {
-            let logit = (2 * (i % STEPS) as i32 - 31) * LIMIT / 32;
-            *c = TABLES.squash(logit) as u16;
+            // 2^(step/2) to 1.
+            let step = i as i32 % STEPS - STEPS / 2;
+            *c = TABLES.squash(step * 887 / 10).clamp(1, 65535) as u16;
         }
-        Self { cells: Box::new([cells; N]) }
+        Self { cells }
     }
 }
 
-impl<const N: usize> Worth<N> {
+impl Worth {
     /// Memory held, in bytes.
-    pub const WEIGHT: usize = 2 * CELLS * N;
+    pub const WEIGHT: usize = 2 * CELLS * WIDTH;
 
-    /// The cell for a counter.
+    /// What the counters of a decision are worth.
     #[inline(always)]
-    pub fn cell(slot: Slot) -> usize {
-        let logit = TABLES.stretch_coarse(slot.p() >> 2);
-        let step = ((logit + LIMIT) as u32 * 23) >> 12;
-        CLASS[slot.seen() as usize] as usize * STEPS + (step as usize).min(STEPS - 1)
-    }
-
-    /// Probability of 65536.
-    #[inline(always)]
-    pub fn p(&self, kind: usize, cell: usize) -> u32 {
-        u32::from(self.cells[kind][cell & (CELLS - 1)])
+    pub fn of<V: Vector>(&self, slots: &Lanes) -> Estimates {
+        let at = cells(V::load(slots)).add(V::load(&OWN));
+        Estimates { at: at.lanes(), p: V::halves(&self.cells, at).lanes() }
     }
 
     /// One more observation.
     #[inline(always)]
-    pub fn learn(&mut self, kind: usize, cell: usize, bit: bool) {
-        let c = &mut self.cells[kind][cell & (CELLS - 1)];
-        let target = if bit { 65535 } else { 0 };
-        *c = (i32::from(*c) + ((target - i32::from(*c)) >> WORTH_RATE)) as u16;
+    pub fn learn<V: Vector>(&mut self, e: &Estimates, bit: bool) {
+        let p = V::load(&e.p);
+        let target = V::splat(if bit { 65535 } else { 0 });
+        let new = p.add(target.sub(p).sar::<WORTH_RATE>()).lanes();
+        for (at, new) in e.at.iter().zip(new) {
+            self.cells[*at as usize % (CELLS * WIDTH)] = new as u16;
+        }
     }
 }
+
+/// Where each context's cells begin.
+const OWN: Lanes = {
+    let mut own = [0; WIDTH];
+    let mut i = 0;
+    while i < WIDTH {
+        own[i] = (i * CELLS) as i32;
+        i += 1;
+    }
+    own
+};

@@ -1,6 +1,6 @@
 //! Match models: what followed the last time that the same tokens were coded.
 
-use super::context::{History, Lane, NONE, hash};
+use super::context::{History, Lane, NONE};
 use super::counters::Adaptive;
 use super::tables::TABLES;
 use super::token_model::Token;
@@ -160,11 +160,12 @@ impl Matcher {
         if lane.recent[self.min - 1] == NONE {
             return;
         }
-        let mut h = self.min as u32;
-        for t in &lane.recent[..self.min] {
-            h = hash(h, u32::from(*t));
+        let mut h = 0_u64;
+        for four in lane.recent[..self.min].chunks(4) {
+            let four = four.iter().fold(0, |all, t| all << 16 | u64::from(*t));
+            h = (h.rotate_left(29) ^ four).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         }
-        let head = &mut self.heads[(h >> (32 - HEADS)) as usize];
+        let head = &mut self.heads[(h >> (64 - HEADS)) as usize];
         let found = *head as usize;
         *head = lane.here as u32;
         if (m.at == 0 || m.len < self.min as u32) && found != 0 && found != m.at {

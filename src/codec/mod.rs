@@ -4,12 +4,14 @@
 
 mod context;
 mod counters;
+mod estimation;
 mod matching;
 mod mixer;
 mod model;
 mod range;
 mod tables;
 pub mod token_model;
+mod vector;
 mod vocab;
 
 pub use model::Predictor;
@@ -18,6 +20,7 @@ pub use vocab::{Child, Cut, VOCAB, Vocab};
 
 use range::{Decoder, Encoder};
 use std::sync::Arc;
+use vector::Vector;
 
 /// Most lanes of a text.
 pub const LANES_MAX: usize = 64;
@@ -43,15 +46,17 @@ macro_rules! multiversion {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") {
                 #[target_feature(enable = "avx2,bmi2")]
                 fn wide($($arg: $ty),*) -> $ret {
-                    $body($($arg),*)
+                    $body::<vector::Avx2>($($arg),*)
                 }
                 // SAFETY: the processor has been asked for the features.
                 return unsafe { wide($($arg),*) };
             }
-            $body($($arg),*)
+            $body::<vector::Plain>($($arg),*)
         }
     };
 }
+
+pub mod bench;
 
 multiversion! {
     /// Codes `text`, cut into `lanes` pieces; the predictor learns it. `lm` must have the tree of the
@@ -115,7 +120,7 @@ impl Bits for Nowhere {
 
 /// One token: first, where there is a good guess, whether it is right; else the path in the tree.
 #[inline(always)]
-fn pass<B: Bits>(
+fn pass<B: Bits, V: Vector>(
     bits: &mut B,
     predictor: &mut Predictor,
     vocab: &Vocab,
@@ -123,14 +128,14 @@ fn pass<B: Bits>(
     known: Option<Token>,
     cumulative: Option<&[u32]>,
 ) -> Token {
-    predictor.begin(lane);
+    predictor.begin::<V>(lane);
     let token = 'token: {
         if let Some(guess) = predictor.guess() {
             let leaf = vocab.leaf(guess);
             let lm = cumulative.map(|c| leaf_probability(c, leaf));
-            let p1 = predictor.predict(vocab, None, lm);
+            let p1 = predictor.predict::<V>(vocab, None, lm);
             let right = bits.pass(p1, known == Some(guess));
-            predictor.update(right);
+            predictor.update::<V>(right);
             if right {
                 break 'token guess;
             }
@@ -140,9 +145,9 @@ fn pass<B: Bits>(
         loop {
             let [from, mid, to] = vocab.span(node);
             let lm = cumulative.map(|c| node_probability(c, from, mid, to));
-            let p1 = predictor.predict(vocab, Some(node), lm);
+            let p1 = predictor.predict::<V>(vocab, Some(node), lm);
             let bit = bits.pass(p1, path.get(depth).is_some_and(|step| step.1));
-            predictor.update(bit);
+            predictor.update::<V>(bit);
             match vocab.step(node, bit) {
                 Ok(next) => node = next,
                 Err(token) => break token,
@@ -183,7 +188,12 @@ fn distribution<'a>(lm: &'a Lm<'_>, lane: usize) -> Option<&'a [u32]> {
 }
 
 #[inline(always)]
-fn encode_any(text: &[u8], lanes: usize, predictor: &mut Predictor, mut lm: Lm<'_>) -> Coded {
+fn encode_any<V: Vector>(
+    text: &[u8],
+    lanes: usize,
+    predictor: &mut Predictor,
+    mut lm: Lm<'_>,
+) -> Coded {
     let vocab = Arc::clone(predictor.vocab());
     let vocab = &*vocab;
     let pieces = pieces(text, lanes);
@@ -206,7 +216,7 @@ fn encode_any(text: &[u8], lanes: usize, predictor: &mut Predictor, mut lm: Lm<'
             step[lane] = tokens.get(at).copied();
             if step[lane].is_some() {
                 let cumulative = distribution(&lm, lane);
-                pass(&mut bits, predictor, vocab, lane, step[lane], cumulative);
+                pass::<_, V>(&mut bits, predictor, vocab, lane, step[lane], cumulative);
             }
         }
         if let Some(lm) = &mut lm {
@@ -238,7 +248,7 @@ fn lanes_of(code: &[u8], len: usize) -> Option<(Vec<usize>, &[u8])> {
 }
 
 #[inline(always)]
-fn decode_any(
+fn decode_any<V: Vector>(
     code: &[u8],
     len: usize,
     predictor: &mut Predictor,
@@ -260,7 +270,8 @@ fn decode_any(
             step[lane] = None;
             if out[lane].len() < rooms[lane] {
                 ended = false;
-                let token = pass(&mut bits, predictor, vocab, lane, None, distribution(&lm, lane));
+                let cumulative = distribution(&lm, lane);
+                let token = pass::<_, V>(&mut bits, predictor, vocab, lane, None, cumulative);
                 step[lane] = Some(token);
                 out[lane].extend_from_slice(vocab.bytes(token));
             }
@@ -277,12 +288,12 @@ fn decode_any(
 }
 
 #[inline(always)]
-fn train_any(text: &[u8], predictor: &mut Predictor) {
+fn train_any<V: Vector>(text: &[u8], predictor: &mut Predictor) {
     let vocab = Arc::clone(predictor.vocab());
     let vocab = &*vocab;
     predictor.open(&[text.len()]);
     for token in vocab.cut(text) {
-        pass(&mut Nowhere, predictor, vocab, 0, Some(token), None);
+        pass::<_, V>(&mut Nowhere, predictor, vocab, 0, Some(token), None);
     }
 }
 

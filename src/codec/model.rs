@@ -1,12 +1,14 @@
 //! The predictor: adaptive counters under many contexts and match models, mixed in the logistic
 //! domain and corrected by secondary estimation (the PAQ family's design: Mahoney 2005).
 
-use super::context::{CONTEXTS, History, Lane, NONE, hash};
-use super::counters::{Adaptive, FAST, Place, SLOW, Slot, Table, Worth};
+use super::context::{History, Lane, NONE, hash};
+use super::counters::{Adaptive, Estimates, Found, SEEN_MAX, Slot, Table, Worth};
+use super::estimation::Estimation;
 use super::matching::{Match, Matcher};
-use super::mixer::{INPUTS, Mixer, ONE};
-use super::tables::{LIMIT, TABLES};
+use super::mixer::{INPUTS, Inputs, Mixer, ONE};
+use super::tables::TABLES;
 use super::token_model::Token;
+use super::vector::{Lanes, Vector, WIDTH};
 use super::vocab::{VOCAB, Vocab};
 use std::sync::Arc;
 
@@ -15,15 +17,23 @@ const MATCH_MIN: [usize; MATCHES] = [8, 4];
 const MATCHES: usize = 2;
 /// Decisions of a path that share lines of the table.
 const GROUP: usize = 4;
+/// Contexts that tell how much of the recent text was seen before.
+const ORDERS: [usize; 3] = [1, 2, 6];
 /// A guess is asked about if it is right this often, of 65536.
-const GUESS_MIN: u32 = 40000;
-/// First input after those of the contexts.
-const AFTER: usize = 2 * CONTEXTS;
+const GUESS_MIN: u32 = 45000;
+/// Vectors of inputs: the contexts' logits, how far their probabilities are from a half, the rest.
+const LOGITS: usize = 0;
+const LINEAR: usize = 1;
+const REST: usize = 2;
+/// Inputs of the rest, after those of the matches.
+const DIRECT: usize = MATCHES;
+const BIAS: usize = MATCHES + 1;
+const LM: usize = MATCHES + 2;
+const GUESS: usize = MATCHES + 3;
 /// Nodes that have their own weights; the tree's nodes are numbered by weight.
 const NODES: usize = 512;
-/// Cells of a secondary estimation's curve.
-const CURVE: usize = 33;
-const APM2: usize = 1 << 12;
+/// Contexts of the second estimation.
+const PAIRS: usize = 1 << 12;
 
 /// Tells nodes apart in hashes.
 #[inline(always)]
@@ -31,11 +41,11 @@ fn salt_of(node: u16) -> u32 {
     u32::from(node).wrapping_mul(0x9E37_79B1)
 }
 
-/// The line of the table for a context and the node that begins a group.
+/// The lines of the table for the contexts and the node that begins a group.
 #[inline(always)]
-fn line(context: u32, salt: u32) -> u32 {
-    let h = (context ^ salt).wrapping_mul(0x85EB_CA6B);
-    h ^ (h >> 15)
+fn lines<V: Vector>(contexts: &Lanes, salt: u32) -> V {
+    let h = V::load(contexts).xor(V::splat(salt as i32)).mul(V::splat(0x85EB_CA6B_u32 as i32));
+    h.xor(h.shr::<15>())
 }
 
 /// All that coder and decoder learn in step. Cloning it is how a primer is used.
@@ -44,17 +54,17 @@ pub struct Predictor {
     vocab: Arc<Vocab>,
     table: Table,
     direct: Vec<Slot>,
-    worth: Worth<CONTEXTS>,
+    worth: Worth,
     mixer: Mixer,
-    apm: [Vec<u16>; 2],
+    estimations: [Estimation; 2],
     matchers: [Matcher; MATCHES],
     history: History,
     lanes: Vec<(Lane, [Match; MATCHES])>,
     // Of the token under way:
     lane: usize,
     depth: usize,
-    hashes: [u32; CONTEXTS],
-    lines: [u32; CONTEXTS],
+    hashes: Lanes,
+    lines: Lanes,
     above_live: bool,
     /// The guess that is asked about or was refused.
     guess: Option<Token>,
@@ -66,11 +76,9 @@ pub struct Predictor {
     refusal_bit: bool,
     // Of the decision under way:
     node: u16,
-    places: [Place; CONTEXTS],
-    slots: [Slot; CONTEXTS],
-    cells: [usize; CONTEXTS],
-    inputs: [i32; INPUTS],
-    apm_at: [usize; 2],
+    found: Found,
+    estimates: Estimates,
+    inputs: Inputs,
 }
 
 impl Default for Predictor {
@@ -88,29 +96,24 @@ impl Predictor {
 
     /// The same for another vocabulary.
     pub fn over(vocab: &Arc<Vocab>, len: usize) -> Self {
-        let mut initial = [0; INPUTS];
-        for i in 0..CONTEXTS {
-            initial[2 * i] = ONE / 6;
-        }
-        initial[AFTER..AFTER + MATCHES].fill(ONE / 4);
-        initial[AFTER + MATCHES] = ONE / 8;
-        let curve: Vec<u16> =
-            (0..CURVE as i32).map(|i| TABLES.squash((i - 16) * (LIMIT / 16)) as u16).collect();
-        let apm = |n: usize| curve.iter().copied().cycle().take(CURVE * n).collect();
+        let mut initial = [[0; WIDTH]; INPUTS];
+        initial[LOGITS] = [ONE / 4; WIDTH];
+        initial[REST][..MATCHES].fill(ONE / 4);
+        initial[REST][DIRECT] = ONE / 8;
         Self {
             vocab: Arc::clone(vocab),
             table: Table::new(len),
             direct: vec![Slot::NEW; vocab.size() + 1],
             worth: Worth::default(),
-            mixer: Mixer::new(&initial, [21 * 16, NODES + 1, 512, 21 * 128, 512], 21),
-            apm: [apm(vocab.size() + 1), apm(APM2)],
+            mixer: Mixer::new(&initial, [21 * 16, NODES + 1, 21 * 128], 21),
+            estimations: [Estimation::new(vocab.size() + 1), Estimation::new(PAIRS)],
             matchers: MATCH_MIN.map(Matcher::new),
             history: History::default(),
             lanes: Vec::new(),
             lane: 0,
             depth: 0,
-            hashes: [0; CONTEXTS],
-            lines: [0; CONTEXTS],
+            hashes: [0; WIDTH],
+            lines: [0; WIDTH],
             above_live: false,
             guess: None,
             guess_p: 0,
@@ -120,11 +123,9 @@ impl Predictor {
             refusal_at: 0,
             refusal_bit: false,
             node: 0,
-            places: [Place::default(); CONTEXTS],
-            slots: [Slot::NEW; CONTEXTS],
-            cells: [0; CONTEXTS],
-            inputs: [0; INPUTS],
-            apm_at: [0; 2],
+            found: Found::default(),
+            estimates: Estimates::default(),
+            inputs: [[0; WIDTH]; INPUTS],
         }
     }
 
@@ -154,21 +155,22 @@ impl Predictor {
     /// Memory held, in bytes.
     pub fn weight(&self) -> usize {
         self.table.weight()
-            + Worth::<CONTEXTS>::WEIGHT
+            + Worth::WEIGHT
             + 4 * self.direct.len()
             + self.mixer.weight()
-            + 2 * (self.apm[0].len() + self.apm[1].len())
+            + self.estimations.iter().map(Estimation::weight).sum::<usize>()
             + self.matchers.iter().map(Matcher::weight).sum::<usize>()
             + self.history.weight()
     }
 
     /// Before a token of a lane.
     #[inline(always)]
-    pub fn begin(&mut self, lane: usize) {
+    pub fn begin<V: Vector>(&mut self, lane: usize) {
         self.lane = lane;
         self.depth = 0;
+        self.hashes = self.lanes[lane].0.contexts(&self.history);
+        self.prefetch::<V>(0);
         let (lane, matches) = &mut self.lanes[lane];
-        self.hashes = lane.contexts(&self.history);
         self.above_live = lane.above_token != NONE;
         for m in matches.iter_mut() {
             Matcher::begin(m, &self.history);
@@ -195,7 +197,7 @@ impl Predictor {
     /// Probability of 65536, from 1 to 65535, that the decision at `node` is 1. `lm` is what a
     /// language model says of it.
     #[inline(always)]
-    pub fn predict(&mut self, vocab: &Vocab, node: Option<u16>, lm: Option<u32>) -> u32 {
+    pub fn predict<V: Vector>(&mut self, vocab: &Vocab, node: Option<u16>, lm: Option<u32>) -> u32 {
         self.asked = node.is_none();
         let node = node.unwrap_or(vocab.size() as u16);
         self.node = node;
@@ -204,51 +206,47 @@ impl Predictor {
             salt = salt.wrapping_add(u32::from(self.guess.unwrap_or(0)).wrapping_mul(0x6C8E_9CF5));
         }
         if self.depth.is_multiple_of(GROUP) {
-            for i in 0..CONTEXTS {
-                self.lines[i] = line(self.hashes[i], salt);
-            }
+            lines::<V>(&self.hashes, salt).store(&mut self.lines);
         }
+        // Under the node, and under the token before and the node.
+        let before = u32::from(self.lanes[self.lane].0.recent[0]);
+        self.estimations[0].choose(usize::from(node));
+        self.estimations[1].choose(hash(before, salt) as usize % PAIRS);
         // The lines that come next: the root's after a guess, the children's after a group's last.
         if self.asked {
-            self.prefetch(0);
+            self.prefetch::<V>(0);
         } else if self.depth % GROUP == GROUP - 1 {
             for bit in [false, true] {
                 if let Ok(child) = vocab.step(node, bit) {
-                    self.prefetch(child);
+                    self.prefetch::<V>(child);
                 }
             }
         }
         let salt = salt ^ salt >> 15;
-        for i in 0..CONTEXTS {
-            let key = (salt ^ self.hashes[i]).wrapping_mul(0x297A_2D39) >> 8;
-            (self.places[i], self.slots[i]) = self.table.find(self.lines[i], key);
-        }
-        let mut order = 0;
-        for i in 0..CONTEXTS {
-            let slot = self.slots[i];
-            let cell = Worth::<CONTEXTS>::cell(slot);
-            self.cells[i] = cell;
-            let q = self.worth.p(i, cell);
-            self.inputs[2 * i] = TABLES.stretch_coarse(q);
-            self.inputs[2 * i + 1] = (q as i32 - 32768) >> 5;
-            if (1..4).contains(&i) {
-                order += usize::from(slot.seen() != 0);
-            }
-        }
+        let keys = V::load(&self.hashes).xor(V::splat(salt as i32));
+        let keys = keys.mul(V::splat(0x297A_2D39)).shr::<8>();
+        self.found = self.table.find(V::load(&self.lines), keys);
+        self.estimates = self.worth.of::<V>(&self.found.slots);
+        let p = V::load(&self.estimates.p);
+        TABLES.stretch_all(p).store(&mut self.inputs[LOGITS]);
+        p.sub(V::splat(32768)).sar::<5>().store(&mut self.inputs[LINEAR]);
+        // Which of the longer contexts have been here before.
+        let order: usize =
+            ORDERS.map(|i| usize::from(self.found.slots[i] & SEEN_MAX != 0)).iter().sum();
         let (lane, matches) = &mut self.lanes[self.lane];
         let mut sures = [0; MATCHES];
         let mut state = 0;
         self.refusal_at = usize::MAX;
         let mut own = 0;
         if self.asked {
-            self.inputs[AFTER..AFTER + MATCHES].fill(0);
+            self.inputs[REST][..MATCHES].fill(0);
             own = TABLES.stretch(self.guess_p as u16);
             state = 1;
         } else {
             for k in 0..MATCHES {
                 let (logit, sure) =
                     self.matchers[k].predict(&mut matches[k], vocab, node, self.depth);
-                self.inputs[AFTER + k] = logit;
+                self.inputs[REST][k] = logit;
                 sures[k] = sure;
             }
             if self.refused {
@@ -265,9 +263,9 @@ impl Predictor {
                 }
             }
         }
-        self.inputs[AFTER + MATCHES + 3] = own;
+        self.inputs[REST][GUESS] = own;
         let direct = self.direct[node as usize];
-        self.inputs[AFTER + MATCHES] = TABLES.stretch_coarse(direct.p() >> 2);
+        self.inputs[REST][DIRECT] = TABLES.stretch_coarse(direct.p() >> 2);
         // The token above, if the path so far is its.
         let mut above = 0;
         if self.asked {
@@ -284,8 +282,8 @@ impl Predictor {
                 _ => self.above_live = false,
             }
         }
-        self.inputs[AFTER + MATCHES + 1] = 256;
-        self.inputs[AFTER + MATCHES + 2] = lm.map_or(0, |p| TABLES.stretch(p as u16));
+        self.inputs[REST][BIAS] = 256;
+        self.inputs[REST][LM] = lm.map_or(0, |p| TABLES.stretch(p as u16));
         let certain = match state {
             0 => sures[0] * 4 + sures[1],
             1 if self.guess_p > 65000 => 16,
@@ -296,51 +294,32 @@ impl Predictor {
         let contexts = [
             certain * 16 + order * 4 + above,
             if self.asked { NODES } else { usize::from(node).min(NODES - 1) },
-            lane.field.min(63) * 8 + lane.pos.min(7),
             certain * 128 + self.depth.min(15) * 8 + lane.class,
-            usize::from(lane.recent[0]).min(4095) % 512,
         ];
-        let logit = self.mixer.mix(&self.inputs, &contexts, certain);
+        let logit = self.mixer.mix::<V>(&self.inputs, &contexts, certain);
         let p = TABLES.squash(logit);
-        // Secondary estimation under the node, and under the token before and the node.
-        let o1 = hash(u32::from(lane.recent[0]), salt) as usize % APM2;
-        let mut q = 0;
-        let x = logit + LIMIT;
-        let step = LIMIT / 16;
-        let low = (x / step).min(31);
-        let part = x - low * step;
-        for (k, context) in [usize::from(node), o1].into_iter().enumerate() {
-            let at = context * CURVE + low as usize;
-            let (a, b) = (i32::from(self.apm[k][at]), i32::from(self.apm[k][at + 1]));
-            q += (a * (step - part) + b * part) / step;
-            self.apm_at[k] = at + usize::from(part * 2 > step);
-        }
-        (((2 * p + q) + 2) / 4).clamp(1, 65535) as u32
+        let [a, b] = &mut self.estimations;
+        (((2 * p + a.refine(logit) + b.refine(logit)) + 2) / 4).clamp(1, 65535) as u32
     }
 
     #[inline(always)]
-    fn prefetch(&self, node: u16) {
+    fn prefetch<V: Vector>(&self, node: u16) {
         let salt = salt_of(node);
-        for h in self.hashes {
-            self.table.prefetch(line(h, salt));
+        for line in lines::<V>(&self.hashes, salt).lanes() {
+            self.table.prefetch(line as u32);
         }
     }
 
     /// Learns how the decision went that [`Self::predict`] was asked about.
     #[inline(always)]
-    pub fn update(&mut self, bit: bool) {
-        self.mixer.update(&self.inputs, bit);
-        for i in 0..CONTEXTS {
-            self.worth.learn(i, self.cells[i], bit);
-            let rates = if i < 2 { &SLOW } else { &FAST };
-            self.table.set(self.places[i], self.slots[i].learned(bit, rates));
-        }
+    pub fn update<V: Vector>(&mut self, bit: bool) {
+        self.mixer.update::<V>(&self.inputs, bit);
+        self.worth.learn::<V>(&self.estimates, bit);
+        self.table.learn::<V>(&self.found, bit);
         let direct = &mut self.direct[self.node as usize];
-        *direct = direct.learned(bit, &SLOW);
-        let target = if bit { 65535 } else { 0 };
-        for k in 0..2 {
-            let a = &mut self.apm[k][self.apm_at[k]];
-            *a = (i32::from(*a) + ((target - i32::from(*a)) >> 6)) as u16;
+        *direct = direct.learned(bit);
+        for e in &mut self.estimations {
+            e.update(bit);
         }
         let matches = &mut self.lanes[self.lane].1;
         for (matcher, m) in self.matchers.iter_mut().zip(matches) {

@@ -3,6 +3,8 @@
 //! A probability is 16 bits: `p / 65536` that the bit is 1, from 1 to 65535. Its logit is in units
 //! of 1/256: `stretch(p) = 256 ln(p / (65536 - p))`, and `squash` is its inverse.
 
+use super::vector::Vector;
+
 /// Largest logit.
 pub const LIMIT: i32 = 2900;
 
@@ -16,7 +18,8 @@ const SIZE: usize = 2 * LIMIT as usize + 1;
 pub struct Tables {
     squash: [u16; SIZE],
     stretch: [i16; 65536],
-    coarse: [i16; 4096],
+    /// Of 4096; one more that is never read, see [`Vector::halves`].
+    coarse: [u16; 4097],
 }
 
 /// Computed by the compiler, so that no check stands before a look-up.
@@ -49,10 +52,10 @@ impl Tables {
             stretch[p] = (x as i32 - LIMIT) as i16;
             p += 1;
         }
-        let mut coarse = [0; 4096];
+        let mut coarse = [0; 4097];
         let mut i = 0;
         while i < 4096 {
-            coarse[i] = stretch[i * 16 + 8];
+            coarse[i] = stretch[i * 16 + 8] as u16;
             i += 1;
         }
         Self { squash, stretch, coarse }
@@ -67,7 +70,13 @@ impl Tables {
     /// Logit of a probability's upper 12 bits: less exact, but the table stays in the first cache.
     #[inline(always)]
     pub fn stretch_coarse(&self, p: u32) -> i32 {
-        i32::from(self.coarse[(p >> 4 & 0xfff) as usize])
+        i32::from(self.coarse[(p >> 4 & 0xfff) as usize] as i16)
+    }
+
+    /// The same for all contexts.
+    #[inline(always)]
+    pub fn stretch_all<V: Vector>(&self, p: V) -> V {
+        V::halves(&self.coarse, p.shr::<4>()).shl::<16>().sar::<16>()
     }
 
     /// Logit of a probability.

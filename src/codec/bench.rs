@@ -1,0 +1,60 @@
+//! Parts of the codec alone, for benchmarks: the range coder and the mixer.
+
+use super::mixer::{INPUTS, Inputs, Mixer, ONE, SETS};
+use super::range::{Decoder, Encoder};
+use super::vector::{self, Vector, WIDTH};
+
+/// Codes decisions, each with its probability (of 65536, from 1 to 65535) to be 1.
+pub fn encode(decisions: &[(bool, u32)]) -> Vec<u8> {
+    let mut coder = Encoder::default();
+    for (bit, p1) in decisions {
+        coder.encode(*bit, *p1);
+    }
+    coder.finish()
+}
+
+/// Decodes decisions with the probabilities that they were coded with; returns how many were 1.
+pub fn decode(code: &[u8], decisions: &[(bool, u32)]) -> usize {
+    let mut coder = Decoder::new(code);
+    decisions.iter().filter(|(_, p1)| coder.decode(*p1)).count()
+}
+
+multiversion! {
+    /// Mixes and learns `decisions` times; returns the sum of the probabilities, of 65536.
+    pub fn mix(decisions: u32) -> u64 = mix_any
+}
+
+#[inline(always)]
+fn mix_any<V: Vector>(decisions: u32) -> u64 {
+    let mut mixer = Mixer::new(&[[ONE / 8; WIDTH]; INPUTS], [64; SETS], 16);
+    let mut inputs: Inputs = [[0; WIDTH]; INPUTS];
+    let (mut seed, mut sum) = (1_u32, 0);
+    for _ in 0..decisions {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let bit = seed >> 31 == 1;
+        // Half of the inputs know more than nothing.
+        for (i, x) in inputs.iter_mut().flatten().enumerate() {
+            let noise = (seed >> (i % 16) & 0xff) as i32 - 128;
+            *x = if i % 2 == 0 { noise } else { noise + if bit { 200 } else { -200 } };
+        }
+        let contexts = [seed >> 8, seed >> 12, seed >> 16].map(|c| c as usize % 64);
+        let logit = mixer.mix::<V>(&inputs, &contexts, seed as usize >> 24 & 15);
+        sum += super::tables::TABLES.squash(logit) as u64;
+        mixer.update::<V>(&inputs, bit);
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_do_their_work() {
+        let decisions: Vec<(bool, u32)> =
+            (0..5000_u32).map(|i| (i % 7 < 3, 1 + i * 40_503 % 65_535)).collect();
+        let code = encode(&decisions);
+        assert_eq!(decode(&code, &decisions), decisions.iter().filter(|d| d.0).count());
+        assert_eq!(mix(2000), mix_any::<vector::Plain>(2000));
+    }
+}

@@ -1,0 +1,353 @@
+//! Eight 32-bit integers at once: one for each context, or eight weights of the mixer. The plain way
+//! defines the result; AVX2 only hurries it.
+
+use super::counters::Line;
+
+/// Numbers in a vector.
+pub const WIDTH: usize = 8;
+/// A vector in memory.
+pub type Lanes = [i32; WIDTH];
+
+/// Asks for what is likely to be needed soon; a matter of speed alone.
+#[inline(always)]
+pub fn prefetch<T>(what: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch touches nothing that the program can see, and every x86-64 processor
+        // has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>((&raw const *what).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = what;
+}
+
+/// A vector in registers. All arithmetic wraps.
+pub trait Vector: Copy {
+    /// From memory.
+    fn load(from: &Lanes) -> Self;
+    /// To memory.
+    fn store(self, to: &mut Lanes);
+    /// The same number eight times.
+    fn splat(x: i32) -> Self;
+    /// Sum.
+    fn add(self, o: Self) -> Self;
+    /// Difference.
+    fn sub(self, o: Self) -> Self;
+    /// Lower half of the product.
+    fn mul(self, o: Self) -> Self;
+    /// Bitwise and.
+    fn and(self, o: Self) -> Self;
+    /// Bitwise or.
+    fn or(self, o: Self) -> Self;
+    /// Bitwise exclusive or.
+    fn xor(self, o: Self) -> Self;
+    /// Lower of two signed numbers.
+    fn min(self, o: Self) -> Self;
+    /// Higher of two signed numbers.
+    fn max(self, o: Self) -> Self;
+    /// All bits where equal, else none.
+    fn same(self, o: Self) -> Self;
+    /// All bits where greater, signed, else none.
+    fn above(self, o: Self) -> Self;
+    /// `yes` where this has all bits, `no` where it has none.
+    fn choose(self, yes: Self, no: Self) -> Self;
+    /// Shifted to the left.
+    fn shl<const N: i32>(self) -> Self;
+    /// Shifted to the right, zeros coming in.
+    fn shr<const N: i32>(self) -> Self;
+    /// Shifted to the right, the sign coming in.
+    fn sar<const N: i32>(self) -> Self;
+    /// The bits of these numbers, which are below 2^24, as floats: an exact conversion.
+    fn float_bits(self) -> Self;
+    /// Sum of all eight.
+    fn sum(self) -> i32;
+    /// Counters by their number in the table, modulo its size, which is a power of two.
+    fn slots(lines: &[Line], at: Self) -> Self;
+    /// Elements of a table modulo its size without the last one, which is never used.
+    fn halves<const N: usize>(table: &[u16; N], at: Self) -> Self;
+
+    /// Cut to a range.
+    #[inline(always)]
+    fn clamp(self, low: i32, high: i32) -> Self {
+        self.max(Self::splat(low)).min(Self::splat(high))
+    }
+
+    /// As an array.
+    #[inline(always)]
+    fn lanes(self) -> Lanes {
+        let mut out = [0; WIDTH];
+        self.store(&mut out);
+        out
+    }
+}
+
+/// For any processor.
+#[derive(Debug, Clone, Copy)]
+pub struct Plain(Lanes);
+
+impl Plain {
+    #[inline(always)]
+    fn with(self, o: Self, f: impl Fn(i32, i32) -> i32) -> Self {
+        Self(std::array::from_fn(|i| f(self.0[i], o.0[i])))
+    }
+}
+
+impl Vector for Plain {
+    #[inline(always)]
+    fn load(from: &Lanes) -> Self {
+        Self(*from)
+    }
+    #[inline(always)]
+    fn store(self, to: &mut Lanes) {
+        *to = self.0;
+    }
+    #[inline(always)]
+    fn splat(x: i32) -> Self {
+        Self([x; WIDTH])
+    }
+    #[inline(always)]
+    fn add(self, o: Self) -> Self {
+        self.with(o, i32::wrapping_add)
+    }
+    #[inline(always)]
+    fn sub(self, o: Self) -> Self {
+        self.with(o, i32::wrapping_sub)
+    }
+    #[inline(always)]
+    fn mul(self, o: Self) -> Self {
+        self.with(o, i32::wrapping_mul)
+    }
+    #[inline(always)]
+    fn and(self, o: Self) -> Self {
+        self.with(o, |a, b| a & b)
+    }
+    #[inline(always)]
+    fn or(self, o: Self) -> Self {
+        self.with(o, |a, b| a | b)
+    }
+    #[inline(always)]
+    fn xor(self, o: Self) -> Self {
+        self.with(o, |a, b| a ^ b)
+    }
+    #[inline(always)]
+    fn min(self, o: Self) -> Self {
+        self.with(o, i32::min)
+    }
+    #[inline(always)]
+    fn max(self, o: Self) -> Self {
+        self.with(o, i32::max)
+    }
+    #[inline(always)]
+    fn same(self, o: Self) -> Self {
+        self.with(o, |a, b| -i32::from(a == b))
+    }
+    #[inline(always)]
+    fn above(self, o: Self) -> Self {
+        self.with(o, |a, b| -i32::from(a > b))
+    }
+    #[inline(always)]
+    fn choose(self, yes: Self, no: Self) -> Self {
+        Self(std::array::from_fn(|i| yes.0[i] & self.0[i] | no.0[i] & !self.0[i]))
+    }
+    #[inline(always)]
+    fn shl<const N: i32>(self) -> Self {
+        Self(self.0.map(|a| a << N))
+    }
+    #[inline(always)]
+    fn shr<const N: i32>(self) -> Self {
+        Self(self.0.map(|a| (a as u32 >> N) as i32))
+    }
+    #[inline(always)]
+    fn sar<const N: i32>(self) -> Self {
+        Self(self.0.map(|a| a >> N))
+    }
+    #[inline(always)]
+    fn float_bits(self) -> Self {
+        Self(self.0.map(|a| (a as f32).to_bits() as i32))
+    }
+    #[inline(always)]
+    fn sum(self) -> i32 {
+        self.0.iter().fold(0, |a, b| a.wrapping_add(*b))
+    }
+    #[inline(always)]
+    fn slots(lines: &[Line], at: Self) -> Self {
+        let mask = lines.len() - 1;
+        Self(at.0.map(|i| lines[(i as u32 >> 4) as usize & mask].0[(i & 15) as usize] as i32))
+    }
+    #[inline(always)]
+    fn halves<const N: usize>(table: &[u16; N], at: Self) -> Self {
+        const { assert!((N - 1).is_power_of_two()) };
+        Self(at.0.map(|i| i32::from(table[i as usize & (N - 2)])))
+    }
+}
+
+/// For processors with AVX2: used only where they have been asked for it.
+#[cfg(target_arch = "x86_64")]
+pub use wide::Avx2;
+
+#[cfg(target_arch = "x86_64")]
+mod wide {
+    use super::{Lanes, Line, Vector};
+    use std::arch::x86_64::*;
+
+    /// A register.
+    #[derive(Debug, Clone, Copy)]
+    pub struct Avx2(__m256i);
+
+    /// Operations that are one instruction on registers.
+    macro_rules! instructions {
+        ($($name:ident($($o:ident),*) = $instruction:ident;)*) => {
+            $(
+                #[inline(always)]
+                fn $name(self, $($o: Self),*) -> Self {
+                    // SAFETY: `Avx2` is used only after the processor was asked for AVX2.
+                    Self(unsafe { $instruction(self.0, $($o.0),*) })
+                }
+            )*
+        };
+    }
+
+    /// Shifts by a constant.
+    macro_rules! shifts {
+        ($($name:ident = $instruction:ident;)*) => {
+            $(
+                #[inline(always)]
+                fn $name<const N: i32>(self) -> Self {
+                    // SAFETY: `Avx2` is used only after the processor was asked for AVX2.
+                    Self(unsafe { $instruction::<N>(self.0) })
+                }
+            )*
+        };
+    }
+
+    impl Vector for Avx2 {
+        instructions! {
+            add(o) = _mm256_add_epi32;
+            sub(o) = _mm256_sub_epi32;
+            mul(o) = _mm256_mullo_epi32;
+            and(o) = _mm256_and_si256;
+            or(o) = _mm256_or_si256;
+            xor(o) = _mm256_xor_si256;
+            min(o) = _mm256_min_epi32;
+            max(o) = _mm256_max_epi32;
+            same(o) = _mm256_cmpeq_epi32;
+            above(o) = _mm256_cmpgt_epi32;
+        }
+        shifts! {
+            shl = _mm256_slli_epi32;
+            shr = _mm256_srli_epi32;
+            sar = _mm256_srai_epi32;
+        }
+
+        #[inline(always)]
+        fn load(from: &Lanes) -> Self {
+            // SAFETY: AVX2 is there; `from` is as long as a register.
+            Self(unsafe { _mm256_loadu_si256(from.as_ptr().cast()) })
+        }
+
+        #[inline(always)]
+        fn store(self, to: &mut Lanes) {
+            // SAFETY: AVX2 is there; `to` is as long as a register.
+            unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), self.0) }
+        }
+
+        #[inline(always)]
+        fn splat(x: i32) -> Self {
+            // SAFETY: AVX2 is there.
+            Self(unsafe { _mm256_set1_epi32(x) })
+        }
+
+        #[inline(always)]
+        fn choose(self, yes: Self, no: Self) -> Self {
+            // SAFETY: AVX2 is there.
+            Self(unsafe { _mm256_blendv_epi8(no.0, yes.0, self.0) })
+        }
+
+        #[inline(always)]
+        fn float_bits(self) -> Self {
+            // SAFETY: AVX2 is there. Numbers below 2^24 convert exactly in any rounding mode.
+            Self(unsafe { _mm256_castps_si256(_mm256_cvtepi32_ps(self.0)) })
+        }
+
+        #[inline(always)]
+        fn sum(self) -> i32 {
+            // SAFETY: AVX2 is there.
+            unsafe {
+                let half = _mm_add_epi32(
+                    _mm256_castsi256_si128(self.0),
+                    _mm256_extracti128_si256::<1>(self.0),
+                );
+                let pair = _mm_add_epi32(half, _mm_shuffle_epi32::<0b01_00_11_10>(half));
+                let one = _mm_add_epi32(pair, _mm_shuffle_epi32::<0b10_11_00_01>(pair));
+                _mm_cvtsi128_si32(one)
+            }
+        }
+
+        #[inline(always)]
+        fn slots(lines: &[Line], at: Self) -> Self {
+            debug_assert!(lines.len().is_power_of_two() && lines.len() < 1 << 26);
+            let at = at.and(Self::splat((lines.len() * 16 - 1) as i32));
+            // SAFETY: AVX2 is there; the mask keeps each index below the number of slots, which is
+            // a power of two below 2^30 (see `Table::new`).
+            Self(unsafe { _mm256_i32gather_epi32::<4>(lines.as_ptr().cast(), at.0) })
+        }
+
+        #[inline(always)]
+        fn halves<const N: usize>(table: &[u16; N], at: Self) -> Self {
+            const { assert!((N - 1).is_power_of_two() && N < 1 << 30) };
+            let at = at.and(Self::splat((N - 2) as i32));
+            // SAFETY: AVX2 is there. Each index is at most N − 2, and four bytes are read: that
+            // element and the one after it.
+            let got = Self(unsafe { _mm256_i32gather_epi32::<2>(table.as_ptr().cast(), at.0) });
+            got.and(Self::splat(0xffff))
+        }
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Every operation on some inputs.
+    fn all<V: Vector>(a: &Lanes, b: &Lanes, lines: &[Line], table: &[u16; 65]) -> Vec<Lanes> {
+        let (x, y) = (V::load(a), V::load(b));
+        let small = x.and(V::splat((1 << 24) - 1));
+        let of = [
+            V::splat(a[0]),
+            x.add(y),
+            x.sub(y),
+            x.mul(y),
+            x.and(y),
+            x.or(y),
+            x.xor(y),
+            x.min(y),
+            x.max(y),
+            x.same(y),
+            x.above(y),
+            x.above(y).choose(x, y),
+            x.shl::<5>(),
+            x.shr::<5>(),
+            x.sar::<5>(),
+            x.clamp(-1000, 1000),
+            small.float_bits(),
+            V::slots(lines, x),
+            V::halves(table, y),
+        ];
+        of.iter().map(|v| v.lanes()).chain([[x.sum(); WIDTH]]).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn wide_is_plain(a: Lanes, b: Lanes, equal: u8, bits in 0..4_u32) {
+            let b = std::array::from_fn(|i| if equal >> i & 1 == 1 { a[i] } else { b[i] });
+            let line = |n: u32| Line(std::array::from_fn(|i| n.wrapping_mul(0x9E37_79B9) + i as u32));
+            let lines: Vec<Line> = (0..1 << bits).map(line).collect();
+            let table = std::array::from_fn(|i| i as u16 * 997);
+            if is_x86_feature_detected!("avx2") {
+                prop_assert_eq!(all::<Avx2>(&a, &b, &lines, &table), all::<Plain>(&a, &b, &lines, &table));
+            }
+        }
+    }
+}
