@@ -163,22 +163,32 @@ impl Pins {
         if name == "fast" {
             return Ok((fast, 0));
         }
-        let number = match self.number(name)? {
-            Some(number) => number,
-            None => self.adopt(name)?,
+        let pinned = self.pinned(name)?;
+        let whole = match &pinned {
+            Some(entry) => self.store.model_files()?.contains(&entry.id),
+            None => false,
+        };
+        let number = match pinned {
+            Some(entry) if whole => entry.number,
+            // Its file is gone, or it was never here.
+            pinned => match (self.adopt(name), pinned) {
+                (Ok(number), _) => number,
+                (Err(_), Some(entry)) => entry.number,
+                (Err(e), None) => return Err(e),
+            },
         };
         Ok((Tier { lm: Some(self.lm(number)?), ..fast }, number))
     }
 
-    /// The number of the newest model of this name for this engine.
-    fn number(&self, name: &str) -> Result<Option<u16>, StoreError> {
+    /// The newest model of this name for this engine.
+    fn pinned(&self, name: &str) -> Result<Option<ModelEntry>, StoreError> {
         let fits = |m: &ModelEntry| m.name == name && u32::from(m.engine) == NUMERICS;
-        Ok(self.store.models()?.into_iter().filter(fits).map(|m| m.number).max())
+        Ok(self.store.models()?.into_iter().filter(fits).max_by_key(|m| m.number))
     }
 
     /// True if the store has the model or could get it.
     pub fn knows(&self, name: &str) -> bool {
-        name == "fast" || self.number(name).is_ok_and(|n| n.is_some()) || find(name).is_ok()
+        name == "fast" || self.pinned(name).is_ok_and(|m| m.is_some()) || find(name).is_ok()
     }
 
     /// Removes a model's file from the store, unless frames or new files need it.

@@ -5,19 +5,23 @@
 use std::path::{Path, PathBuf};
 
 /// Each layer and the layers that it may import.
-const ALLOWED: [(&str, &[&str]); 13] = [
+const ALLOWED: [(&str, &[&str]); 14] = [
     ("types", &[]),
     ("codec", &[]),
     ("model", &["codec", "types"]),
     ("block", &["codec", "model", "types"]),
     ("cache", &["block", "fetch", "store", "types"]),
     ("store", &["block", "types"]),
-    ("fetch", &["block", "store", "types"]),
+    ("models", &["block", "model", "store", "types"]),
+    ("fetch", &["block", "models", "store", "types"]),
     ("recode", &["block", "fetch", "store", "types"]),
     ("fs", &["block", "cache", "fetch", "recode", "store", "types"]),
     ("fuse", &["fs", "fetch", "types", "recode", "store"]),
     ("control", &["block", "fetch", "fs", "recode", "store", "types"]),
-    ("cli", &["block", "control", "fs", "fuse", "recode", "store", "types", "codec"]),
+    (
+        "cli",
+        &["block", "codec", "control", "fs", "fuse", "model", "models", "recode", "store", "types"],
+    ),
     ("main", &[]),
 ];
 

@@ -4,6 +4,7 @@
 
 mod tiny;
 
+use lmfs::model::engine::fingerprint;
 use lmfs::model::{Engine, Input, Isa, Model, Session};
 use proptest::prelude::*;
 use std::sync::Arc;

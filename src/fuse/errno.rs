@@ -27,6 +27,7 @@ pub fn errno(e: &FsError) -> Errno {
             StoreError::ReadOnly => libc::EROFS,
             StoreError::Conflict => libc::EAGAIN,
             StoreError::Damaged { .. }
+            | StoreError::DamagedModel { .. }
             | StoreError::InUse { .. }
             | StoreError::Refused(_)
             | StoreError::Index(_)

@@ -26,6 +26,14 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A model file is damaged beyond repair.
+    #[error("damaged model file {id}: {reason}")]
+    DamagedModel {
+        /// Its name: BLAKE3 of its bytes, in hexadecimal.
+        id: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Another process has the store open.
     #[error(
         "{path} is in use by process {pid}; unmount it there first (lmfs umount), or use its mount point"
@@ -253,17 +261,17 @@ pub struct StoreStats {
     pub logical_bytes: u64,
     /// All bytes under STORE but models and index.
     pub stored_bytes: u64,
-    /// Live frames (headers included) chosen by the background coder, primers too.
+    /// Live frames (headers included, parity not) chosen by the background coder, primers too.
     pub coded_bytes: u64,
-    /// Live frames (headers included) left by writes.
+    /// Live frames (headers included, parity not) left by writes.
     pub staged_bytes: u64,
     /// Live metadata records.
     pub meta_bytes: u64,
-    /// Error-correcting parity.
+    /// Error-correcting parity: in live frames, and sidecars of segments.
     pub parity_bytes: u64,
     /// Bytes in segments that nothing refers to.
     pub dead_bytes: u64,
-    /// Frames repaired since the store was opened.
+    /// Frames and pages repaired since the store was opened.
     pub repaired: u64,
     /// Frames found damaged beyond repair since the store was opened.
     pub unrecoverable: u64,

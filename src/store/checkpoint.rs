@@ -1,10 +1,12 @@
 //! Namespace checkpoints: the whole table in the log, so that nothing before it is replayed.
 
 use super::api::{Result, StoreError};
-use super::frame::{self, HEADER, Kind, meta_frame, squeeze};
-use super::log::{Segments, Writer, checked, summary};
+use super::frame::{self, Kind, meta_frame, squeeze};
+use super::log::Writer;
 use super::record::{In, Out, unsqueeze};
+use super::segments::Segments;
 use super::state::{State, Totals};
+use super::summary::summary;
 use super::superblock::SEGMENT_HEADER;
 use super::table::Table;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
@@ -41,7 +43,7 @@ pub fn write(w: &mut Writer, state: &RwLock<State>) -> Result<u64> {
     let mut out = Out::default();
     let mut emit = |w: &mut Writer, out: &mut Out| -> Result<()> {
         let (form, plain_len, payload) = squeeze(std::mem::take(&mut out.0));
-        let bytes = meta_frame(w.tag(), Kind::Checkpoint, w.seq, plain_len, form, &payload);
+        let bytes = meta_frame(w.stamp(), Kind::Checkpoint, w.seq, plain_len, form, &payload);
         w.ensure(bytes.len() as u64, true)?;
         w.append(Kind::Checkpoint, &bytes)?;
         parts += 1;
@@ -66,7 +68,7 @@ pub fn write(w: &mut Writer, state: &RwLock<State>) -> Result<u64> {
     o.u32(parts).u64(w.seq).u64(w.chain);
     read(state).totals.encode(&mut o);
     let (form, plain_len, payload) = squeeze(o.0);
-    let bytes = meta_frame(w.tag(), Kind::CheckpointEnd, w.seq, plain_len, form, &payload);
+    let bytes = meta_frame(w.stamp(), Kind::CheckpointEnd, w.seq, plain_len, form, &payload);
     w.ensure(bytes.len() as u64, true)?;
     w.append(Kind::CheckpointEnd, &bytes)?;
     w.since_checkpoint = 0;
@@ -99,11 +101,10 @@ pub fn load(segments: &Segments, segment: u32, table: &mut Table) -> Result<(End
             if !matches!(l.kind, Kind::Checkpoint | Kind::CheckpointEnd) {
                 return Err(broken("it was not finished"));
             }
-            let bytes = segments.read(l.frame)?;
+            let (h, bytes) = segments.frame(l.frame)?;
             len += bytes.len() as u64;
-            let h = checked(l.frame, &bytes)?;
-            let payload = &bytes[HEADER..bytes.len() - HEADER];
-            let body = unsqueeze(h.form, payload, h.plain_len).ok_or_else(|| broken("part"))?;
+            let body =
+                unsqueeze(h.form, h.payload(&bytes), h.plain_len).ok_or_else(|| broken("part"))?;
             let mut i = In(&body);
             if l.kind == Kind::CheckpointEnd {
                 let end = (|| {

@@ -5,7 +5,6 @@
 
 use super::api::{CleanReport, Result, StoreError};
 use super::frame::Kind;
-use super::log::checked;
 use super::record::Change;
 use super::{Store, lock};
 use std::sync::PoisonError;
@@ -63,9 +62,8 @@ fn empty(store: &Store, number: u32) -> Result<u64> {
         let Some((last, _)) = batch.last() else { return Ok(moved) };
         from = last.offset + 1;
         for (frame, live) in batch {
-            let bytes = match store.segments.read(frame).and_then(|b| checked(frame, &b).map(|_| b))
-            {
-                Ok(bytes) => bytes,
+            let bytes = match store.segments.frame(frame) {
+                Ok((_, bytes)) => bytes,
                 Err(e) => {
                     ::log::error!("inode {} offset {}: not moved: {e}", live.ino, live.off);
                     continue;

@@ -1,5 +1,7 @@
-//! Frames: a header, a payload, the header again (told apart by its first byte). `docs/format.md` has the picture.
+//! Frames: a header, a payload, its parity, the header again (told apart by its first byte).
+//! `docs/format.md` has the picture.
 
+use super::ecc::rs::Code;
 use crate::types::Form;
 
 /// Bytes of a frame header.
@@ -33,6 +35,8 @@ pub enum Kind {
     CheckpointEnd = 4,
     /// Summary of a sealed segment.
     Footer = 5,
+    /// In a sidecar: page checksums or a parity page.
+    Parity = 6,
 }
 
 impl Kind {
@@ -44,6 +48,7 @@ impl Kind {
             3 => Self::Checkpoint,
             4 => Self::CheckpointEnd,
             5 => Self::Footer,
+            6 => Self::Parity,
             _ => return None,
         })
     }
@@ -72,6 +77,8 @@ pub struct Header {
     pub generation: u64,
     /// Primer, 40 bits.
     pub primer: u64,
+    /// Error-correcting code of the payload.
+    pub code: Code,
     /// First 8 bytes of the plaintext's BLAKE3.
     pub plain_hash: u64,
     /// CRC32C of the payload.
@@ -92,7 +99,17 @@ fn get(b: &[u8]) -> u64 {
 impl Header {
     /// Length of the whole frame.
     pub fn frame_len(&self) -> u32 {
-        self.payload_len + OVERHEAD as u32
+        (self.payload_len as usize + self.parity_len() + OVERHEAD) as u32
+    }
+
+    /// Length of the parity between payload and second header.
+    pub fn parity_len(&self) -> usize {
+        self.code.parity_len(self.payload_len as usize)
+    }
+
+    /// The payload of a whole frame.
+    pub fn payload<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
+        &frame[HEADER..HEADER + self.payload_len as usize]
     }
 
     fn encode(&self, magic: u8) -> [u8; HEADER] {
@@ -106,6 +123,7 @@ impl Header {
         put(&mut b[15..21], self.off);
         put(&mut b[21..26], self.generation);
         put(&mut b[26..31], self.primer);
+        b[31] = self.code as u8;
         put(&mut b[32..40], self.plain_hash);
         put(&mut b[40..44], self.payload_crc as u64);
         let crc = crc32c::crc32c(&b[..44]);
@@ -139,6 +157,7 @@ impl Header {
             off: get(&b[15..21]),
             generation: get(&b[21..26]),
             primer: get(&b[26..31]),
+            code: Code::from_u8(b[31])?,
             plain_hash: get(&b[32..40]),
             payload_crc: get(&b[40..44]) as u32,
         })
@@ -149,28 +168,62 @@ impl Header {
     pub fn frame(mut self, payload: &[u8]) -> Vec<u8> {
         self.payload_len = payload.len() as u32;
         self.payload_crc = crc32c::crc32c(payload);
-        let mut out = Vec::with_capacity(payload.len() + OVERHEAD);
+        let mut out = Vec::with_capacity(self.frame_len() as usize);
         out.extend_from_slice(&self.encode(FIRST));
         out.extend_from_slice(payload);
+        out.extend_from_slice(&self.code.parity(payload));
         out.extend_from_slice(&self.encode(SECOND));
         out
     }
 }
 
-/// Checks a whole frame: either header will do, the payload must match its checksum.
-pub fn check(bytes: &[u8]) -> Result<Header, String> {
+/// The header of a whole frame, from whichever of the two is readable.
+fn header(bytes: &[u8]) -> Result<Header, String> {
     let last = bytes.len().checked_sub(HEADER).and_then(|at| Header::second(&bytes[at..]));
     let fits = |h: &Header| h.frame_len() as usize == bytes.len();
-    let h = Header::first(bytes)
-        .filter(fits)
-        .or(last.filter(fits))
-        .ok_or("neither header is readable")?;
-    let payload = &bytes[HEADER..bytes.len() - HEADER];
-    if crc32c::crc32c(payload) == h.payload_crc {
+    let h = Header::first(bytes).filter(fits).or(last.filter(fits));
+    h.ok_or_else(|| "neither header is readable".into())
+}
+
+/// Checks a whole frame: either header will do, the payload must match its checksum.
+pub fn check(bytes: &[u8]) -> Result<Header, String> {
+    let h = header(bytes)?;
+    if crc32c::crc32c(h.payload(bytes)) == h.payload_crc {
         Ok(h)
     } else {
         Err("payload checksum differs".into())
     }
+}
+
+/// Makes a whole frame what it was when it was written, if that can be told: both headers, payload,
+/// parity. True if anything had to be changed; an error leaves the bytes as they are.
+pub fn mend(bytes: &mut [u8]) -> Result<(Header, bool), String> {
+    let h = header(bytes)?;
+    let (front, last) = bytes.split_at_mut(bytes.len() - HEADER);
+    let (first, rest) = front.split_at_mut(HEADER);
+    let (payload, parity) = rest.split_at_mut(h.payload_len as usize);
+    let mut changed = false;
+    if crc32c::crc32c(payload) != h.payload_crc {
+        let (mut better, mut beside) = (payload.to_vec(), parity.to_vec());
+        let corrected = h.code.correct(&mut better, &mut beside);
+        if corrected.is_err() || crc32c::crc32c(&better) != h.payload_crc {
+            return Err("payload checksum differs, and the errors are too many to correct".into());
+        }
+        payload.copy_from_slice(&better);
+        changed = true;
+    }
+    if !h.code.holds(payload, parity) {
+        parity.copy_from_slice(&h.code.parity(payload));
+        changed = true;
+    }
+    for (here, magic) in [(first, FIRST), (last, SECOND)] {
+        let want = h.encode(magic);
+        if here != want {
+            here.copy_from_slice(&want);
+            changed = true;
+        }
+    }
+    Ok((h, changed))
 }
 
 /// The first 5 bytes of the store's identity, little-endian. Metadata frames carry it in place of
@@ -184,9 +237,18 @@ pub fn ours(h: &Header, tag: u64) -> bool {
     matches!(h.kind, Kind::Data | Kind::Primer) || h.ino == tag
 }
 
+/// What all metadata frames of a store have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// See [`tag`].
+    pub tag: u64,
+    /// Error-correcting code of payloads.
+    pub code: Code,
+}
+
 /// The frame of a payload that is not a file's data.
 pub fn meta_frame(
-    tag: u64,
+    stamp: Stamp,
     kind: Kind,
     seq: u64,
     plain_len: usize,
@@ -200,10 +262,11 @@ pub fn meta_frame(
         model: 0,
         payload_len: 0,
         plain_len: plain_len as u32,
-        ino: tag,
+        ino: stamp.tag,
         off: 0,
         generation: seq & MAX_U40,
         primer: 0,
+        code: stamp.code,
         plain_hash: 0,
         payload_crc: 0,
     };
@@ -236,6 +299,7 @@ mod tests {
             off: 0x060504030201,
             generation: 0x0908070605,
             primer: 0x1122334455,
+            code: Code::Two,
             plain_hash: 0x8877665544332211,
             payload_crc: 0,
         }
@@ -247,7 +311,7 @@ mod tests {
         let hex = hex(&f[..HEADER]);
         assert_eq!(
             &hex[..88],
-            "f5900201030000050607010203040501020304050605060708095544332211001122334455667788b73f4b36"
+            "f5900201030000050607010203040501020304050605060708095544332211011122334455667788b73f4b36"
         );
         let second = f.len() - HEADER;
         assert_eq!((f[second], &f[second + 1..second + 44]), (0xf6, &f[1..44]));
@@ -256,16 +320,31 @@ mod tests {
     }
 
     #[test]
-    fn one_header_is_enough_and_every_flip_is_noticed() {
+    fn every_flip_is_noticed_and_mended() {
         let good = sample().frame(b"abc");
+        assert_eq!(good.len(), OVERHEAD + 3 + 4);
         for bit in 0..good.len() * 8 {
             let mut f = good.clone();
             f[bit / 8] ^= 1 << (bit % 8);
-            let in_payload = (HEADER..good.len() - HEADER).contains(&(bit / 8));
+            let in_payload = (HEADER..HEADER + 3).contains(&(bit / 8));
             match check(&f) {
                 Ok(h) => assert!(!in_payload && h == check(&good).unwrap()),
                 Err(_) => assert!(in_payload),
             }
+            assert_eq!(mend(&mut f).map(|(_, changed)| changed), Ok(true));
+            assert!(f == good, "{bit}");
+        }
+        assert_eq!(mend(&mut good.clone()).map(|(_, changed)| changed), Ok(false));
+    }
+
+    #[test]
+    fn without_parity_damage_is_only_noticed() {
+        let good = Header { code: Code::None, ..sample() }.frame(b"abc");
+        for bit in HEADER * 8..(HEADER + 3) * 8 {
+            let mut f = good.clone();
+            f[bit / 8] ^= 1 << (bit % 8);
+            let hurt = f.clone();
+            assert!(mend(&mut f).is_err() && f == hurt);
         }
     }
 }

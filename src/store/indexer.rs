@@ -16,18 +16,20 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// The waiting side of a thread that is told to go on or to stop.
 #[derive(Debug, Default)]
-struct Bell {
+pub struct Bell {
     rung: Mutex<bool>,
     sound: Condvar,
 }
 
 impl Bell {
-    fn ring(&self) {
+    /// Wakes whoever waits, or will.
+    pub fn ring(&self) {
         *lock(&self.rung) = true;
         self.sound.notify_all();
     }
 
-    fn wait(&self, at_most: Duration) {
+    /// Waits for a ring, but not for ever.
+    pub fn wait(&self, at_most: Duration) {
         let mut rung = lock(&self.rung);
         if !*rung {
             (rung, _) =

@@ -19,6 +19,8 @@ pub trait Volume: Send + Sync + Debug {
     fn list(&self, dir: &str) -> io::Result<Vec<String>>;
     /// Creates a directory, mode 0700; it may exist.
     fn mkdir(&self, dir: &str) -> io::Result<()>;
+    /// Gives a file another name in the same directory, in place of whatever has it.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &str) -> io::Result<()>;
     /// Makes the names in a directory durable.
@@ -104,6 +106,10 @@ impl Volume for OsVolume {
 
     fn mkdir(&self, dir: &str) -> io::Result<()> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(self.root.join(dir))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.root.join(from), self.root.join(to))
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {

@@ -1,16 +1,15 @@
-//! The log: segment files, and the writer that appends frames and groups to them.
+//! The writer: appends frames and groups to the last segment.
 
 use super::api::{Result, StoreError};
-use super::frame::{self, HEADER, Header, Kind, meta_frame, ours, squeeze, tag};
-use super::io::{Blob, Volume, read_up_to};
-use super::record::{Change, GROUP_MAX, Group, In, Out, unsqueeze};
+use super::frame::{self, Kind, Stamp, meta_frame, squeeze};
+use super::io::Blob;
+use super::record::{Change, GROUP_MAX, Group, Out};
+use super::segments::{Segment, Segments, io_error, segment_path};
+use super::summary::Line;
 use super::superblock::{SEGMENT_HEADER, SegmentHeader};
 use crate::types::FrameRef;
-use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 /// A segment is sealed when the next frame would take it beyond this many bytes.
 /// (Small in unit tests, so that histories span many segments.)
@@ -19,269 +18,10 @@ pub const SEGMENT_MAX: u64 = if cfg!(test) { 32 << 10 } else { 64 << 20 };
 const BUFFER: usize = 4 << 20;
 /// A group is closed once its changes have this many bytes.
 const GROUP_SOFT: usize = 1 << 20;
-/// How long a deleted segment stays readable.
-const GRACE: Duration = Duration::from_secs(30);
 /// Room is allocated in steps of this many bytes.
 const STEP: u64 = 8 << 20;
 /// Room kept for changes that free space, so that a full disk can be emptied.
 const RESERVE: u64 = 2 << 20;
-
-/// File name of a segment.
-pub fn segment_path(number: u32) -> String {
-    format!("segments/{number:08}.seg")
-}
-
-/// An error of a system call on a segment.
-pub fn io_error(what: &str, number: u32, source: io::Error) -> StoreError {
-    let what = format!("{what} {}", segment_path(number));
-    match source.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT) => {
-            StoreError::NoSpace { path: segment_path(number), detail: what }
-        }
-        _ => StoreError::Io { what, source },
-    }
-}
-
-/// A segment file and its length.
-#[derive(Debug, Clone)]
-pub struct Segment {
-    /// The file.
-    pub blob: Arc<dyn Blob>,
-    /// Bytes in it, buffered ones included.
-    pub len: u64,
-}
-
-/// All segments; readers share it with the writer.
-#[derive(Debug)]
-pub struct Segments {
-    /// The store's files.
-    pub volume: Arc<dyn Volume>,
-    /// What the store's own metadata frames carry, see [`tag`].
-    pub tag: u64,
-    map: RwLock<BTreeMap<u32, Segment>>,
-    /// Deleted lately; readers that looked a frame up before may still come for it.
-    gone: Mutex<Vec<(Instant, u32, Segment)>>,
-    /// The writer's segment (upper half) and how much of it is in the file (lower half).
-    written: AtomicU64,
-}
-
-impl Segments {
-    /// Opens all segment files.
-    pub fn open(volume: Arc<dyn Volume>, uuid: &[u8; 16], write: bool) -> Result<Self> {
-        let names = volume
-            .list("segments")
-            .map_err(|source| StoreError::Io { what: "list segments".into(), source })?;
-        let mut map = BTreeMap::new();
-        for name in names {
-            let Some(number) = name.strip_suffix(".seg").and_then(|n| n.parse().ok()) else {
-                log::warn!("segments/{name}: not a segment, ignored");
-                continue;
-            };
-            let open = || {
-                let blob = volume.open(&format!("segments/{name}"), write)?;
-                let len = blob.len()?;
-                Ok(Segment { blob, len })
-            };
-            map.insert(number, open().map_err(|e| io_error("open", number, e))?);
-        }
-        let tag = tag(uuid);
-        Ok(Self {
-            volume,
-            tag,
-            map: RwLock::new(map),
-            gone: Mutex::default(),
-            written: AtomicU64::new(0),
-        })
-    }
-
-    /// A segment, if it is there.
-    pub fn get(&self, number: u32) -> Option<Segment> {
-        self.map.read().unwrap_or_else(PoisonError::into_inner).get(&number).cloned()
-    }
-
-    /// Numbers and lengths, in order.
-    pub fn lens(&self) -> Vec<(u32, u64)> {
-        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
-        map.iter().map(|(n, s)| (*n, s.len)).collect()
-    }
-
-    /// Enters a segment or its new length.
-    pub fn put(&self, number: u32, segment: Segment) {
-        self.map.write().unwrap_or_else(PoisonError::into_inner).insert(number, segment);
-    }
-
-    /// Deletes a segment's file. Its frames stay readable for [`GRACE`]: whoever looked an extent
-    /// up before the cleaner moved it need not look again.
-    pub fn remove(&self, number: u32) -> Result<()> {
-        let old = self.map.write().unwrap_or_else(PoisonError::into_inner).remove(&number);
-        if let Some(old) = old {
-            let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
-            gone.push((Instant::now(), number, old));
-        }
-        self.volume.remove(&segment_path(number)).map_err(|e| io_error("remove", number, e))
-    }
-
-    /// Closes files that were deleted more than [`GRACE`] ago, which frees their room.
-    pub fn forget_gone(&self) {
-        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
-        gone.retain(|(at, ..)| at.elapsed() < GRACE);
-    }
-
-    fn lately(&self, number: u32) -> Option<Segment> {
-        let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
-        gone.iter().find(|(_, n, _)| *n == number).map(|(.., s)| s.clone())
-    }
-
-    /// Makes the segments' names durable.
-    pub fn sync_names(&self) -> Result<()> {
-        let what = || "fsync segments".to_string();
-        self.volume.sync_dir("segments").map_err(|source| StoreError::Io { what: what(), source })
-    }
-
-    /// True if these bytes may still be in the writer's buffer only.
-    pub fn buffered(&self, f: FrameRef) -> bool {
-        let w = self.written.load(Ordering::Acquire);
-        (w >> 32) as u32 == f.segment && u64::from(f.offset) + u64::from(f.len) > w & 0xffff_ffff
-    }
-
-    /// A frame's bytes from its file.
-    pub fn read(&self, f: FrameRef) -> Result<Vec<u8>> {
-        let damaged = |reason: &str| StoreError::Damaged {
-            segment: f.segment,
-            offset: f.offset,
-            reason: reason.into(),
-        };
-        let segment = self.get(f.segment).or_else(|| self.lately(f.segment));
-        let segment = segment.ok_or_else(|| damaged("the segment is missing"))?;
-        let bytes = read_up_to(&*segment.blob, f.offset.into(), f.len as usize)
-            .map_err(|e| io_error("read", f.segment, e))?;
-        if bytes.len() == f.len as usize {
-            Ok(bytes)
-        } else {
-            Err(damaged("the segment ends before it"))
-        }
-    }
-}
-
-/// Checks a frame's bytes.
-pub fn checked(f: FrameRef, bytes: &[u8]) -> Result<Header> {
-    frame::check(bytes).map_err(|reason| StoreError::Damaged {
-        segment: f.segment,
-        offset: f.offset,
-        reason,
-    })
-}
-
-/// One line of a segment's summary: a frame's place and kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Line {
-    /// Where it lies.
-    pub frame: FrameRef,
-    /// What it is for.
-    pub kind: Kind,
-}
-
-/// The summary of a segment: from its footer, or by walking its frames from `from` on. Also says
-/// where the last readable frame ends. Stretches that are no frames are logged and stepped over.
-pub fn summary(segments: &Segments, number: u32, from: u64) -> Result<(Vec<Line>, u64)> {
-    let Some(Segment { blob, len }) = segments.get(number) else { return Ok((Vec::new(), 0)) };
-    let read =
-        |at: u64, n: usize| read_up_to(&*blob, at, n).map_err(|e| io_error("read", number, e));
-    if let Some(lines) = footer(&read, segments.tag, number, len)? {
-        let lines = lines.into_iter().filter(|l| u64::from(l.frame.offset) >= from).collect();
-        return Ok((lines, len));
-    }
-    let mut lines = Vec::new();
-    let (mut at, mut end) = (from, from);
-    while at + HEADER as u64 <= len {
-        let header = Header::first(&read(at, HEADER)?);
-        let fits = |h: &Header| at + u64::from(h.frame_len()) <= len && ours(h, segments.tag);
-        if let Some(h) = header.filter(fits) {
-            let frame = FrameRef { segment: number, offset: at as u32, len: h.frame_len() };
-            lines.push(Line { frame, kind: h.kind });
-            at += u64::from(h.frame_len());
-            end = at;
-            continue;
-        }
-        let Some(found) = next_frame(&read, segments.tag, at, len)? else { break };
-        match found {
-            Found::Whole(h) => {
-                let frame = FrameRef { segment: number, offset: at as u32, len: h.frame_len() };
-                log::error!("{}: first header at {at} is damaged", segment_path(number));
-                lines.push(Line { frame, kind: h.kind });
-                at += u64::from(h.frame_len());
-                end = at;
-            }
-            Found::At(next) => {
-                log::error!("{}: no frame at {at}..{next}, stepped over", segment_path(number));
-                at = next;
-            }
-        }
-    }
-    Ok((lines, end))
-}
-
-type ReadAt<'a> = &'a dyn Fn(u64, usize) -> Result<Vec<u8>>;
-
-/// What follows a place without a readable first header.
-enum Found {
-    /// The frame that begins there, by its second header.
-    Whole(Header),
-    /// Where to go on.
-    At(u64),
-}
-
-/// The next readable header after `from`, first or second.
-fn next_frame(read: ReadAt<'_>, tag: u64, from: u64, len: u64) -> Result<Option<Found>> {
-    const WINDOW: usize = 1 << 20;
-    let mut at = from + 1;
-    while at + HEADER as u64 <= len {
-        let bytes = read(at, WINDOW)?;
-        for i in 0..bytes.len().saturating_sub(HEADER - 1) {
-            let here = at + i as u64;
-            if Header::first(&bytes[i..]).is_some_and(|h| ours(&h, tag)) {
-                return Ok(Some(Found::At(here)));
-            }
-            if let Some(h) = Header::second(&bytes[i..]).filter(|h| ours(h, tag)) {
-                let end = here + HEADER as u64;
-                let whole = end.checked_sub(h.frame_len().into()) == Some(from);
-                return Ok(Some(if whole { Found::Whole(h) } else { Found::At(end) }));
-            }
-        }
-        at += (bytes.len().saturating_sub(HEADER - 1)).max(1) as u64;
-    }
-    Ok(None)
-}
-
-fn footer(read: ReadAt<'_>, tag: u64, number: u32, len: u64) -> Result<Option<Vec<Line>>> {
-    let Some(at) = len.checked_sub(HEADER as u64) else { return Ok(None) };
-    let is_footer = |h: &Header| h.kind == Kind::Footer && ours(h, tag);
-    let Some(h) = Header::second(&read(at, HEADER)?).filter(is_footer) else { return Ok(None) };
-    let Some(start) = len.checked_sub(h.frame_len().into()) else { return Ok(None) };
-    let bytes = read(start, h.frame_len() as usize)?;
-    if frame::check(&bytes).is_err() {
-        return Ok(None);
-    }
-    let parse = || {
-        let body = unsqueeze(h.form, &bytes[HEADER..bytes.len() - HEADER], h.plain_len)?;
-        let mut i = In(&body);
-        let mut lines = Vec::new();
-        while !i.0.is_empty() {
-            let (offset, len) = (i.u32()?, i.u32()?);
-            let kind = match i.u8()? {
-                0 => Kind::Data,
-                1 => Kind::Primer,
-                2 => Kind::Group,
-                3 => Kind::Checkpoint,
-                4 => Kind::CheckpointEnd,
-                _ => return None,
-            };
-            lines.push(Line { frame: FrameRef { segment: number, offset, len }, kind });
-        }
-        Some(lines)
-    };
-    Ok(parse())
-}
 
 /// Appends to the last segment. One at a time, behind the store's writer lock.
 #[derive(Debug)]
@@ -321,7 +61,7 @@ impl Writer {
         let segment = segments
             .get(number)
             .ok_or_else(|| StoreError::Refused(format!("{} is missing", segment_path(number))))?;
-        segments.written.store(u64::from(number) << 32 | len, Ordering::Release);
+        segments.set_written(number, len);
         Ok(Self {
             segments,
             uuid,
@@ -356,8 +96,13 @@ impl Writer {
     }
 
     /// What metadata frames carry.
-    pub fn tag(&self) -> u64 {
-        self.segments.tag
+    pub fn stamp(&self) -> Stamp {
+        self.segments.stamp
+    }
+
+    /// Segment being written (upper half) and bytes in its file (lower half).
+    pub fn position(&self) -> u64 {
+        u64::from(self.number) << 32 | (self.len - self.buffer.len() as u64)
     }
 
     /// Number of the segment being written.
@@ -479,7 +224,7 @@ impl Writer {
         let (form, payload) = group.encode();
         let plain_len = group.changes.len() + 24;
         let frame =
-            meta_frame(self.segments.tag, Kind::Group, group.seq, plain_len, form, &payload);
+            meta_frame(self.segments.stamp, Kind::Group, group.seq, plain_len, form, &payload);
         let r = self.append(Kind::Group, &frame);
         self.or_fail(r)?;
         self.since_checkpoint += frame.len() as u64;
@@ -499,7 +244,7 @@ impl Writer {
             r => self.or_fail(r)?,
         }
         self.buffer.clear();
-        self.segments.written.store(u64::from(self.number) << 32 | self.len, Ordering::Release);
+        self.segments.set_written(self.number, self.len);
         Ok(())
     }
 
@@ -512,8 +257,8 @@ impl Writer {
         }
         let (form, plain_len, payload) = squeeze(o.0);
         if payload.len() <= frame::MAX_LEN {
-            let tag = self.segments.tag;
-            let footer = meta_frame(tag, Kind::Footer, self.seq, plain_len, form, &payload);
+            let stamp = self.segments.stamp;
+            let footer = meta_frame(stamp, Kind::Footer, self.seq, plain_len, form, &payload);
             self.append(Kind::Footer, &footer)?;
         }
         let flushed = self.flush();
@@ -530,7 +275,7 @@ impl Writer {
         self.number = number;
         self.len = SEGMENT_HEADER as u64;
         self.allocated = self.len;
-        self.segments.written.store(u64::from(number) << 32 | self.len, Ordering::Release);
+        self.segments.set_written(number, self.len);
         Ok(())
     }
 

@@ -9,16 +9,23 @@
 mod api;
 mod checkpoint;
 mod clean;
+mod ecc;
 mod frame;
+mod guard;
+mod heal;
 mod index;
 mod indexer;
 mod io;
 mod log;
+mod mend;
 mod models;
 mod open;
 mod record;
 mod replay;
+mod segments;
+mod sidecar;
 mod state;
+mod summary;
 mod superblock;
 mod table;
 #[cfg(test)]
@@ -26,11 +33,13 @@ mod tests;
 
 pub use api::*;
 pub use frame::OVERHEAD as FRAME_OVERHEAD;
+pub use models::{ModelCheck, ModelId};
 pub use superblock::FORMAT;
 
-use self::log::{Segments, Writer, checked};
+use self::log::Writer;
+use self::segments::Segments;
 use crate::types::{Attr, Extent, FrameRef, Ino};
-use frame::{HEADER, Header, Kind, MAX_LEN, MAX_U40, MAX_U48};
+use frame::{Header, Kind, MAX_LEN, MAX_U40, MAX_U48, Stamp};
 use record::Change;
 use state::State;
 use std::collections::HashMap;
@@ -64,6 +73,8 @@ pub struct Store {
     sync: Mutex<()>,
     /// Groups up to this are durable.
     durable: AtomicU64,
+    /// The segment (upper half) and how much of it (lower half) that is durable.
+    synced: AtomicU64,
     last_ino: AtomicU64,
     last_generation: AtomicU64,
     reserved: Arc<AtomicU64>,
@@ -76,6 +87,7 @@ pub struct Store {
     unrecoverable: AtomicU64,
     closed: AtomicBool,
     indexer: indexer::Indexer,
+    guardian: guard::Guardian,
     /// Directory of the index; `None` if it is in memory only.
     index_dir: Mutex<Option<PathBuf>>,
     /// Held for its lock.
@@ -230,7 +242,7 @@ impl Store {
     pub fn reserve(&self, bytes: u64) -> Result<Reservation> {
         /// Kept free for the log itself.
         const KEEP: u64 = 12 << 20;
-        let bytes = bytes + bytes / 32 + 4096;
+        let bytes = bytes + bytes / 16 + 4096;
         if self.free_bytes() < bytes + KEEP {
             return Err(StoreError::NoSpace {
                 path: self.path.display().to_string(),
@@ -261,7 +273,7 @@ impl Store {
             .enumerate()
             .map(|(n, f)| {
                 let kind = if primers.contains(&n) { Kind::Primer } else { Kind::Data };
-                Ok((kind, data_frame(kind, f)?))
+                Ok((kind, data_frame(self.segments.stamp, kind, f)?))
             })
             .collect::<Result<_>>()?;
         let mut w = lock(&self.writer);
@@ -387,7 +399,7 @@ impl Store {
 
     /// Closes the group, makes the whole log durable, then deletes what a checkpoint left behind.
     fn commit(&self, _turn: &MutexGuard<'_, ()>) -> Result<()> {
-        let (seq, blobs, dead) = {
+        let (seq, position, blobs, dead) = {
             let mut w = lock(&self.writer);
             w.usable()?;
             w.close_group(self.durable.load(Ordering::Acquire))?;
@@ -396,16 +408,17 @@ impl Store {
             // only a later change empties must not go before that change is safe.
             let prune = self.prune.swap(false, Ordering::AcqRel);
             let dead = if prune { self.dead_segments() } else { Vec::new() };
-            (w.seq, w.take_unsynced(), dead)
+            (w.seq, w.position(), w.take_unsynced(), dead)
         };
         for (number, blob) in blobs {
             if let Err(e) = blob.sync() {
-                let e = log::io_error("fdatasync", number, e);
+                let e = segments::io_error("fdatasync", number, e);
                 lock(&self.writer).fail(&e.to_string());
                 return Err(e);
             }
         }
         self.durable.store(seq, Ordering::Release);
+        self.synced.store(position, Ordering::Release);
         for number in &dead {
             self.segments.remove(*number)?;
         }
@@ -414,8 +427,7 @@ impl Store {
 
     /// Reads and checks a frame, appended but not yet written ones too.
     pub fn read_frame(&self, frame: FrameRef) -> Result<Frame> {
-        let result = self.frame_bytes(frame).and_then(|bytes| {
-            let h = checked(frame, &bytes)?;
+        let result = self.frame_bytes(frame).and_then(|(h, bytes)| {
             if !matches!(h.kind, Kind::Data | Kind::Primer) {
                 return Err(StoreError::Damaged {
                     segment: frame.segment,
@@ -431,7 +443,7 @@ impl Store {
                 plain_len: h.plain_len,
                 plain_hash: h.plain_hash,
                 model: h.model,
-                payload: bytes[HEADER..bytes.len() - HEADER].to_vec(),
+                payload: h.payload(&bytes).to_vec(),
             })
         });
         if matches!(result, Err(StoreError::Damaged { .. })) {
@@ -440,33 +452,38 @@ impl Store {
         result
     }
 
-    fn frame_bytes(&self, frame: FrameRef) -> Result<Vec<u8>> {
-        if self.segments.buffered(frame)
-            && let Some(bytes) = lock(&self.writer).peek(frame)
+    fn frame_bytes(&self, f: FrameRef) -> Result<(Header, Vec<u8>)> {
+        if self.segments.buffered(f)
+            && let Some(bytes) = lock(&self.writer).peek(f)
         {
-            return Ok(bytes);
+            let damaged =
+                |reason| StoreError::Damaged { segment: f.segment, offset: f.offset, reason };
+            return Ok((frame::check(&bytes).map_err(damaged)?, bytes));
         }
-        self.segments.read(frame)
+        self.segments.frame(f)
     }
 
     /// Figures for `status` and statfs.
     pub fn stats(&self) -> Result<StoreStats> {
         let lens = self.segments.lens();
         let in_segments: u64 = lens.iter().map(|(_, n)| n).sum();
+        let sidecars = self.segments.sidecar_bytes();
         let state = self.state();
         let t = &state.totals;
-        let live = t.coded + t.staged + t.meta;
+        let live = t.coded + t.staged + t.parity + t.meta;
         Ok(StoreStats {
             files: t.files,
             inodes: t.inodes,
             logical_bytes: t.logical,
-            stored_bytes: in_segments + 3 * superblock::encode(&self.superblock).len() as u64,
+            stored_bytes: in_segments
+                + sidecars
+                + 3 * superblock::encode(&self.superblock).len() as u64,
             coded_bytes: t.coded,
             staged_bytes: t.staged,
             meta_bytes: t.meta,
-            parity_bytes: 0,
+            parity_bytes: t.parity + sidecars,
             dead_bytes: in_segments.saturating_sub(live),
-            repaired: 0,
+            repaired: self.segments.repaired.load(Ordering::Relaxed),
             unrecoverable: self.unrecoverable.load(Ordering::Relaxed),
             frames: t.frames,
         })
@@ -519,11 +536,12 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
+        self.guardian.stop();
         self.indexer.stop();
     }
 }
 
-fn data_frame(kind: Kind, f: &NewFrame) -> Result<Vec<u8>> {
+fn data_frame(stamp: Stamp, kind: Kind, f: &NewFrame) -> Result<Vec<u8>> {
     let fits = f.payload.len() <= MAX_LEN
         && f.plain_len as usize <= MAX_LEN
         && f.ino.0 <= MAX_U40
@@ -547,6 +565,7 @@ fn data_frame(kind: Kind, f: &NewFrame) -> Result<Vec<u8>> {
         off: f.off,
         generation: f.generation,
         primer: f.primer,
+        code: stamp.code,
         plain_hash: f.plain_hash,
         payload_crc: 0,
     };

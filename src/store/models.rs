@@ -1,30 +1,331 @@
-//! The model files of a store.
+//! Model files: content-addressed, in frames like a segment's, each with a sidecar.
 
-use super::{Result, Store, StoreError};
+use super::api::{Result, StoreError};
+use super::ecc::pages::PAGE;
+use super::frame::{HEADER, Header, Kind, MAX_U40};
+use super::heal::{differing, read_whole, write_back};
+use super::io::Volume;
+use super::segments::{Segments, code};
+use super::sidecar::{self, Sidecar};
+use super::{Store, mend};
+use crate::types::Form;
+use std::io;
+use std::sync::atomic::Ordering;
+
+/// BLAKE3 of a model file's bytes: its name.
+pub type ModelId = [u8; 32];
+
+/// Bytes of a model file in one frame.
+const CHUNK: usize = 256 << 10;
+
+fn hex(id: &ModelId) -> String {
+    use std::fmt::Write;
+    id.iter().fold(String::with_capacity(64), |mut s, b| {
+        let _ = write!(s, "{b:02x}");
+        s
+    })
+}
+
+fn unhex(text: &str) -> Option<ModelId> {
+    let mut id = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (b, pair) in id.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *b = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(id)
+}
+
+fn path(id: &ModelId) -> String {
+    format!("models/{}.lmm", hex(id))
+}
+
+fn sidecar_path(id: &ModelId) -> String {
+    format!("models/{}.par", hex(id))
+}
+
+/// What a sidecar and the frames of a model file call it by.
+fn number(id: &ModelId) -> u64 {
+    id[..5].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)) & MAX_U40
+}
+
+fn is_id(id: &ModelId, bytes: &[u8]) -> bool {
+    blake3::hash(bytes).as_bytes() == id
+}
+
+fn damaged(id: &ModelId, reason: impl Into<String>) -> StoreError {
+    StoreError::DamagedModel { id: hex(id), reason: reason.into() }
+}
+
+fn io_error(what: &str, path: &str) -> impl FnOnce(io::Error) -> StoreError {
+    let what = format!("{what} {path}");
+    |source| match source.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => {
+            StoreError::NoSpace { path: what.clone(), detail: what }
+        }
+        _ => StoreError::Io { what, source },
+    }
+}
+
+/// The frames of a model file.
+fn frames(segments: &Segments, id: &ModelId, bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len() + bytes.len() / 16);
+    for (n, chunk) in bytes.chunks(CHUNK).enumerate() {
+        let header = Header {
+            kind: Kind::Data,
+            form: Form::Raw,
+            staged: false,
+            model: 0,
+            payload_len: 0,
+            plain_len: chunk.len() as u32,
+            ino: 0,
+            off: (n * CHUNK) as u64,
+            generation: number(id),
+            primer: 0,
+            code: code(segments.ecc),
+            plain_hash: crate::block::plain_hash(chunk),
+            payload_crc: 0,
+        };
+        out.extend_from_slice(&header.frame(chunk));
+    }
+    out
+}
+
+/// The payloads of frames that follow each other without gaps, unchecked.
+fn payloads(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(h) = bytes.get(at..).and_then(Header::first) {
+        let Some(payload) = bytes.get(at + HEADER..at + HEADER + h.payload_len as usize) else {
+            break;
+        };
+        out.extend_from_slice(payload);
+        at += h.frame_len() as usize;
+    }
+    out
+}
+
+/// A file's new content under a name that appears whole or not at all.
+pub(super) fn write_file(volume: &dyn Volume, path: &str, bytes: &[u8]) -> io::Result<()> {
+    let (dir, _) = path.rsplit_once('/').unwrap_or((".", path));
+    let temporary = format!("{path}.tmp");
+    let make = || {
+        if let Err(e) = volume.remove(&temporary)
+            && e.kind() != io::ErrorKind::NotFound
+        {
+            return Err(e);
+        }
+        let blob = volume.create(&temporary)?;
+        blob.write_at(bytes, 0)?;
+        blob.sync()?;
+        volume.rename(&temporary, path)
+    };
+    let made = make();
+    if made.is_err() {
+        let _ = volume.remove(&temporary);
+    }
+    made?;
+    volume.sync_dir(dir)
+}
+
+/// What a look at a model file came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ModelCheck {
+    /// Bytes of file and sidecar.
+    pub bytes: u64,
+    /// Frames in it.
+    pub frames: u64,
+    /// Pages checked.
+    pub pages: u64,
+    /// Frames that had to be corrected.
+    pub damaged_frames: u64,
+    /// Pages that had to be rebuilt.
+    pub damaged_pages: u64,
+    /// It was not as it should be (and was repaired, if that was asked for).
+    pub damaged: bool,
+}
 
 impl Store {
-    fn model_path(&self, id: &[u8; 32]) -> std::path::PathBuf {
-        self.path().join("models").join(blake3::Hash::from_bytes(*id).to_hex().as_str())
+    /// Keeps a model file under the BLAKE3 of its bytes; durable on return. Keeping it twice is fine.
+    pub fn put_model_file(&self, id: &ModelId, bytes: &[u8]) -> Result<()> {
+        if self.read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        if !is_id(id, bytes) {
+            return Err(damaged(id, "its bytes have another hash"));
+        }
+        if self.model_file(id).is_ok() {
+            return Ok(());
+        }
+        let (segments, at) = (&self.segments, path(id));
+        let framed = frames(segments, id, bytes);
+        self.write_model_sidecar(id, &framed)?;
+        write_file(&*segments.volume, &at, &framed).map_err(io_error("write", &at))
     }
 
-    /// Keeps a model's canonical file, durably.
-    pub fn put_model_file(&self, id: &[u8; 32], bytes: &[u8]) -> Result<()> {
-        let path = self.model_path(id);
-        let io = |source| StoreError::Io { what: format!("write {}", path.display()), source };
-        std::fs::write(&path, bytes).map_err(io)
+    fn write_model_sidecar(&self, id: &ModelId, framed: &[u8]) -> Result<()> {
+        let (segments, at) = (&self.segments, sidecar_path(id));
+        let side = sidecar::make(segments.ecc, segments.stamp, number(id), framed);
+        let side = side.map_err(|e| damaged(id, e))?;
+        if code(segments.ecc) == super::ecc::rs::Code::None {
+            return Ok(());
+        }
+        write_file(&*segments.volume, &at, &side).map_err(io_error("write", &at))
     }
 
-    /// A model's canonical file.
-    pub fn model_file(&self, id: &[u8; 32]) -> Result<Vec<u8>> {
-        let path = self.model_path(id);
-        let io = |source| StoreError::Io { what: format!("read {}", path.display()), source };
-        std::fs::read(&path).map_err(io)
+    /// A model file's bytes, repaired if need be; they have the hash they are asked for by.
+    pub fn model_file(&self, id: &ModelId) -> Result<Vec<u8>> {
+        let volume = &self.segments.volume;
+        let at = path(id);
+        let blob = volume.open(&at, false).map_err(io_error("open", &at))?;
+        let len = blob.len().map_err(io_error("measure", &at))?;
+        let (bytes, _) = read_whole(&*blob, len as usize);
+        let plain = payloads(&bytes);
+        if is_id(id, &plain) {
+            return Ok(plain);
+        }
+        let (_, plain) = self.mend_model(id, bytes, !self.read_only)?;
+        Ok(plain)
     }
 
-    /// Deletes a model's file.
-    pub fn remove_model_file(&self, id: &[u8; 32]) -> Result<()> {
-        let path = self.model_path(id);
-        let io = |source| StoreError::Io { what: format!("delete {}", path.display()), source };
-        std::fs::remove_file(&path).map_err(io)
+    /// Mends a model file whose bytes these are; `write` puts it right on disk too.
+    fn mend_model(
+        &self,
+        id: &ModelId,
+        before: Vec<u8>,
+        write: bool,
+    ) -> Result<(ModelCheck, Vec<u8>)> {
+        let (segments, at) = (&self.segments, path(id));
+        let side = segments.volume.open(&sidecar_path(id), false).ok().map(|blob| {
+            let len = blob.len().unwrap_or(0);
+            let (bytes, failed) = read_whole(&*blob, len as usize);
+            let mut s = Sidecar::read(bytes, segments.stamp, number(id));
+            s.hurt |= failed;
+            s
+        });
+        let mut now = before.clone();
+        let found = mend::file(&mut now, 0, segments.stamp.tag, side.as_ref());
+        let plain = payloads(&now);
+        if !is_id(id, &plain) {
+            let (_, why) = found.bad.into_iter().next().unwrap_or_default();
+            return Err(damaged(id, format!("it cannot be repaired: {why}")));
+        }
+        let runs = differing(&before, &now);
+        let wants_sidecar = segments.ecc != super::api::Ecc::None;
+        let sidecar_hurt = wants_sidecar && (side.is_none() || found.sidecar_hurt);
+        if !runs.is_empty() {
+            log::warn!("{at}: {} frames corrected, {} pages rebuilt", found.frames, found.pages);
+            if write {
+                segments.repaired.fetch_add((found.frames + found.pages).max(1), Ordering::Relaxed);
+                let fix = || {
+                    let blob = segments.volume.open(&at, true)?;
+                    write_back(&*blob, &now, &runs)?;
+                    blob.sync()
+                };
+                if let Err(e) = fix() {
+                    log::warn!("{at}: not written back: {e}");
+                }
+            }
+        }
+        if sidecar_hurt && write {
+            self.write_model_sidecar(id, &now)?;
+        }
+        let check = ModelCheck {
+            bytes: now.len() as u64,
+            frames: found.whole.len() as u64,
+            pages: side.as_ref().map_or(now.len().div_ceil(PAGE) as u64, Sidecar::pages),
+            damaged_frames: found.frames,
+            damaged_pages: found.pages,
+            damaged: !runs.is_empty() || sidecar_hurt,
+        };
+        Ok((check, plain))
+    }
+
+    /// Checks every byte of a model file and its sidecar.
+    pub fn check_model_file(&self, id: &ModelId, repair: bool) -> Result<ModelCheck> {
+        let at = path(id);
+        let blob = self.segments.volume.open(&at, false).map_err(io_error("open", &at))?;
+        let len = blob.len().map_err(io_error("measure", &at))?;
+        let (bytes, _) = read_whole(&*blob, len as usize);
+        self.mend_model(id, bytes, repair && !self.read_only).map(|(check, _)| check)
+    }
+
+    /// Names of all model files.
+    pub fn model_files(&self) -> Result<Vec<ModelId>> {
+        let names = self.segments.volume.list("models").map_err(io_error("list", "models"))?;
+        Ok(names.iter().filter_map(|n| unhex(n.strip_suffix(".lmm")?)).collect())
+    }
+
+    /// Deletes a model file; nothing may need it any more.
+    pub fn remove_model_file(&self, id: &ModelId) -> Result<()> {
+        if self.read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        let volume = &self.segments.volume;
+        let at = path(id);
+        volume.remove(&at).map_err(io_error("remove", &at))?;
+        let side = sidecar_path(id);
+        match volume.remove(&side) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("remove", &side)(e));
+            }
+            _ => {}
+        }
+        volume.sync_dir("models").map_err(io_error("fsync", "models"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::faults::mem_store;
+    use super::*;
+    use crate::store::lock;
+
+    fn model(n: usize) -> (ModelId, Vec<u8>) {
+        let bytes: Vec<u8> =
+            (0..n as u32).map(|i| (i.wrapping_mul(2654435761) >> 13) as u8).collect();
+        (*blake3::hash(&bytes).as_bytes(), bytes)
+    }
+
+    #[test]
+    fn a_model_is_kept_and_removed() {
+        let (_dir, _volume, store) = mem_store();
+        let (id, bytes) = model(600_000);
+        assert!(store.model_file(&id).is_err());
+        store.put_model_file(&id, &bytes).unwrap();
+        store.put_model_file(&id, &bytes).unwrap();
+        assert!(store.model_file(&id).unwrap() == bytes);
+        assert_eq!(store.model_files().unwrap(), [id]);
+        assert!(store.put_model_file(&[0; 32], &bytes).is_err());
+        assert!(!store.check_model_file(&id, false).unwrap().damaged);
+        store.remove_model_file(&id).unwrap();
+        assert_eq!(store.model_files().unwrap(), [] as [ModelId; 0]);
+    }
+
+    #[test]
+    fn damage_to_a_model_or_its_sidecar_is_repaired() {
+        let (_dir, volume, store) = mem_store();
+        let (id, bytes) = model(600_000);
+        store.put_model_file(&id, &bytes).unwrap();
+        let blob = |path: String| lock(&volume.files)[&path].clone();
+        for (at, len) in [(0, 1), (5000, 4096), (100_000, 64 << 10), (560_000, 50_000)] {
+            for path in [path(&id), sidecar_path(&id)] {
+                let good = lock(&blob(path.clone()).inner).bytes.clone();
+                let at = at.min(good.len() - 1);
+                let end = (at + len).min(good.len());
+                lock(&blob(path.clone()).inner).bytes[at..end].fill(0x11);
+                assert!(store.check_model_file(&id, false).unwrap().damaged, "{path} {at}");
+                assert!(store.check_model_file(&id, true).unwrap().damaged);
+                assert!(!store.check_model_file(&id, false).unwrap().damaged);
+                assert!(lock(&blob(path).inner).bytes == good);
+            }
+        }
+        for bit in (0..600_000).step_by(8000) {
+            lock(&blob(path(&id)).inner).bytes[bit] ^= 4;
+        }
+        assert!(store.model_file(&id).unwrap() == bytes);
+        lock(&blob(path(&id)).inner).bytes[1000..400_000].fill(0);
+        assert!(matches!(store.model_file(&id), Err(StoreError::DamagedModel { .. })));
     }
 }

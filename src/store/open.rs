@@ -1,13 +1,14 @@
 //! Making, opening and closing a store.
 
 use super::api::{Ecc, MkfsOptions, OpenOptions, Result, StoreError, Superblock};
-use super::frame::{self, Kind, meta_frame, squeeze};
+use super::frame::{self, Kind, Stamp, meta_frame, squeeze};
 use super::index::{self, SledBase};
 use super::indexer;
 use super::io::Volume;
-use super::log::{Segment, Segments, Writer, io_error};
+use super::log::Writer;
 use super::record::{Change, In, Out};
 use super::replay;
+use super::segments::{Segment, Segments, code, io_error, segment_path};
 use super::state::{State, Totals};
 use super::superblock::{self, FILES, FORMAT, SEGMENT_HEADER, SegmentHeader};
 use super::table::{Base, NoBase, Table};
@@ -93,27 +94,27 @@ pub fn create_in(volume: &dyn Volume, options: &MkfsOptions, shown: &str) -> Res
         btime: now,
         parent: Ino::ROOT.0,
     };
-    let mut state = State::new(Table::new(Arc::new(NoBase)), Totals::default());
+    let mut state = State::new(Table::new(Arc::new(NoBase)), Totals::default(), code(options.ecc));
     state.apply(&Change::PutInode(Ino::ROOT, root))?;
     let mut o = Out::default();
     for (k, v) in state.table.scan(&[], &[0xff], usize::MAX)? {
         o.bytes(&k).bytes(&v);
     }
     let mut bytes = header.encode();
-    let tag = frame::tag(&uuid);
+    let stamp = Stamp { tag: frame::tag(&uuid), code: code(options.ecc) };
     let (form, plain_len, payload) = squeeze(o.0);
-    bytes.extend(meta_frame(tag, Kind::Checkpoint, 0, plain_len, form, &payload));
+    bytes.extend(meta_frame(stamp, Kind::Checkpoint, 0, plain_len, form, &payload));
     let mut o = Out::default();
     o.u32(1).u64(0).u64(0);
     state.totals.encode(&mut o);
     let (form, plain_len, payload) = squeeze(o.0);
-    bytes.extend(meta_frame(tag, Kind::CheckpointEnd, 0, plain_len, form, &payload));
+    bytes.extend(meta_frame(stamp, Kind::CheckpointEnd, 0, plain_len, form, &payload));
     let write = |path: &str, bytes: &[u8]| -> std::io::Result<()> {
         let blob = volume.create(path)?;
         blob.write_at(bytes, 0)?;
         blob.sync()
     };
-    write(&super::log::segment_path(1), &bytes).map_err(fail("write the first segment"))?;
+    write(&segment_path(1), &bytes).map_err(fail("write the first segment"))?;
     volume.sync_dir("segments").map_err(fail("fsync segments"))?;
     // The superblock last: without it there is no store.
     for file in FILES.iter().rev() {
@@ -178,11 +179,14 @@ pub fn open(path: &Path, options: &OpenOptions, volume: Arc<dyn Volume>) -> Resu
     }
     let superblock = superblock::read(&*volume, &shown)?;
     let lock_file = take_lock(path, options.read_only)?;
-    let segments = Arc::new(Segments::open(volume, &superblock.uuid, !options.read_only)?);
+    let segments = Arc::new(Segments::open(volume, &superblock, !options.read_only)?);
     let start = match trusted(path, options.read_only, &superblock, &segments) {
         Some(start) => start,
         None => rebuilt(path, options.read_only, &superblock, &segments)?,
     };
+    if !options.read_only {
+        segments.drop_stale_sidecars();
+    }
     let totals = &start.state.totals;
     let store = Arc::new(Store {
         path: path.to_owned(),
@@ -192,6 +196,7 @@ pub fn open(path: &Path, options: &OpenOptions, volume: Arc<dyn Volume>) -> Resu
         superblock,
         segments,
         durable: AtomicU64::new(start.seq),
+        synced: AtomicU64::new(start.writer.position()),
         state: RwLock::new(start.state),
         writer: Mutex::new(start.writer),
         sync: Mutex::new(()),
@@ -202,11 +207,13 @@ pub fn open(path: &Path, options: &OpenOptions, volume: Arc<dyn Volume>) -> Resu
         unrecoverable: AtomicU64::new(0),
         closed: AtomicBool::new(false),
         indexer: indexer::Indexer::default(),
+        guardian: super::guard::Guardian::default(),
         index_dir: Mutex::new(start.index_dir),
         _lock: lock_file,
     });
     if !options.read_only {
         store.indexer.start(&store);
+        store.guardian.start(&store);
     }
     Ok(store)
 }
@@ -249,13 +256,13 @@ fn trusted(
         }
     };
     let totals = Totals::decode(&mut In(&totals))?;
-    let lines = super::log::summary(segments, number, SEGMENT_HEADER as u64).ok()?.0;
+    let lines = super::summary::summary(segments, number, SEGMENT_HEADER as u64).ok()?.0;
     let mut writer =
         Writer::resume(Arc::clone(segments), superblock.uuid, number, len, lines).ok()?;
     writer.seq = group.seq;
     writer.chain = group.chain();
     writer.since_checkpoint = since_checkpoint;
-    let state = State::new(Table::new(base), totals);
+    let state = State::new(Table::new(base), totals, segments.stamp.code);
     Some(Start { state, writer, index_dir: Some(dir), seq: group.seq, checkpoint })
 }
 
@@ -347,6 +354,7 @@ pub fn close(store: &Store) -> Result<()> {
         return Ok(());
     }
     store.indexer.stop();
+    store.guardian.stop();
     store.sync()?;
     let mark = close_index(store);
     let mut w = lock(&store.writer);
@@ -365,7 +373,13 @@ pub fn close(store: &Store) -> Result<()> {
         }
     }
     w.trim();
+    store.synced.store(w.position(), Ordering::Release);
     w.shut();
+    drop(w);
+    // What is there is whole without; only damage that comes later would find it unprotected.
+    if let Err(e) = super::guard::protect_all(store) {
+        log::warn!("{e}");
+    }
     Ok(())
 }
 

@@ -7,9 +7,10 @@ use super::api::{Result, StoreError};
 use super::checkpoint;
 use super::frame::{self, HEADER, Kind};
 use super::io::read_up_to;
-use super::log::{Line, Segments, checked, segment_path, summary};
 use super::record::{Change, Group};
+use super::segments::{Segments, segment_path};
 use super::state::State;
+use super::summary::{Line, summary};
 use super::superblock::{SEGMENT_HEADER, SegmentHeader};
 use super::table::{Base, Table};
 use crate::types::FrameRef;
@@ -40,21 +41,24 @@ pub struct End {
 const OVERLAY_MAX: usize = 1_200_000;
 
 fn read_group(segments: &Segments, at: FrameRef) -> Option<Group> {
-    let bytes = segments.read(at).ok()?;
-    let h = frame::check(&bytes).ok().filter(|h| h.kind == Kind::Group)?;
-    Group::decode(h.form, &bytes[HEADER..bytes.len() - HEADER], h.plain_len)
+    let (h, bytes) = segments.frame(at).ok().filter(|(h, _)| h.kind == Kind::Group)?;
+    Group::decode(h.form, h.payload(&bytes), h.plain_len)
 }
 
 /// Segments that begin with a checkpoint, newest first.
 fn checkpoints(segments: &Segments) -> Vec<u32> {
-    let header = |number: u32| {
+    let read = |number: u32| {
         let blob = segments.get(number)?.blob;
         SegmentHeader::decode(&read_up_to(&*blob, 0, SEGMENT_HEADER).ok()?)
     };
+    let header = |number: u32| {
+        read(number).or_else(|| segments.heal(number).is_ok_and(|h| h).then(|| read(number))?)
+    };
     let all = segments.lens().into_iter().rev();
     all.filter(|(n, _)| {
-        header(*n)
-            .is_some_and(|h| h.checkpoint && h.number == *n && frame::tag(&h.uuid) == segments.tag)
+        header(*n).is_some_and(|h| {
+            h.checkpoint && h.number == *n && frame::tag(&h.uuid) == segments.stamp.tag
+        })
     })
     .map(|(n, _)| n)
     .collect()
@@ -66,7 +70,7 @@ pub fn rebuild(segments: &Segments, base: &Arc<dyn Base>) -> Result<(State, End)
         let mut table = Table::new(Arc::clone(base));
         match checkpoint::load(segments, number, &mut table) {
             Ok((end, segment, offset)) => {
-                let mut state = State::new(table, end.totals);
+                let mut state = State::new(table, end.totals, segments.stamp.code);
                 let mut log_end = End {
                     segment,
                     len: offset,
@@ -169,21 +173,28 @@ fn drain(state: &mut State, seq: u64) -> Result<()> {
 
 /// True if every frame that the changes put into use is whole: the group was not torn.
 fn frames_are_there(segments: &Segments, changes: &[Option<Change>]) -> bool {
-    changes
-        .iter()
-        .flatten()
-        .filter_map(Change::frame)
-        .all(|f| segments.read(f).and_then(|bytes| checked(f, &bytes)).is_ok())
+    changes.iter().flatten().filter_map(Change::frame).all(|f| segments.frame(f).is_ok())
 }
 
 /// The clean-unmount record, if it is the very last thing in the log.
 pub fn clean_mark(segments: &Segments) -> Option<(Group, Change, u32, u64)> {
     let (number, len) = segments.lens().pop()?;
-    let blob = segments.get(number)?.blob;
-    let at = len.checked_sub(HEADER as u64)?;
-    let h = frame::Header::second(&read_up_to(&*blob, at, HEADER).ok()?)?;
-    let start = len.checked_sub(h.frame_len().into())?;
-    let place = FrameRef { segment: number, offset: start as u32, len: h.frame_len() };
+    let find = |len: u64| {
+        let blob = segments.get(number)?.blob;
+        let at = len.checked_sub(HEADER as u64)?;
+        let h = frame::Header::second(&read_up_to(&*blob, at, HEADER).ok()?)?;
+        let start = len.checked_sub(h.frame_len().into())?;
+        Some(FrameRef { segment: number, offset: start as u32, len: h.frame_len() })
+    };
+    let (place, len) = match find(len) {
+        Some(place) => (place, len),
+        // The file may have lost its end.
+        None if segments.heal(number).is_ok_and(|h| h) => {
+            let len = segments.get(number)?.len;
+            (find(len)?, len)
+        }
+        None => return None,
+    };
     let group = read_group(segments, place)?;
     let last = group.changes().pop()??;
     matches!(last, Change::Clean { .. }).then_some((group, last, number, len))

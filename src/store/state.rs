@@ -6,6 +6,8 @@
 //! `f`rame segment+offset.
 
 use super::api::{Dirent, ModelEntry, Result, StoreError};
+use super::ecc::rs::Code;
+use super::frame::OVERHEAD;
 use super::record::{Change, In, Out};
 use super::table::{Pair, Table};
 use crate::types::{Attr, Extent, FrameRef, Ino};
@@ -42,10 +44,12 @@ pub struct Totals {
     pub inodes: u64,
     /// Sum of extents' lengths.
     pub logical: u64,
-    /// Live coded frames.
+    /// Live coded frames, without their parity.
     pub coded: u64,
-    /// Live staged frames.
+    /// Live staged frames, without their parity.
     pub staged: u64,
+    /// Parity in live frames.
+    pub parity: u64,
     /// Keys and values of metadata.
     pub meta: u64,
     /// Live frames.
@@ -64,7 +68,11 @@ impl Totals {
     /// For the checkpoint's end and the clean-unmount record.
     pub fn encode(&self, o: &mut Out) {
         o.u64(self.files).u64(self.inodes).u64(self.logical).u64(self.coded).u64(self.staged);
-        o.u64(self.meta).u64(self.frames).u64(self.last_ino).u64(self.last_generation);
+        o.u64(self.parity)
+            .u64(self.meta)
+            .u64(self.frames)
+            .u64(self.last_ino)
+            .u64(self.last_generation);
         o.u64(self.last_cookie).u32(self.live.len() as u32);
         for (s, n) in &self.live {
             o.u32(*s).u64(*n);
@@ -79,6 +87,7 @@ impl Totals {
             logical: i.u64()?,
             coded: i.u64()?,
             staged: i.u64()?,
+            parity: i.u64()?,
             meta: i.u64()?,
             frames: i.u64()?,
             last_ino: i.u64()?,
@@ -100,6 +109,8 @@ pub struct State {
     pub table: Table,
     /// Sums.
     pub totals: Totals,
+    /// Error-correcting code of the store's frames.
+    code: Code,
 }
 
 fn key(letter: u8, n: u64) -> Vec<u8> {
@@ -174,8 +185,8 @@ struct PrimerEntry {
 
 impl State {
     /// Over an empty or trusted table.
-    pub fn new(table: Table, totals: Totals) -> Self {
-        Self { table, totals }
+    pub fn new(table: Table, totals: Totals, code: Code) -> Self {
+        Self { table, totals, code }
     }
 
     fn counts(k: &[u8]) -> bool {
@@ -292,16 +303,19 @@ impl State {
 
     fn count(&mut self, segment: u32, l: &Live, alive: bool) {
         let t = &mut self.totals;
-        let bytes = u64::from(l.len);
+        let parity = self.code.parity_in((l.len as usize).saturating_sub(OVERHEAD)) as u64;
+        let (whole, bytes) = (u64::from(l.len), u64::from(l.len) - parity);
         let sum = if l.staged { &mut t.staged } else { &mut t.coded };
         let live = t.live.entry(segment).or_default();
         if alive {
             *sum += bytes;
-            *live += bytes;
+            t.parity += parity;
+            *live += whole;
             t.frames += 1;
         } else {
             *sum = sum.saturating_sub(bytes);
-            *live = live.saturating_sub(bytes);
+            t.parity = t.parity.saturating_sub(parity);
+            *live = live.saturating_sub(whole);
             t.frames = t.frames.saturating_sub(1);
         }
     }

@@ -93,7 +93,8 @@ fn check_sums(store: &Store) {
     let frames = store.live_frames().unwrap();
     let bytes: u64 = frames.iter().map(|(f, ..)| u64::from(f.len)).sum();
     let s = store.stats().unwrap();
-    assert_eq!((frames.len() as u64, bytes), (s.frames, s.coded_bytes + s.staged_bytes));
+    let parity = store.state().totals.parity;
+    assert_eq!((frames.len() as u64, bytes), (s.frames, s.coded_bytes + s.staged_bytes + parity));
 }
 
 proptest! {

@@ -54,9 +54,15 @@ impl Volume for MemVolume {
     fn mkdir(&self, _dir: &str) -> IoResult<()> {
         Ok(())
     }
-    fn remove(&self, path: &str) -> IoResult<()> {
-        lock(&self.files).remove(path);
+    fn rename(&self, from: &str, to: &str) -> IoResult<()> {
+        let mut files = lock(&self.files);
+        let blob = files.remove(from).ok_or_else(|| Error::from(ErrorKind::NotFound))?;
+        files.insert(to.into(), blob);
         Ok(())
+    }
+    fn remove(&self, path: &str) -> IoResult<()> {
+        let gone = lock(&self.files).remove(path);
+        gone.map(drop).ok_or_else(|| Error::from(ErrorKind::NotFound))
     }
     fn sync_dir(&self, _dir: &str) -> IoResult<()> {
         *lock(&self.synced) = lock(&self.files).clone();

@@ -1,0 +1,180 @@
+//! The thread that gives segments their sidecars: whole ones once they are sealed and durable, the
+//! one being written again and again as it grows.
+
+use super::api::{Ecc, Result, StoreError};
+use super::ecc::pages::STRIPE_BYTES;
+use super::heal::read_whole;
+use super::indexer::Bell;
+use super::models::write_file;
+use super::segments::{Segments, Side, io_error, segment_path, sidecar_path};
+use super::sidecar::{self, Part};
+use super::superblock::SEGMENT_HEADER;
+use super::{Store, lock, mend};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// The thread looks this often.
+pub const EVERY: Duration = Duration::from_secs(10);
+
+impl Segments {
+    /// Bytes of all sidecars.
+    pub fn sidecar_bytes(&self) -> u64 {
+        lock(&self.sidecars).values().map(|s| s.len).sum()
+    }
+
+    /// Forgets and deletes a segment's sidecar.
+    pub fn drop_sidecar(&self, number: u32) {
+        let Some(side) = lock(&self.sidecars).remove(&number) else { return };
+        if self.write
+            && let Err(e) = self.volume.remove(&sidecar_path(number, side.covered))
+        {
+            log::warn!("{}", io_error("remove the sidecar of", number, e));
+        }
+    }
+
+    /// Deletes sidecars that cover more than there is, after the log was cut.
+    pub fn drop_stale_sidecars(&self) {
+        let all = lock(&self.sidecars).clone();
+        for (number, side) in all {
+            if self.get(number).is_none_or(|s| s.len < side.covered) {
+                self.drop_sidecar(number);
+            }
+        }
+    }
+
+    /// True if a segment has a sidecar that covers its first `len` bytes, or needs none.
+    pub fn is_protected(&self, number: u32, len: u64) -> bool {
+        self.ecc == Ecc::None || lock(&self.sidecars).get(&number).is_some_and(|s| s.covered >= len)
+    }
+
+    /// Makes the sidecar of the first `len` bytes of a segment, where a frame must end.
+    pub fn protect(&self, number: u32, len: u64) -> Result<()> {
+        let _turn = lock(&self.healing);
+        let Some(segment) = self.get(number) else { return Ok(()) };
+        let fail = |why: String| StoreError::Io {
+            what: format!("making the sidecar of {}", segment_path(number)),
+            source: std::io::Error::other(why),
+        };
+        let mut parts = lock(&self.parts);
+        if parts.0 != number {
+            *parts = (number, Vec::new());
+        }
+        let (bytes, unreadable) = read_whole(&*segment.blob, len as usize);
+        if unreadable {
+            return Err(fail("it cannot be read".into()));
+        }
+        // What is protected must be right. Stripes done before were looked at then.
+        let mut checked = bytes.clone();
+        let found = mend::frames(&mut checked, SEGMENT_HEADER, self.stamp.tag);
+        if let Some((at, why)) = found.bad.first() {
+            log::warn!("{}: {why} at {}..{}", segment_path(number), at.start, at.end);
+        }
+        let whole = bytes.len() / STRIPE_BYTES;
+        parts.1.truncate(whole);
+        let mut all: Vec<Part> = parts.1.clone();
+        for (n, stripe) in checked.chunks(STRIPE_BYTES).enumerate().skip(all.len()) {
+            let part = sidecar::part(self.ecc, self.stamp, number.into(), n as u64, stripe);
+            all.push(part.map_err(fail)?);
+        }
+        parts.1 = all[..whole].to_vec();
+        drop(parts);
+        let bytes = sidecar::join(&all);
+        let path = sidecar_path(number, len);
+        let made = write_file(&*self.volume, &path, &bytes);
+        made.map_err(|e| io_error("write the sidecar of", number, e))?;
+        let side = Side { covered: len, len: bytes.len() as u64 };
+        let old = lock(&self.sidecars).insert(number, side);
+        if let Some(old) = old.filter(|o| o.covered != len)
+            && let Err(e) = self.volume.remove(&sidecar_path(number, old.covered))
+        {
+            log::warn!("{}", io_error("remove the old sidecar of", number, e));
+        }
+        if self.get(number).is_none() {
+            // It was deleted meanwhile.
+            self.drop_sidecar(number);
+        }
+        Ok(())
+    }
+}
+
+/// Gives every durable segment its sidecar, the last one as far as it is durable. An error says
+/// which one has none, after all others have.
+pub fn protect_all(store: &Store) -> Result<()> {
+    let segments = &store.segments;
+    let synced = store.synced.load(Ordering::Acquire);
+    let (last, end) = ((synced >> 32) as u32, synced & 0xffff_ffff);
+    let mut result = Ok(());
+    for (number, len) in segments.lens() {
+        let len = match number.cmp(&last) {
+            std::cmp::Ordering::Less => len,
+            std::cmp::Ordering::Equal => end,
+            std::cmp::Ordering::Greater => break,
+        };
+        if !segments.is_protected(number, len)
+            && let Err(e) = segments.protect(number, len)
+        {
+            result = Err(e);
+        }
+    }
+    result
+}
+
+/// The thread's handle.
+#[derive(Debug, Default)]
+pub struct Guardian {
+    bell: Arc<Bell>,
+    stop: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Guardian {
+    /// Starts the thread; it ends with the store, or at [`Self::stop`].
+    pub fn start(&self, store: &Arc<Store>) {
+        if store.segments.ecc == Ecc::None {
+            return;
+        }
+        let weak: Weak<Store> = Arc::downgrade(store);
+        let (bell, stop) = (Arc::clone(&self.bell), Arc::clone(&self.stop));
+        let run = move || {
+            idle();
+            loop {
+                bell.wait(EVERY);
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                let Some(store) = weak.upgrade() else { return };
+                if let Err(e) = protect_all(&store) {
+                    log::warn!("{e}");
+                }
+            }
+        };
+        match std::thread::Builder::new().name("guardian".into()).spawn(run) {
+            Ok(h) => *lock(&self.thread) = Some(h),
+            Err(e) => log::warn!("segments get their sidecars at unmount only: {e}"),
+        }
+    }
+
+    /// Ends the thread.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.bell.ring();
+        let handle = lock(&self.thread).take();
+        if let Some(h) = handle
+            && h.thread().id() != std::thread::current().id()
+            && h.join().is_err()
+        {
+            log::error!("the guardian panicked");
+        }
+    }
+}
+
+/// Lets this thread run only when nobody else wants the processor.
+fn idle() {
+    let param = libc::sched_param { sched_priority: 0 };
+    // SAFETY: plain system call; the structure outlives it.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const param) } != 0 {
+        log::debug!("no idle priority: {}", std::io::Error::last_os_error());
+    }
+}

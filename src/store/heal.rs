@@ -1,0 +1,244 @@
+//! Reading what is damaged: a frame is corrected alone, then by the pages of its segment, and what
+//! was put right is written back where it was.
+//!
+//! In place, because the right bytes are known exactly: a sealed segment stays what it was when it
+//! was sealed, its sidecar stays valid, and a crash in the middle leaves damage that the next
+//! reader repairs just as well.
+
+use super::api::{Result, StoreError};
+use super::ecc::pages::PAGE;
+use super::frame::{self, Header, Kind};
+use super::io::{Blob, read_up_to};
+use super::lock;
+use super::mend::{self, Mended};
+use super::segments::{Segment, Segments, io_error, segment_path, sidecar_path};
+use super::sidecar::Sidecar;
+use super::superblock::{SEGMENT_HEADER, SegmentHeader};
+use crate::types::FrameRef;
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A file's first `len` bytes; what the system cannot read, and what is missing at the end, are
+/// zeros. Also whether anything could not be read.
+pub fn read_whole(blob: &dyn Blob, len: usize) -> (Vec<u8>, bool) {
+    const STEP: usize = 1 << 20;
+    let mut out = Vec::with_capacity(len);
+    let mut failed = false;
+    while out.len() < len {
+        let (at, step) = (out.len(), STEP.min(len - out.len()));
+        match read_up_to(blob, at as u64, step) {
+            Ok(bytes) if !bytes.is_empty() => out.extend_from_slice(&bytes),
+            Ok(_) => out.resize(len, 0),
+            Err(_) => {
+                for at in (at..at + step).step_by(PAGE) {
+                    let n = PAGE.min(len - at);
+                    let page = read_up_to(blob, at as u64, n);
+                    failed |= page.is_err();
+                    let mut page = page.unwrap_or_default();
+                    page.resize(n, 0);
+                    out.extend_from_slice(&page);
+                }
+            }
+        }
+    }
+    (out, failed)
+}
+
+/// Runs of pages in which two states of a file differ, up to the end of the newer.
+pub fn differing(before: &[u8], now: &[u8]) -> Vec<Range<usize>> {
+    let mut out: Vec<Range<usize>> = Vec::new();
+    for at in (0..now.len()).step_by(PAGE) {
+        let end = (at + PAGE).min(now.len());
+        if before.get(at..end) == Some(&now[at..end]) {
+            continue;
+        }
+        match out.last_mut() {
+            Some(last) if last.end == at => last.end = end,
+            _ => out.push(at..end),
+        }
+    }
+    out
+}
+
+/// Writes a file's runs back.
+pub fn write_back(blob: &dyn Blob, now: &[u8], runs: &[Range<usize>]) -> io::Result<()> {
+    runs.iter().try_for_each(|r| blob.write_at(&now[r.clone()], r.start as u64))
+}
+
+/// A file with some pages replaced in memory, where they cannot be written.
+#[derive(Debug)]
+struct Patched {
+    below: Arc<dyn Blob>,
+    pages: BTreeMap<u64, Vec<u8>>,
+    len: u64,
+}
+
+impl Blob for Patched {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let in_page = (offset % PAGE as u64) as usize;
+        let want = buf.len().min(PAGE - in_page);
+        let Some(page) = self.pages.get(&(offset / PAGE as u64)) else {
+            return self.below.read_at(&mut buf[..want], offset);
+        };
+        let part = page.get(in_page..).unwrap_or_default();
+        let n = want.min(part.len());
+        buf[..n].copy_from_slice(&part[..n]);
+        Ok(n)
+    }
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.below.write_at(data, offset)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.below.sync()
+    }
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.below.truncate(len)
+    }
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.len)
+    }
+    fn allocate(&self, end: u64) -> io::Result<()> {
+        self.below.allocate(end)
+    }
+}
+
+/// A segment's bytes as they are and as they should be.
+#[derive(Debug)]
+pub struct Examined {
+    /// What could be read.
+    pub before: Vec<u8>,
+    /// After all repair.
+    pub now: Vec<u8>,
+    /// What was found.
+    pub found: Mended,
+    /// Pages that the sidecar knows of, parity included.
+    pub pages: u64,
+    /// Some of the file could not be read at all.
+    pub unreadable: bool,
+}
+
+impl Segments {
+    /// Reads a frame and checks it; corrects it, and what is written, if it has to.
+    pub fn frame(&self, f: FrameRef) -> Result<(Header, Vec<u8>)> {
+        let damaged =
+            |reason: String| StoreError::Damaged { segment: f.segment, offset: f.offset, reason };
+        let first = self.read(f);
+        let reason = match &first {
+            Ok(bytes) => match frame::check(bytes) {
+                Ok(h) => return Ok((h, first?)),
+                Err(reason) => reason,
+            },
+            Err(e) => e.to_string(),
+        };
+        if let Ok(before) = &first {
+            let mut bytes = before.clone();
+            if let Ok((h, _)) = frame::mend(&mut bytes) {
+                log::warn!("{}: frame at {} corrected", segment_path(f.segment), f.offset);
+                self.repaired.fetch_add(1, Ordering::Relaxed);
+                self.replace(f, &bytes);
+                return Ok((h, bytes));
+            }
+        }
+        if self.get(f.segment).is_some() && !lock(&self.hopeless).contains(&f) {
+            if self.heal(f.segment)? {
+                let bytes = self.read(f)?;
+                if let Ok(h) = frame::check(&bytes) {
+                    return Ok((h, bytes));
+                }
+            }
+            lock(&self.hopeless).insert(f);
+        }
+        match first {
+            Ok(_) | Err(StoreError::Damaged { .. }) => Err(damaged(reason)),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Writes a corrected frame over its damaged self. The next sync makes it durable.
+    fn replace(&self, f: FrameRef, bytes: &[u8]) {
+        let Some(segment) = self.get(f.segment).filter(|_| self.write) else { return };
+        if let Err(e) = segment.blob.write_at(bytes, f.offset.into()) {
+            log::warn!("{}", io_error("write", f.segment, e));
+        }
+    }
+
+    /// The sidecar of a segment, as far as it can be read.
+    pub fn sidecar(&self, number: u32) -> Option<Sidecar> {
+        let side = lock(&self.sidecars).get(&number).copied()?;
+        let blob = self.volume.open(&sidecar_path(number, side.covered), false).ok()?;
+        let (bytes, failed) = read_whole(&*blob, side.len as usize);
+        let mut s = Sidecar::read(bytes, self.stamp, number.into());
+        s.hurt |= failed || s.covered() != side.covered;
+        Some(s)
+    }
+
+    /// Looks at the first `len` bytes of a segment and mends them in memory.
+    pub fn examine(&self, number: u32, len: u64) -> Result<Examined> {
+        let Some(segment) = self.get(number) else {
+            let source = io::ErrorKind::NotFound.into();
+            return Err(io_error("read", number, source));
+        };
+        let there = segment.blob.len().map_err(|e| io_error("measure", number, e))?;
+        let (before, unreadable) = read_whole(&*segment.blob, len.min(there) as usize);
+        let mut now = before.clone();
+        let sidecar = self.sidecar(number);
+        let found = mend::file(&mut now, SEGMENT_HEADER, self.stamp.tag, sidecar.as_ref());
+        if SegmentHeader::decode(&now).is_none() && now.len() >= SEGMENT_HEADER {
+            let first = found.whole.first().filter(|(at, _)| *at == SEGMENT_HEADER);
+            if let Some((_, h)) = first {
+                let checkpoint = matches!(h.kind, Kind::Checkpoint | Kind::CheckpointEnd);
+                let header = SegmentHeader { number, uuid: self.uuid, checkpoint };
+                now[..SEGMENT_HEADER].copy_from_slice(&header.encode());
+            }
+        }
+        let pages = sidecar.map_or(0, |s| s.pages());
+        Ok(Examined { before, now, found, pages, unreadable })
+    }
+
+    /// Repairs what can be repaired in a segment; true if anything was.
+    pub fn heal(&self, number: u32) -> Result<bool> {
+        let _turn = lock(&self.healing);
+        let Some(segment) = self.get(number) else { return Ok(false) };
+        let e = self.examine(number, self.in_file(number, segment.len))?;
+        self.adopt(number, &e)
+    }
+
+    /// Writes what was mended in a segment; true if there is anything.
+    pub fn adopt(&self, number: u32, e: &Examined) -> Result<bool> {
+        let runs = differing(&e.before, &e.now);
+        let Some(segment) = self.get(number).filter(|_| !runs.is_empty()) else {
+            return Ok(false);
+        };
+        let path = segment_path(number);
+        log::warn!(
+            "{path}: {} frames corrected, {} pages rebuilt{}",
+            e.found.frames,
+            e.found.pages,
+            if self.write { "" } else { " (in memory: the store is open read-only)" }
+        );
+        self.repaired.fetch_add((e.found.frames + e.found.pages).max(1), Ordering::Relaxed);
+        let written = self.write && {
+            let r = write_back(&*segment.blob, &e.now, &runs);
+            r.map_err(|e| log::warn!("{}", io_error("write", number, e))).is_ok()
+        };
+        let len = segment.len.max(e.now.len() as u64);
+        let blob = if written {
+            segment.blob
+        } else {
+            let page = |at: usize| {
+                let bytes = e.now[at..(at + PAGE).min(e.now.len())].to_vec();
+                ((at / PAGE) as u64, bytes)
+            };
+            let pages = runs.iter().flat_map(|r| r.clone().step_by(PAGE)).map(page).collect();
+            Arc::new(Patched { below: segment.blob, pages, len })
+        };
+        if self.get(number).is_some_and(|s| s.len < len) || !written {
+            self.put(number, Segment { blob, len });
+        }
+        lock(&self.hopeless).retain(|f| f.segment != number);
+        Ok(true)
+    }
+}

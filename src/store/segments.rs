@@ -1,0 +1,230 @@
+//! The segment files and their sidecars; readers share them with the writer.
+
+use super::api::{Ecc, Result, StoreError, Superblock};
+use super::ecc::rs::Code;
+use super::frame::{Stamp, tag};
+use super::io::{Blob, Volume, read_up_to};
+use super::sidecar::Part;
+use crate::types::FrameRef;
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// How long a deleted segment stays readable.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// File name of a segment.
+pub fn segment_path(number: u32) -> String {
+    format!("segments/{number:08}.seg")
+}
+
+/// File name of the sidecar that covers so many bytes of a segment.
+pub fn sidecar_path(number: u32, covered: u64) -> String {
+    format!("segments/{number:08}.{covered:08x}.par")
+}
+
+/// An error of a system call on a segment.
+pub fn io_error(what: &str, number: u32, source: io::Error) -> StoreError {
+    let what = format!("{what} {}", segment_path(number));
+    match source.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => {
+            StoreError::NoSpace { path: segment_path(number), detail: what }
+        }
+        _ => StoreError::Io { what, source },
+    }
+}
+
+/// A segment file and its length.
+#[derive(Debug, Clone)]
+pub struct Segment {
+    /// The file.
+    pub blob: Arc<dyn Blob>,
+    /// Bytes in it, buffered ones included.
+    pub len: u64,
+}
+
+/// A sidecar file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Side {
+    /// Bytes of the segment that it covers.
+    pub covered: u64,
+    /// Its own length.
+    pub len: u64,
+}
+
+/// All segments; readers share it with the writer.
+#[derive(Debug)]
+pub struct Segments {
+    /// The store's files.
+    pub volume: Arc<dyn Volume>,
+    /// What the store's own metadata frames have in common.
+    pub stamp: Stamp,
+    /// Identity of the store.
+    pub uuid: [u8; 16],
+    /// Error-correction level.
+    pub ecc: Ecc,
+    /// Files may be changed.
+    pub write: bool,
+    map: RwLock<BTreeMap<u32, Segment>>,
+    /// Deleted lately; readers that looked a frame up before may still come for it.
+    gone: Mutex<Vec<(Instant, u32, Segment)>>,
+    /// The writer's segment (upper half) and how much of it is in the file (lower half).
+    written: AtomicU64,
+    /// The sidecar of each segment that has one.
+    pub(super) sidecars: Mutex<BTreeMap<u32, Side>>,
+    /// Whole stripes of a growing segment's sidecar.
+    pub(super) parts: Mutex<(u32, Vec<Part>)>,
+    /// One repair at a time.
+    pub(super) healing: Mutex<()>,
+    /// Frames that no repair helped.
+    pub(super) hopeless: Mutex<HashSet<FrameRef>>,
+    /// Frames and pages repaired since the store was opened.
+    pub(super) repaired: AtomicU64,
+}
+
+/// The error-correcting code of frames at a level.
+pub fn code(ecc: Ecc) -> Code {
+    match ecc {
+        Ecc::None => Code::None,
+        Ecc::Standard => Code::Two,
+        Ecc::Archival => Code::Four,
+    }
+}
+
+/// Number and covered bytes in a sidecar's file name.
+fn sidecar_name(name: &str) -> Option<(u32, u64)> {
+    let (number, covered) = name.strip_suffix(".par")?.split_once('.')?;
+    Some((number.parse().ok()?, u64::from_str_radix(covered, 16).ok()?))
+}
+
+impl Segments {
+    /// Opens all segment files.
+    pub fn open(volume: Arc<dyn Volume>, superblock: &Superblock, write: bool) -> Result<Self> {
+        let names = volume
+            .list("segments")
+            .map_err(|source| StoreError::Io { what: "list segments".into(), source })?;
+        let (mut map, mut sidecars) = (BTreeMap::new(), BTreeMap::<u32, Side>::new());
+        for name in names {
+            let path = format!("segments/{name}");
+            if let Some((number, covered)) = sidecar_name(&name) {
+                let len = volume.open(&path, false).and_then(|b| b.len()).unwrap_or(0);
+                let old = sidecars.get(&number).copied();
+                if old.is_none_or(|o| o.covered < covered) {
+                    sidecars.insert(number, Side { covered, len });
+                }
+                continue;
+            }
+            let Some(number) = name.strip_suffix(".seg").and_then(|n| n.parse().ok()) else {
+                if !name.ends_with(".tmp") {
+                    log::warn!("{path}: not a segment, ignored");
+                }
+                continue;
+            };
+            let open = || {
+                let blob = volume.open(&path, write)?;
+                let len = blob.len()?;
+                Ok(Segment { blob, len })
+            };
+            map.insert(number, open().map_err(|e| io_error("open", number, e))?);
+        }
+        let stamp = Stamp { tag: tag(&superblock.uuid), code: code(superblock.ecc) };
+        Ok(Self {
+            volume,
+            stamp,
+            uuid: superblock.uuid,
+            ecc: superblock.ecc,
+            write,
+            map: RwLock::new(map),
+            gone: Mutex::default(),
+            written: AtomicU64::new(0),
+            sidecars: Mutex::new(sidecars),
+            parts: Mutex::default(),
+            healing: Mutex::default(),
+            hopeless: Mutex::default(),
+            repaired: AtomicU64::new(0),
+        })
+    }
+
+    /// A segment, if it is there.
+    pub fn get(&self, number: u32) -> Option<Segment> {
+        self.map.read().unwrap_or_else(PoisonError::into_inner).get(&number).cloned()
+    }
+
+    /// Numbers and lengths, in order.
+    pub fn lens(&self) -> Vec<(u32, u64)> {
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+        map.iter().map(|(n, s)| (*n, s.len)).collect()
+    }
+
+    /// Enters a segment or its new length.
+    pub fn put(&self, number: u32, segment: Segment) {
+        self.map.write().unwrap_or_else(PoisonError::into_inner).insert(number, segment);
+    }
+
+    /// Deletes a segment's file and its sidecar. Its frames stay readable for [`GRACE`]: whoever
+    /// looked an extent up before the cleaner moved it need not look again.
+    pub fn remove(&self, number: u32) -> Result<()> {
+        let old = self.map.write().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        if let Some(old) = old {
+            let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+            gone.push((Instant::now(), number, old));
+        }
+        self.drop_sidecar(number);
+        self.volume.remove(&segment_path(number)).map_err(|e| io_error("remove", number, e))
+    }
+
+    /// Closes files that were deleted more than [`GRACE`] ago, which frees their room.
+    pub fn forget_gone(&self) {
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.retain(|(at, ..)| at.elapsed() < GRACE);
+    }
+
+    fn lately(&self, number: u32) -> Option<Segment> {
+        let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.iter().find(|(_, n, _)| *n == number).map(|(.., s)| s.clone())
+    }
+
+    /// Makes the segments' names durable.
+    pub fn sync_names(&self) -> Result<()> {
+        let what = || "fsync segments".to_string();
+        self.volume.sync_dir("segments").map_err(|source| StoreError::Io { what: what(), source })
+    }
+
+    /// The writer goes on in this segment, of which so much is in the file.
+    pub fn set_written(&self, number: u32, len: u64) {
+        self.written.store(u64::from(number) << 32 | len, Ordering::Release);
+    }
+
+    /// Bytes of a segment that are in its file.
+    pub fn in_file(&self, number: u32, len: u64) -> u64 {
+        let w = self.written.load(Ordering::Acquire);
+        if (w >> 32) as u32 == number { len.min(w & 0xffff_ffff) } else { len }
+    }
+
+    /// True if these bytes may still be in the writer's buffer only.
+    pub fn buffered(&self, f: FrameRef) -> bool {
+        let w = self.written.load(Ordering::Acquire);
+        (w >> 32) as u32 == f.segment && u64::from(f.offset) + u64::from(f.len) > w & 0xffff_ffff
+    }
+
+    /// A frame's bytes from its file, unchecked.
+    pub fn read(&self, f: FrameRef) -> Result<Vec<u8>> {
+        let damaged = |reason: &str| StoreError::Damaged {
+            segment: f.segment,
+            offset: f.offset,
+            reason: reason.into(),
+        };
+        let Some(segment) = self.get(f.segment).or_else(|| self.lately(f.segment)) else {
+            return Err(damaged("the segment is missing"));
+        };
+        let bytes = read_up_to(&*segment.blob, f.offset.into(), f.len as usize)
+            .map_err(|e| io_error("read", f.segment, e))?;
+        if bytes.len() == f.len as usize {
+            Ok(bytes)
+        } else {
+            Err(damaged("the segment ends before it"))
+        }
+    }
+}
