@@ -1,6 +1,6 @@
 //! Primers: what the experts know of a file before its blocks.
 
-use super::{BlockError, Encoded, Lm, Tier, code, decode, prove, uncode, vocab};
+use super::{BlockError, Encoded, Lm, Tier, code, decode, experts, prove, uncode};
 use crate::codec::{self, Predictor, Vocab};
 use crate::types::Form;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ impl Primer {
     /// with it.
     pub fn make(plain: Vec<u8>, tier: &Tier) -> Result<(Self, Encoded), BlockError> {
         let attempt = |lm: Option<&Arc<Lm>>| {
-            let mut predictor = Predictor::over(vocab(lm.map(|lm| &**lm)), plain.len());
+            let mut predictor = experts(lm.map(|lm| &**lm), plain.len());
             let coded = code(&plain, &mut predictor, lm.map(|lm| &**lm))?;
             Ok::<_, BlockError>((predictor, coded, lm.cloned()))
         };
@@ -42,7 +42,7 @@ impl Primer {
     }
 
     fn from_plain(plain: Vec<u8>) -> Self {
-        let mut predictor = Predictor::over(vocab(None), plain.len());
+        let mut predictor = experts(None, plain.len());
         codec::train(&plain, &mut predictor);
         Self { plain: plain.into(), predictor: Arc::new(predictor), lm: None }
     }
@@ -61,7 +61,7 @@ impl Primer {
         if form == Form::Lm && lm.is_none() {
             return Err(BlockError::NoModel);
         }
-        let mut predictor = Predictor::over(vocab(lm.map(|lm| &**lm)), plain_len as usize);
+        let mut predictor = experts(lm.map(|lm| &**lm), plain_len as usize);
         let plain = uncode(payload, plain_len, &mut predictor, lm.map(|lm| &**lm))?;
         Ok(Self { plain: plain.into(), predictor: Arc::new(predictor), lm: lm.cloned() })
     }
@@ -124,9 +124,8 @@ mod tests {
         for len in [Primer::LEN, Primer::LEN + 1, all.len()] {
             let coded = encode(&all[..len], Some(&primer), &Tier::FAST);
             assert!(coded.primed && coded.payload.len() < stored.payload.len());
-            let read = |len: usize| {
-                decode(coded.form, &coded.payload, len as u32, Some(&primer), None)
-            };
+            let read =
+                |len: usize| decode(coded.form, &coded.payload, len as u32, Some(&primer), None);
             assert!(read(len).unwrap() == all[..len]);
             assert!(read(Primer::LEN - 1).is_err());
             let (form, payload) = (coded.form, &coded.payload);
