@@ -109,6 +109,7 @@ pub fn compress(
         });
         for (part, e) in parts.iter().zip(coded) {
             let e = e.map_err(|_| io::Error::other("a coder thread panicked"))?;
+            let e = e.map_err(io::Error::other)?;
             put_coded(out, KIND_BLOCK, part, &e)?;
         }
         if !more {

@@ -34,7 +34,7 @@ impl Primer {
             }
         }
         let (predictor, coded, lm) = chosen;
-        let coded = prove(&plain, vec![coded], None, lm.as_deref());
+        let coded = prove(&plain, vec![coded], None, lm.as_deref())?;
         if coded.form == Form::Raw {
             return Ok((Self::from_plain(plain), coded));
         }
@@ -109,7 +109,7 @@ mod tests {
             let (made, stored) = Primer::make(text(len), &Tier::FAST).unwrap();
             assert_eq!(stored.form, Form::Fast);
             let read = Primer::decode(stored.form, &stored.payload, len as u32, None).unwrap();
-            let coded = encode(&block, Some(&made), &Tier::FAST);
+            let coded = encode(&block, Some(&made), &Tier::FAST).unwrap();
             assert!(coded.primed && coded.form == Form::Fast);
             let back =
                 decode(coded.form, &coded.payload, block.len() as u32, Some(&read), None).unwrap();
@@ -122,7 +122,7 @@ mod tests {
         let all = text(Primer::LEN + 30_000);
         let (primer, stored) = Primer::make(all[..Primer::LEN].to_vec(), &Tier::FAST).unwrap();
         for len in [Primer::LEN, Primer::LEN + 1, all.len()] {
-            let coded = encode(&all[..len], Some(&primer), &Tier::FAST);
+            let coded = encode(&all[..len], Some(&primer), &Tier::FAST).unwrap();
             assert!(coded.primed && coded.payload.len() < stored.payload.len());
             let read =
                 |len: usize| decode(coded.form, &coded.payload, len as u32, Some(&primer), None);
