@@ -79,7 +79,11 @@ impl Fetcher {
         let lm = self.model(&f)?;
         let bytes = block::decode(f.form, &f.payload, f.plain_len, primer, lm.as_deref())
             .map_err(|source| FetchError::Block { frame: at, source })?;
-        if block::plain_hash(&bytes) == f.plain_hash { Ok(bytes) } else { Err(FetchError::Hash(at)) }
+        if block::plain_hash(&bytes) == f.plain_hash {
+            Ok(bytes)
+        } else {
+            Err(FetchError::Hash(at))
+        }
     }
 
     /// Reads, decodes and readies the primer with this id, which `frame` was coded with.

@@ -33,7 +33,9 @@ pub enum ModelError {
     #[error("the store has no model '{0}' (lmfs status shows those it has)")]
     NotPinned(String),
     /// It cannot be removed.
-    #[error("model '{name}' is needed by {frames} frames or by new files; move them first: lmfs recode --model OTHER")]
+    #[error(
+        "model '{name}' is needed by {frames} frames or by new files; move them first: lmfs recode --model OTHER"
+    )]
     Needed {
         /// Its name.
         name: String,
@@ -111,7 +113,11 @@ impl Pins {
         let entries = self.store.models()?;
         let Some(entry) = entries.into_iter().find(|m| m.number == number) else {
             let reason = "the store does not list it".into();
-            return Err(ModelError::Unusable { name: format!("number {number}"), id: "unknown".into(), reason });
+            return Err(ModelError::Unusable {
+                name: format!("number {number}"),
+                id: "unknown".into(),
+                reason,
+            });
         };
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let found = loaded.entry(number).or_insert_with(|| {

@@ -1,6 +1,8 @@
 //! The `.lmz` container: one file as a sequence of coded blocks. `docs/format.md` has the bytes.
 
-use super::{BlockError, Encoded, Lm, ModelId, Primer, Tier, decode, encode, looks_like_text, plain_hash};
+use super::{
+    BlockError, Encoded, Lm, ModelId, Primer, Tier, decode, encode, looks_like_text, plain_hash,
+};
 use crate::types::Form;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -148,8 +150,9 @@ fn record(input: &mut dyn Read) -> Result<Record> {
     if payload.len() < len as usize || crc != word(20) {
         return Err(damaged("a block's checksum differs"));
     }
-    let form = Form::from_u8(h[1])
-        .ok_or_else(|| ContainerError::Missing(format!("a newer lmfs: form {} of payloads", h[1])))?;
+    let form = Form::from_u8(h[1]).ok_or_else(|| {
+        ContainerError::Missing(format!("a newer lmfs: form {} of payloads", h[1]))
+    })?;
     let hash = u64::from_le_bytes(h[12..20].try_into().unwrap_or_default());
     Ok(Record { kind: h[0], form, primed: h[2] != 0, plain_len, hash, payload })
 }
@@ -171,8 +174,7 @@ fn plain_of(r: &Record, primer: Option<&Primer>, lm: Option<&Lm>) -> Result<Vec<
         return Err(ContainerError::Damaged("a primer is missing".into()));
     }
     let primer = primer.filter(|_| r.primed);
-    let bytes =
-        decode(r.form, &r.payload, r.plain_len, primer, lm).map_err(|e| damaged(&e))?;
+    let bytes = decode(r.form, &r.payload, r.plain_len, primer, lm).map_err(|e| damaged(&e))?;
     check(r, &bytes)?;
     Ok(bytes)
 }
@@ -209,7 +211,10 @@ pub fn decompress(
         return Err(damaged("not an .lmz container"));
     }
     if head.get(4) != Some(&VERSION) {
-        return Err(ContainerError::Missing(format!("a newer lmfs: it is a container of version {}", head.get(4).copied().unwrap_or(0))));
+        return Err(ContainerError::Missing(format!(
+            "a newer lmfs: it is a container of version {}",
+            head.get(4).copied().unwrap_or(0)
+        )));
     }
     let lm = match head.get(5) {
         Some(0) => None,

@@ -154,9 +154,8 @@ fn modelled(plain: &[u8], primer: Option<&Primer>, tier: &Tier) -> Result<Encode
         }
         return Ok(Encoded { primed: true, ..coded });
     }
-    let alone = |part: &[u8], lm: Option<&Lm>| {
-        code(part, &mut Predictor::over(vocab(lm), part.len()), lm)
-    };
+    let alone =
+        |part: &[u8], lm: Option<&Lm>| code(part, &mut Predictor::over(vocab(lm), part.len()), lm);
     let fast = alone(plain, None)?;
     let Some(lm) = tier.lm.as_deref() else { return Ok(fast) };
     if plain.len() > 2 * JUDGED {

@@ -124,9 +124,8 @@ mod tests {
         for len in [Primer::LEN, Primer::LEN + 1, all.len()] {
             let coded = encode(&all[..len], Some(&primer), &Tier::FAST);
             assert!(coded.primed && coded.payload.len() < stored.payload.len());
-            let read = |len: usize| {
-                decode(coded.form, &coded.payload, len as u32, Some(&primer), None)
-            };
+            let read =
+                |len: usize| decode(coded.form, &coded.payload, len as u32, Some(&primer), None);
             assert!(read(len).unwrap() == all[..len]);
             assert!(read(Primer::LEN - 1).is_err());
             let (form, payload) = (coded.form, &coded.payload);

@@ -2,8 +2,8 @@
 
 use super::output::{self, Say};
 use super::{FAILED, Failure, Outcome, mkfs};
-use crate::block::container::{self, ContainerError};
 use crate::block::ModelId;
+use crate::block::container::{self, ContainerError};
 use crate::models::{self, ModelError};
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};

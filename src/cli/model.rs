@@ -2,8 +2,8 @@
 
 use super::output::{self, Say};
 use super::{FAILED, Failure, Outcome, USAGE, target};
-use crate::control::Request;
 use crate::block::Lm;
+use crate::control::Request;
 use crate::model::import::{self, SAMPLE, oracle};
 use crate::model::registry::{self, Listed};
 use crate::model::{Model, Registry};
@@ -198,7 +198,11 @@ fn report(source: &import::Source, model: &Model) -> Outcome {
     println!("  reference (single precision)  {:.4}", r.reference_bpb);
     println!("  exact engine                  {:.4}", r.exact_bpb);
     println!("  logits differ by {:.4} (root mean square) of their deviation", r.mean_logit);
-    println!("  {:.0} tokens/s in one lane, {} of weights", r.tokens_per_s, output::size(r.bytes as u64));
+    println!(
+        "  {:.0} tokens/s in one lane, {} of weights",
+        r.tokens_per_s,
+        output::size(r.bytes as u64)
+    );
     Ok(())
 }
 

@@ -202,7 +202,8 @@ fn serve(store: &Path, dir: &Path, o: &Options, ready: &mut dyn FnMut()) -> Outc
 fn check_models(fs: &Fs, o: &Options) -> Outcome {
     let pins = fs.fetcher().pins();
     if let Some(name) = o.fs.model.as_deref().filter(|m| *m != "off") {
-        pins.tier(name).map_err(|e| Failure::new(USAGE, format!("mount option model={name}: {e}")))?;
+        pins.tier(name)
+            .map_err(|e| Failure::new(USAGE, format!("mount option model={name}: {e}")))?;
     }
     for (entry, _) in pins.list()? {
         let _ = pins.lm(entry.number);

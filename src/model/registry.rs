@@ -44,7 +44,9 @@ pub enum RegistryError {
     #[error("'{0}' cannot be a model's name: use letters, digits, '.', '_', '-', not fast or off")]
     Name(String),
     /// The name belongs to another model.
-    #[error("there is another model '{0}'; remove it first (lmfs model rm {0}), or choose another name")]
+    #[error(
+        "there is another model '{0}'; remove it first (lmfs model rm {0}), or choose another name"
+    )]
     Taken(String),
 }
 
@@ -224,7 +226,10 @@ mod tests {
         let r = Registry::at(&dir.path().join("none"));
         assert!(r.list().unwrap().is_empty());
         let e = r.find("huge").unwrap_err().to_string();
-        assert!(e.contains("'huge'") && e.contains("fast") && e.contains("lmfs model import"), "{e}");
+        assert!(
+            e.contains("'huge'") && e.contains("fast") && e.contains("lmfs model import"),
+            "{e}"
+        );
         std::fs::write(dir.path().join(format!("bad.{ENDING}")), b"nonsense").unwrap();
         let r = Registry::at(dir.path());
         assert!(matches!(r.list().unwrap()[..], [Err(RegistryError::File { .. })]));

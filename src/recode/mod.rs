@@ -365,7 +365,8 @@ impl Recoder {
                     loop {
                         let job = job_rx.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         let Ok(job) = job else { break };
-                        let result = worker::code_run(&self.fetcher, job.ino, &job.run, &job.recipe);
+                        let result =
+                            worker::code_run(&self.fetcher, job.ino, &job.run, &job.recipe);
                         if let Err(e) = &result {
                             log::error!("inode {} offset {}: not coded: {e}", job.ino, job.run.off);
                         }

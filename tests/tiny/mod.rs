@@ -96,4 +96,3 @@ pub fn model(window: u32) -> Model {
     m.golden.hash = *fingerprint(&engine, &m.golden.tokens).unwrap().as_bytes();
     m
 }
-
