@@ -68,7 +68,7 @@ fn known_code() {
     assert_eq!(blake3::hash(&coded.payload).to_hex().as_str(), KNOWN);
 }
 
-const KNOWN: &str = "3ae4fb61b3c0119e9481c5da2d0ac659a9f9736aa93d910500df5028820d017c";
+const KNOWN: &str = "acd21530715deb87182791f09446bdd749af13d2cd9b3a1ccd2c66c0dd9dd46c";
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]

@@ -112,6 +112,14 @@ fn vocab(lm: Option<&Lm>) -> &Arc<Vocab> {
     lm.map_or(&VOCAB, |lm| lm.vocab())
 }
 
+/// Experts that know nothing yet, for a text of `len` bytes.
+fn experts(lm: Option<&Lm>, len: usize) -> Predictor {
+    match lm {
+        Some(lm) => Predictor::beside(lm.vocab(), len),
+        None => Predictor::new(len),
+    }
+}
+
 /// In a modelled payload's first byte: the block begins with the primer's plaintext, and the code is
 /// that of the rest.
 const CONTINUES: u8 = 0x80;
@@ -154,8 +162,7 @@ fn modelled(plain: &[u8], primer: Option<&Primer>, tier: &Tier) -> Result<Encode
         }
         return Ok(Encoded { primed: true, ..coded });
     }
-    let alone =
-        |part: &[u8], lm: Option<&Lm>| code(part, &mut Predictor::over(vocab(lm), part.len()), lm);
+    let alone = |part: &[u8], lm: Option<&Lm>| code(part, &mut experts(lm, part.len()), lm);
     let fast = alone(plain, None)?;
     let Some(lm) = tier.lm.as_deref() else { return Ok(fast) };
     if plain.len() > 2 * JUDGED {
@@ -177,7 +184,7 @@ fn unmodelled(
     lm: Option<&Lm>,
 ) -> Result<Vec<u8>, BlockError> {
     let Some(primer) = primer else {
-        let mut predictor = Predictor::over(vocab(lm), plain_len as usize);
+        let mut predictor = experts(lm, plain_len as usize);
         return uncode(payload, plain_len, &mut predictor, lm);
     };
     if !Arc::ptr_eq(primer.vocab(), vocab(lm)) {

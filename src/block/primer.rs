@@ -1,6 +1,6 @@
 //! Primers: what the experts know of a file before its blocks.
 
-use super::{BlockError, Encoded, Lm, Tier, code, decode, prove, uncode, vocab};
+use super::{BlockError, Encoded, Lm, Tier, code, decode, experts, prove, uncode};
 use crate::codec::{self, Predictor, Vocab};
 use crate::types::Form;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ impl Primer {
     /// with it.
     pub fn make(plain: Vec<u8>, tier: &Tier) -> Result<(Self, Encoded), BlockError> {
         let attempt = |lm: Option<&Arc<Lm>>| {
-            let mut predictor = Predictor::over(vocab(lm.map(|lm| &**lm)), plain.len());
+            let mut predictor = experts(lm.map(|lm| &**lm), plain.len());
             let coded = code(&plain, &mut predictor, lm.map(|lm| &**lm))?;
             Ok::<_, BlockError>((predictor, coded, lm.cloned()))
         };
@@ -42,7 +42,7 @@ impl Primer {
     }
 
     fn from_plain(plain: Vec<u8>) -> Self {
-        let mut predictor = Predictor::over(vocab(None), plain.len());
+        let mut predictor = experts(None, plain.len());
         codec::train(&plain, &mut predictor);
         Self { plain: plain.into(), predictor: Arc::new(predictor), lm: None }
     }
@@ -61,7 +61,7 @@ impl Primer {
         if form == Form::Lm && lm.is_none() {
             return Err(BlockError::NoModel);
         }
-        let mut predictor = Predictor::over(vocab(lm.map(|lm| &**lm)), plain_len as usize);
+        let mut predictor = experts(lm.map(|lm| &**lm), plain_len as usize);
         let plain = uncode(payload, plain_len, &mut predictor, lm.map(|lm| &**lm))?;
         Ok(Self { plain: plain.into(), predictor: Arc::new(predictor), lm: lm.cloned() })
     }

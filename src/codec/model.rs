@@ -35,6 +35,17 @@ const NODES: usize = 512;
 /// Contexts of the second estimation.
 const PAIRS: usize = 1 << 12;
 
+/// Weights to start with, in hundredths: of each context, each match, the node itself, and the
+/// language model.
+fn initial_weights(contexts: i32, matches: i32, direct: i32, lm: i32) -> Inputs {
+    let mut weights = [[0; WIDTH]; INPUTS];
+    weights[LOGITS] = [contexts * ONE / 100; WIDTH];
+    weights[REST][..MATCHES].fill(matches * ONE / 100);
+    weights[REST][DIRECT] = direct * ONE / 100;
+    weights[REST][LM] = lm * ONE / 100;
+    weights
+}
+
 /// Tells nodes apart in hashes.
 #[inline(always)]
 fn salt_of(node: u16) -> u32 {
@@ -96,16 +107,22 @@ impl Predictor {
 
     /// The same for another vocabulary.
     pub fn over(vocab: &Arc<Vocab>, len: usize) -> Self {
-        let mut initial = [[0; WIDTH]; INPUTS];
-        initial[LOGITS] = [ONE / 4; WIDTH];
-        initial[REST][..MATCHES].fill(ONE / 4);
-        initial[REST][DIRECT] = ONE / 8;
+        Self::starting(vocab, len, &initial_weights(25, 25, 12, 0))
+    }
+
+    /// The same over the vocabulary of a language model, which is trusted more than the experts
+    /// until they have learnt something.
+    pub fn beside(vocab: &Arc<Vocab>, len: usize) -> Self {
+        Self::starting(vocab, len, &initial_weights(10, 25, 12, 60))
+    }
+
+    fn starting(vocab: &Arc<Vocab>, len: usize, initial: &Inputs) -> Self {
         Self {
             vocab: Arc::clone(vocab),
             table: Table::new(len),
             direct: vec![Slot::NEW; vocab.size() + 1],
             worth: Worth::default(),
-            mixer: Mixer::new(&initial, [21 * 16, NODES + 1, 21 * 128], 21),
+            mixer: Mixer::new(initial, [21 * 16, NODES + 1, 21 * 128], 21),
             estimations: [Estimation::new(vocab.size() + 1), Estimation::new(PAIRS)],
             matchers: MATCH_MIN.map(Matcher::new),
             history: History::default(),

@@ -461,7 +461,9 @@ fn damage_costs_the_range_it_hit_and_no_more() {
     let path = dir.path().join(format!("s/segments/{:08}.seg", hit.frame.segment));
     let segment = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     let middle = u64::from(hit.frame.offset) + u64::from(hit.frame.len / 2);
-    std::os::unix::fs::FileExt::write_all_at(&segment, &[0x55; 64], middle).unwrap();
+    // More than error correction mends.
+    let wipe = vec![0x55; hit.frame.len as usize / 3];
+    std::os::unix::fs::FileExt::write_all_at(&segment, &wipe, middle).unwrap();
     let broken = fs.read_now(ino, hit.off, 4096);
     assert!(matches!(broken, Err(FsError::Damaged { offset, .. }) if offset == hit.off));
     for e in extents.iter().filter(|e| **e != hit) {
