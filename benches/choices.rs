@@ -124,48 +124,38 @@ fn huffman(weights: &[u64]) -> Vec<[Child; 2]> {
     nodes.into_iter().map(|pair| pair.map(flip)).collect()
 }
 
-/// A tree whose leaves are in the order of the tokens' bytes, cut where the weights are most even.
-fn lexicographic(tokens: &[(Box<[u8]>, u64)]) -> Vec<[Child; 2]> {
-    fn grow(order: &[usize], tokens: &[(Box<[u8]>, u64)], nodes: &mut Vec<[Child; 2]>) -> Child {
-        if let [token] = order {
-            return Child::Token(*token as Token);
-        }
-        let all: u64 = order.iter().map(|t| tokens[*t].1).sum();
-        let (mut left, mut cut, mut even) = (0, 1, u64::MAX);
-        for (n, t) in order[..order.len() - 1].iter().enumerate() {
-            left += tokens[*t].1;
-            let odds = all.abs_diff(2 * left);
-            if odds < even {
-                (cut, even) = (n + 1, odds);
-            }
-        }
-        let at = nodes.len();
-        nodes.push([Child::Token(0); 2]);
-        nodes[at] = [grow(&order[..cut], tokens, nodes), grow(&order[cut..], tokens, nodes)];
-        Child::Node(at)
-    }
+/// A tree whose leaves are in the order of the tokens' bytes.
+fn alphabetic(tokens: &[(Box<[u8]>, u64)]) -> Vec<[Child; 2]> {
     let mut order: Vec<usize> = (0..tokens.len()).collect();
     order.sort_by_key(|t| &tokens[*t].0);
-    let mut nodes = Vec::new();
-    grow(&order, tokens, &mut nodes);
-    nodes
+    let sorted: Vec<_> = order.iter().map(|t| (&*tokens[*t].0, tokens[*t].1)).collect();
+    let token = |child| match child {
+        Child::Token(place) => Child::Token(order[usize::from(place)] as Token),
+        node => node,
+    };
+    codec::lexicographic(&sorted).into_iter().map(|pair| pair.map(token)).collect()
 }
 
-/// Bytes as tokens, under Huffman's tree for how often the larger vocabulary's tokens use them.
-fn bytes() -> Arc<Vocab> {
+/// Bytes as tokens, weighed by how often the larger vocabulary's tokens use them.
+fn bytes() -> Vec<(Box<[u8]>, u64)> {
     let mut weights = [1; 256];
     for (token, weight) in tokens() {
         token.iter().for_each(|b| weights[usize::from(*b)] += weight);
     }
-    let all: Vec<Box<[u8]>> = (0..=255).map(|b| [b].into()).collect();
-    let cut: Cut = Box::new(|text| text.iter().map(|b| Token::from(*b)).collect());
-    Arc::new(Vocab::new(&all, cut, &huffman(&weights)))
+    (0..=255).zip(weights).map(|(b, w)| ([b].into(), w)).collect()
 }
 
-fn alphabetic() -> Arc<Vocab> {
-    let tokens = tokens();
+/// A vocabulary, and either Huffman's tree or one in the order of bytes.
+fn vocabulary(tokens: &[(Box<[u8]>, u64)], huffman_tree: bool) -> Arc<Vocab> {
     let all: Vec<Box<[u8]>> = tokens.iter().map(|t| t.0.clone()).collect();
-    Arc::new(Vocab::new(&all, Box::new(|text| VOCAB.cut(text)), &lexicographic(&tokens)))
+    let weights: Vec<u64> = tokens.iter().map(|t| t.1).collect();
+    let tree = if huffman_tree { huffman(&weights) } else { alphabetic(tokens) };
+    let cut: Cut = if all.len() == 256 {
+        Box::new(|text| text.iter().map(|b| Token::from(*b)).collect())
+    } else {
+        Box::new(|text| VOCAB.cut(text))
+    };
+    Arc::new(Vocab::new(&all, cut, &tree))
 }
 
 fn main() {
@@ -182,7 +172,7 @@ fn main() {
         println!("usage: cargo bench --bench choices -- NAME: FILE... [NAME: FILE...]");
         return;
     }
-    let tokens = Arc::clone(&VOCAB);
+    let embedded = Arc::clone(&VOCAB);
     let way = |vocab: &Arc<Vocab>, primer: usize, lanes| Way {
         vocab: Arc::clone(vocab),
         primer: primer << 10,
@@ -190,15 +180,16 @@ fn main() {
     };
     println!("way | group | bits per byte | encode MB/s | decode MB/s | cold first block, ms");
     for (name, way) in [
-        ("bytes, Huffman", way(&bytes(), 64, 1)),
-        ("4096 tokens, lexicographic", way(&alphabetic(), 64, 1)),
-        ("4096 tokens, Huffman", way(&tokens, 64, 1)),
-        ("primer of 0 KiB", way(&tokens, 0, 1)),
-        ("primer of 16 KiB", way(&tokens, 16, 1)),
-        ("primer of 32 KiB", way(&tokens, 32, 1)),
-        ("primer of 64 KiB", way(&tokens, 64, 1)),
-        ("8 lanes", way(&tokens, 64, 8)),
-        ("16 lanes", way(&tokens, 64, 16)),
+        ("bytes, Huffman's tree", way(&vocabulary(&bytes(), true), 64, 1)),
+        ("bytes, in their order", way(&vocabulary(&bytes(), false), 64, 1)),
+        ("4096 tokens, Huffman's tree", way(&vocabulary(&tokens(), true), 64, 1)),
+        ("4096 tokens, in the order of bytes", way(&embedded, 64, 1)),
+        ("primer of 0 KiB", way(&embedded, 0, 1)),
+        ("primer of 16 KiB", way(&embedded, 16, 1)),
+        ("primer of 32 KiB", way(&embedded, 32, 1)),
+        ("primer of 64 KiB", way(&embedded, 64, 1)),
+        ("8 lanes", way(&embedded, 64, 8)),
+        ("16 lanes", way(&embedded, 64, 16)),
     ] {
         for (of, texts) in &groups {
             let s = group(texts, &way);

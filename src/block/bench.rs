@@ -14,8 +14,7 @@ pub struct Measured {
     pub frame_bytes: u64,
     /// −Σ log2 p of the arithmetic-coded payloads, or the payload's bits for other forms.
     pub ideal_bits: f64,
-    /// Seconds of encoding: primer with its proof, and choice of form, but not the blocks' proofs,
-    /// which cost as decoding.
+    /// Seconds of encoding: primer and choice of form, but not the proofs, which cost as decoding.
     pub encode_s: f64,
     /// Seconds of decoding.
     pub decode_s: f64,
@@ -37,13 +36,15 @@ pub fn measure(
     let mut m = Measured { bytes: plain.len() as u64, roundtrip: true, ..Measured::default() };
     let primed = plain.len() > block && plain.len() > Primer::LEN && looks_like_text(plain);
     let began = Instant::now();
-    let made = if primed { Some(Primer::make(plain[..Primer::LEN].to_vec(), tier)?) } else { None };
+    let made = if primed { Some(Primer::code(plain[..Primer::LEN].to_vec(), tier)?) } else { None };
     let primer = made.as_ref().map(|(p, _)| p);
     let mut coded = Vec::new();
     for part in plain.chunks(block) {
         coded.push((part, candidates(part, primer, tier)?));
     }
     m.encode_s = began.elapsed().as_secs_f64();
+    let made = made.map(|(primer, coded)| primer.proven(coded)).transpose()?;
+    let primer = made.as_ref().map(|(p, _)| p);
     let lm = primer.map_or(tier.lm.as_deref(), Primer::lm);
     let mut frames = Vec::new();
     for (part, c) in coded {

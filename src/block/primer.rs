@@ -21,6 +21,12 @@ impl Primer {
     /// model earns its time on the sample, it does on the file: then the primer's blocks are coded
     /// with it.
     pub fn make(plain: Vec<u8>, tier: &Tier) -> Result<(Self, Encoded), BlockError> {
+        let (primer, coded) = Self::code(plain, tier)?;
+        primer.proven(coded)
+    }
+
+    /// The first half of [`Self::make`].
+    pub(super) fn code(plain: Vec<u8>, tier: &Tier) -> Result<(Self, Encoded), BlockError> {
         let attempt = |lm: Option<&Arc<Lm>>| {
             let mut predictor = experts(lm.map(|lm| &**lm), plain.len());
             let coded = code(&plain, &mut predictor, lm.map(|lm| &**lm))?;
@@ -34,11 +40,16 @@ impl Primer {
             }
         }
         let (predictor, coded, lm) = chosen;
-        let coded = prove(&plain, vec![coded], None, lm.as_deref())?;
-        if coded.form == Form::Raw {
-            return Ok((Self::from_plain(plain), coded));
-        }
         Ok((Self { plain: plain.into(), predictor: Arc::new(predictor), lm }, coded))
+    }
+
+    /// The second half: the coded form is what decodes to the sample.
+    pub(super) fn proven(self, coded: Encoded) -> Result<(Self, Encoded), BlockError> {
+        let coded = prove(&self.plain, vec![coded], None, self.lm.as_deref())?;
+        if coded.form == Form::Raw {
+            return Ok((Self::from_plain(self.plain.to_vec()), coded));
+        }
+        Ok((self, coded))
     }
 
     fn from_plain(plain: Vec<u8>) -> Self {

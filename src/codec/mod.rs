@@ -11,11 +11,13 @@ mod model;
 mod range;
 mod tables;
 pub mod token_model;
+mod tree;
 mod vector;
 mod vocab;
 
 pub use model::Predictor;
 pub use token_model::{Token, TokenModel, leaf_probability, node_probability};
+pub use tree::lexicographic;
 pub use vocab::{Child, Cut, VOCAB, Vocab};
 
 use range::{Decoder, Encoder};

@@ -2,15 +2,14 @@
 //!
 //! The `fast` tier has one of its own, cut greedily. `vocab.bin`: the number of tokens (2 bytes),
 //! then for each its length (1), its bytes, and how often a sample of the training text used it,
-//! plus one (4). All 256 single bytes are tokens, so any bytes can be cut. The tree is Huffman's
-//! (1952), so frequent tokens need few decisions.
+//! plus one (4). All 256 single bytes are tokens, so any bytes can be cut. The tree is
+//! that of [`lexicographic`].
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use super::token_model::Token;
+use super::tree::lexicographic;
 
 /// Cuts a text into tokens whose bytes join to it.
 pub type Cut = Box<dyn Fn(&[u8]) -> Vec<Token> + Send + Sync>;
@@ -208,29 +207,14 @@ fn greedy(mut all: Vec<(Box<[u8]>, u32)>) -> Vocab {
             all.push(([b].into(), 1));
         }
     }
-    // Huffman: ties go to the older node, so the tree is the same everywhere.
-    let mut heap: BinaryHeap<Reverse<(u64, u32, Child)>> = BinaryHeap::new();
-    for (n, (_, f)) in all.iter().enumerate() {
-        heap.push(Reverse((u64::from(*f), n as u32, Child::Token(n as Token))));
-    }
-    let mut children = Vec::with_capacity(all.len());
-    let mut age = all.len() as u32;
-    while let (Some(Reverse(a)), Some(Reverse(b))) = (heap.pop(), heap.pop()) {
-        children.push([a.2, b.2]);
-        heap.push(Reverse((a.0 + b.0, age, Child::Node(children.len() - 1))));
-        age += 1;
-        if heap.len() == 1 {
-            break;
+    let mut order: Vec<usize> = (0..all.len()).collect();
+    order.sort_by_key(|n| &all[*n].0);
+    let sorted: Vec<(&[u8], u64)> = order.iter().map(|n| (&*all[*n].0, all[*n].1.into())).collect();
+    let mut children = lexicographic(&sorted);
+    for child in children.iter_mut().flatten() {
+        if let Child::Token(place) = child {
+            *place = order[usize::from(*place)] as Token;
         }
-    }
-    // The root first: it was made last.
-    let last = children.len() - 1;
-    children.reverse();
-    for pair in &mut children {
-        *pair = pair.map(|c| match c {
-            Child::Node(n) => Child::Node(last - n),
-            token => token,
-        });
     }
     let tokens: Vec<Box<[u8]>> = all.into_iter().map(|(t, _)| t).collect();
     let trie = Trie::new(&tokens);

@@ -1,5 +1,6 @@
 //! The coding tree: how a token becomes binary decisions.
 
+use crate::codec::{self, Child};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -68,6 +69,31 @@ impl Tree {
             }
         }
         Self::from_shape(&bits, leaves).expect("a Huffman tree is a tree")
+    }
+
+    /// The codec's tree in the order of the tokens' bytes (see [`codec::lexicographic`]) for
+    /// `(token, weight, bytes)`. None if it would be too deep, or there are more tokens than the
+    /// codec numbers.
+    pub fn lexicographic(tokens: &[(u32, u64, &[u8])]) -> Option<Self> {
+        if tokens.len() > 1 << 16 {
+            return None;
+        }
+        let total: u64 = tokens.iter().map(|t| t.1).sum();
+        let floor = (total >> 30).max(1);
+        let mut sorted = tokens.to_vec();
+        sorted.sort_by_key(|t| (t.2, t.0));
+        let weights: Vec<(&[u8], u64)> = sorted.iter().map(|t| (t.2, t.1.max(floor))).collect();
+        let nodes = codec::lexicographic(&weights);
+        let mut shape = Vec::with_capacity(2 * tokens.len());
+        let mut stack = vec![Child::Node(0)];
+        while let Some(child) = stack.pop() {
+            shape.push(matches!(child, Child::Node(_)));
+            if let Child::Node(n) = child {
+                let [left, right] = *nodes.get(n)?;
+                stack.extend([right, left]);
+            }
+        }
+        Self::from_shape(&shape, sorted.iter().map(|t| t.0).collect())
     }
 
     /// Rebuilds a tree from its pre-order shape (true = inner node) and its leaves from left to
@@ -166,6 +192,21 @@ mod tests {
             let t = Tree::huffman(&w);
             check(&t, 0, 0, w.len() as u32);
             prop_assert_eq!(Tree::from_shape(&t.shape(), t.leaves().to_vec()), Some(t));
+        }
+
+        #[test]
+        fn lexicographic_trees_are_trees(
+            tokens in prop::collection::vec((any::<u32>(), prop::collection::vec(97..100_u8, 1..5)), 2..200),
+        ) {
+            let tokens: Vec<(u32, u64, &[u8])> =
+                tokens.iter().enumerate().map(|(i, (w, t))| (i as u32, u64::from(*w), &**t)).collect();
+            if let Some(t) = Tree::lexicographic(&tokens) {
+                check(&t, 0, 0, tokens.len() as u32);
+                prop_assert!(t.leaves().is_sorted_by_key(|n| tokens[*n as usize].2));
+                prop_assert_eq!(Tree::from_shape(&t.shape(), t.leaves().to_vec()), Some(t));
+            } else {
+                prop_assert!(false, "too deep");
+            }
         }
 
         #[test]

@@ -202,7 +202,10 @@ impl Source {
             golden: Golden { tokens: Vec::new(), hash: [0; 32] },
             tokenizer,
         };
-        model.tree = Tree::huffman(&mean_distribution(&model)?);
+        let weights = mean_distribution(&model)?;
+        let tokens: Vec<(u32, u64, &[u8])> =
+            weights.iter().map(|(t, w)| (*t, *w, model.tokenizer.token(*t))).collect();
+        model.tree = Tree::lexicographic(&tokens).unwrap_or_else(|| Tree::huffman(&weights));
         let mut tokens = vec![h.start];
         tokens.extend(model.tokenizer.encode(SAMPLE.as_bytes()));
         tokens.truncate(GOLDEN_TOKENS);
