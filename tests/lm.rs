@@ -14,7 +14,9 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, LazyLock};
 
-static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| tiny::model(lmfs::model::file::Hyper { window: 64, ..tiny::HYPER }).to_bytes());
+static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    tiny::model(lmfs::model::file::Hyper { window: 64, ..tiny::HYPER }).to_bytes()
+});
 static LM: LazyLock<Arc<Lm>> = LazyLock::new(|| Lm::load(&BYTES).unwrap());
 
 /// The model whatever it saves: a random one saves nothing.

@@ -3,6 +3,7 @@
 //! Chooses the smallest admissible form for a block, and proves it by decoding before it is used.
 
 use crate::codec::{self, Predictor, VOCAB, Vocab};
+use crate::model::EngineError;
 use crate::types::Form;
 use std::sync::Arc;
 
@@ -36,7 +37,13 @@ pub enum BlockError {
     Stopped,
     /// The language model does not run.
     #[error(transparent)]
-    Engine(#[from] crate::model::EngineError),
+    Engine(Box<EngineError>),
+}
+
+impl From<EngineError> for BlockError {
+    fn from(e: EngineError) -> Self {
+        Self::Engine(Box::new(e))
+    }
 }
 
 /// What rested blocks are coded with.
@@ -87,7 +94,7 @@ pub struct Encoded {
 
 impl Encoded {
     fn plain(form: Form, payload: Vec<u8>) -> Self {
-        let ideal = payload.len() as u64 * 8 << 16;
+        let ideal = (payload.len() as u64 * 8) << 16;
         Self { form, primed: false, payload, ideal }
     }
 }

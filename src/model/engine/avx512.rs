@@ -261,6 +261,7 @@ impl Kernel for Avx512Vnni {
 
 /// The same functions with plain Rust for instructions, after Intel's "Intrinsics Guide".
 #[cfg(test)]
+#[allow(clippy::used_underscore_items, reason = "they stand for intrinsics of these names")]
 pub(super) mod emulated {
     use super::{Column, GROUP, GROUP_BYTES, Kernel, MAX_COLUMNS, MAX_POSITIONS, Outputs, Packed};
     use super::{QUAD_BYTES, ROWS, Range, sum_offset};

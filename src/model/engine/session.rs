@@ -72,7 +72,7 @@ impl Part {
             for at in 0..order.len() {
                 match spans.last_mut() {
                     Some(s) if tokens[order[s.from]].lane == tokens[order[at]].lane => {
-                        s.to = at + 1
+                        s.to = at + 1;
                     }
                     _ => spans.push(Span { from: at, to: at + 1 }),
                 }
