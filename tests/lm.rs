@@ -78,7 +78,7 @@ fn known_code() {
     assert_eq!(blake3::hash(&coded.payload).to_hex().as_str(), KNOWN);
 }
 
-const KNOWN: &str = "acd21530715deb87182791f09446bdd749af13d2cd9b3a1ccd2c66c0dd9dd46c";
+const KNOWN: &str = "dbee08a04dc4fbcf0dff350c3a49d2372cd554265ba215d6fb605e06d76efb3b";
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
