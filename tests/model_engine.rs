@@ -7,7 +7,6 @@ mod tiny;
 use lmfs::model::engine::fingerprint;
 use lmfs::model::file::Hyper;
 use lmfs::model::{Engine, Input, Isa, Model, Session};
-use proptest::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
 use tiny::{HYPER, Random};

@@ -62,7 +62,7 @@ impl Part {
                 if output.is_some() {
                     outputs.push(tokens.len());
                 }
-                tokens.push(Token { lane: *lane, token: *token, position: self.positions[*lane] });
+                tokens.push(Token { lane: *lane, id: *token, position: self.positions[*lane] });
                 self.positions[*lane] += 1;
             }
             rest = &rest[tokens.len()..];
@@ -72,7 +72,7 @@ impl Part {
             for at in 0..order.len() {
                 match spans.last_mut() {
                     Some(s) if tokens[order[s.from]].lane == tokens[order[at]].lane => {
-                        s.to = at + 1
+                        s.to = at + 1;
                     }
                     _ => spans.push(Span { from: at, to: at + 1 }),
                 }
