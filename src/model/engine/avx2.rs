@@ -7,6 +7,7 @@
 use super::kernel::{Column, GROUP_BYTES, Kernel, MAX_COLUMNS, MAX_POSITIONS, Outputs, Packed};
 use super::kernel::{QUAD_BYTES, ROWS};
 use super::math::{GROUP, WEIGHT_MAX};
+#[allow(clippy::wildcard_imports)] // Dozens of intrinsics.
 use std::arch::x86_64::*;
 use std::ops::Range;
 

@@ -25,11 +25,11 @@ pub enum Want {
 #[derive(Debug, Clone, Copy)]
 pub struct Token {
     pub lane: usize,
-    pub token: u32,
+    pub id: u32,
     pub position: usize,
 }
 
-/// Columns of one lane: indices `from..to` of [`Pass::order`].
+/// Columns of one lane: indices `from..to` of [`Work::order`].
 #[derive(Debug, Clone, Copy)]
 pub struct Span {
     pub from: usize,
@@ -51,9 +51,9 @@ pub struct Memory {
     scratch: Vec<Scratch>,
 }
 
-/// Everything that the members share during one pass.
-pub struct Pass<'a> {
-    pub engine: &'a Engine,
+/// What a pass is to do, and where its results go.
+#[derive(Clone, Copy)]
+pub struct Work<'a> {
     pub tokens: &'a [Token],
     /// Columns by lane, in order of position within.
     pub order: &'a [usize],
@@ -66,6 +66,12 @@ pub struct Pass<'a> {
     pub logits: View<'a, f32>,
     pub cumulative: View<'a, u32>,
     pub want: Want,
+}
+
+/// Everything that the members share during one pass.
+pub struct Pass<'a> {
+    engine: &'a Engine,
+    work: Work<'a>,
     x: View<'a, f32>,
     norm: View<'a, f32>,
     cos: View<'a, f32>,
@@ -78,36 +84,17 @@ pub struct Pass<'a> {
     scratch: View<'a, Scratch>,
 }
 
-/// The parts of a pass that the caller brings.
-pub struct Work<'a> {
-    pub tokens: &'a [Token],
-    pub order: &'a [usize],
-    pub spans: &'a [Span],
-    pub caches: View<'a, Cache>,
-    pub outputs: &'a [usize],
-    pub logits: View<'a, f32>,
-    pub cumulative: View<'a, u32>,
-    pub want: Want,
-}
-
 impl<'a> Pass<'a> {
     /// Takes memory for `members` members.
-    pub fn new(engine: &'a Engine, m: &'a mut Memory, w: Work<'a>, members: usize) -> Self {
+    pub fn new(engine: &'a Engine, m: &'a mut Memory, work: Work<'a>, members: usize) -> Self {
         let h = &engine.hyper;
-        let n = w.tokens.len().max(w.outputs.len());
+        let n = work.tokens.len();
         m.scratch.resize_with(members.max(m.scratch.len()), Scratch::default);
         let first = &engine.layers[0];
         let widest = h.hidden.max(h.feed_forward).max(h.heads * h.head_dim);
         Self {
             engine,
-            tokens: w.tokens,
-            order: w.order,
-            spans: w.spans,
-            caches: w.caches,
-            outputs: w.outputs,
-            logits: w.logits,
-            cumulative: w.cumulative,
-            want: w.want,
+            work,
             x: m.x.rows(n, h.hidden),
             norm: m.norm.rows(members, widest),
             cos: m.cos.rows(n, h.head_dim / 2),
@@ -143,9 +130,9 @@ impl<'a> Pass<'a> {
     /// The CPU must have the kernel's instruction set; members have different numbers.
     #[inline(always)]
     unsafe fn forward<K: Kernel>(&self, me: usize, barrier: &Barrier) {
-        let e = self.engine;
+        let (e, w) = (self.engine, &self.work);
         let h = &e.hyper;
-        let n = self.tokens.len();
+        let n = w.tokens.len();
         let who = (me, barrier.size());
         let mine = share(n, me, barrier.size());
         // SAFETY (all blocks below): the caller vouches for the instruction set. Between two waits
@@ -154,8 +141,8 @@ impl<'a> Pass<'a> {
         let norm = unsafe { self.norm.row(me) };
         for c in mine.clone() {
             unsafe {
-                embed(e, self.tokens[c].token as usize, self.x.row(c));
-                e.rope.at(self.tokens[c].position, self.cos.row(c), self.sin.row(c));
+                embed(e, w.tokens[c].id as usize, self.x.row(c));
+                e.rope.at(w.tokens[c].position, self.cos.row(c), self.sin.row(c));
             }
         }
         for (l, layer) in e.layers.iter().enumerate() {
@@ -169,8 +156,8 @@ impl<'a> Pass<'a> {
             barrier.wait();
             unsafe { linear::<K>(&layer.qkv, self.act, n, self.qkv, who) };
             barrier.wait();
-            for item in (me..self.spans.len() * h.kv_heads).step_by(barrier.size()) {
-                let span = self.spans[item / h.kv_heads];
+            for item in (me..w.spans.len() * h.kv_heads).step_by(barrier.size()) {
+                let span = w.spans[item / h.kv_heads];
                 unsafe { self.attention::<K>(l, span, item % h.kv_heads, me) };
             }
             barrier.wait();
@@ -208,24 +195,24 @@ impl<'a> Pass<'a> {
                 unsafe { add(self.x.row(c), self.out.read(c)) };
             }
         }
-        if self.want == Want::Nothing || self.outputs.is_empty() {
+        if w.want == Want::Nothing || w.outputs.is_empty() {
             return;
         }
         barrier.wait();
-        let mine = share(self.outputs.len(), me, barrier.size());
+        let mine = share(w.outputs.len(), me, barrier.size());
         for i in mine.clone() {
             let norm = &mut norm[..h.hidden];
             unsafe {
-                rms_norm(self.x.read(self.outputs[i]), &e.norm, h.eps, norm);
+                rms_norm(self.x.read(w.outputs[i]), &e.norm, h.eps, norm);
                 self.act.set::<K>(i, norm);
             }
         }
         barrier.wait();
-        unsafe { linear::<K>(&e.head, self.act, self.outputs.len(), self.logits, who) };
-        if self.want == Want::Distributions {
+        unsafe { linear::<K>(&e.head, self.act, w.outputs.len(), w.logits, who) };
+        if w.want == Want::Distributions {
             barrier.wait();
             for i in mine {
-                unsafe { cumulate(&self.logits.read(i)[..h.vocab], self.cumulative.row(i)) };
+                unsafe { cumulate(&w.logits.read(i)[..h.vocab], w.cumulative.row(i)) };
             }
         }
     }
@@ -237,12 +224,12 @@ impl<'a> Pass<'a> {
         let d = h.head_dim;
         let group = h.heads / h.kv_heads;
         let (queries, keys) = (h.heads * d, h.kv_heads * d);
-        for c in &self.order[span.from..span.to] {
-            let Token { lane, position, .. } = self.tokens[*c];
+        for c in &self.work.order[span.from..span.to] {
+            let Token { lane, position, .. } = self.work.tokens[*c];
             // SAFETY: this lane and head are this member's until the next wait, and so are their
             // parts of the rows.
             unsafe {
-                let cache = &mut self.caches.row(lane)[layer * h.kv_heads + head];
+                let cache = &mut self.work.caches.row(lane)[layer * h.kv_heads + head];
                 let scratch = &mut self.scratch.row(me)[0];
                 let (cos, sin) = (self.cos.read(*c), self.sin.read(*c));
                 let mine = head * group * d..(head + 1) * group * d;

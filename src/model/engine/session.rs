@@ -62,7 +62,7 @@ impl Part {
                 if output.is_some() {
                     outputs.push(tokens.len());
                 }
-                tokens.push(Token { lane: *lane, token: *token, position: self.positions[*lane] });
+                tokens.push(Token { lane: *lane, id: *token, position: self.positions[*lane] });
                 self.positions[*lane] += 1;
             }
             rest = &rest[tokens.len()..];
