@@ -41,6 +41,16 @@ fn a_block_comes_back_with_its_model_only() {
 }
 
 #[test]
+fn short_texts_have_few_lanes() {
+    // The unit of 4,096 bytes in 4 lanes: a lane for each 1,024 bytes begun.
+    for (len, lanes) in [(1, 1), (1024, 1), (1025, 2), (4096, 4), (20_000, 4)] {
+        assert_eq!(LM.lanes_of(len), lanes);
+        let coded = block::encode(&text(len.max(300)), None, &always()).unwrap();
+        assert_eq!(usize::from(coded.payload[0]), LM.lanes_of(len.max(300)));
+    }
+}
+
+#[test]
 fn a_primer_teaches_the_same_from_its_sample_and_its_payload() {
     let (sample, plain) = (text(10_000), text(30_000)[10_000..].to_vec());
     let (made, stored) = Primer::make(sample, &always()).unwrap();

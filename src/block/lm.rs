@@ -112,6 +112,13 @@ impl Lm {
         self.core.lanes
     }
 
+    /// Lanes of a text of `len` bytes: as many as make them as long as those of a whole unit, for
+    /// each lane begins without a context.
+    pub fn lanes_of(&self, len: usize) -> usize {
+        let room = (self.core.unit as usize).div_ceil(self.core.lanes).max(1);
+        len.div_ceil(room).clamp(1, self.core.lanes)
+    }
+
     /// Instruction set in use.
     pub fn isa(&self) -> &'static str {
         self.core.engine.isa().name()
@@ -218,6 +225,8 @@ struct Lanes {
     threads: usize,
     stop: Option<Arc<AtomicBool>>,
     session: Session,
+    /// Lanes of the session; a text may have fewer.
+    capacity: usize,
     /// Column of the last step that belongs to each lane.
     columns: Vec<usize>,
     inputs: Vec<Input>,
@@ -247,6 +256,7 @@ impl Lanes {
             threads,
             stop: None,
             session,
+            capacity: lanes,
             columns: vec![0; lanes],
             inputs: Vec::new(),
             future: Vec::new(),
@@ -283,14 +293,16 @@ impl TokenModel for Lanes {
     }
 
     fn reset(&mut self, lanes: usize) {
-        if lanes == self.lanes() {
+        if lanes <= self.capacity {
             (0..lanes).for_each(|lane| self.session.clear(lane));
         } else if let Ok(s) = Session::new(Arc::clone(&self.engine), lanes, self.threads) {
             self.session = s;
+            self.capacity = lanes;
         } else {
             // No further thread can be had: the caller's computes alone.
             self.session = Session::new(Arc::clone(&self.engine), lanes, 1)
                 .expect("a session without threads of its own cannot fail");
+            self.capacity = lanes;
         }
         self.inputs.clear();
         self.inputs.extend((0..lanes).map(|lane| Input { lane, token: self.start }));

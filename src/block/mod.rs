@@ -134,13 +134,14 @@ fn experts(lm: Option<&Lm>, len: usize) -> Predictor {
 /// that of the rest.
 const CONTINUES: u8 = 0x80;
 
-/// Codes with experts that learn it; with a language model in as many lanes as it likes.
+/// Codes with experts that learn it; with a language model in lanes.
 fn code(plain: &[u8], predictor: &mut Predictor, lm: Option<&Lm>) -> Result<Encoded, BlockError> {
     let (form, coded) = match lm {
         None => (Form::Fast, codec::encode(plain, 1, predictor, None)),
         Some(lm) => {
             let mut session = lm.session()?;
-            let coded = codec::encode(plain, lm.lanes(), predictor, session.model());
+            let lanes = lm.lanes_of(plain.len());
+            let coded = codec::encode(plain, lanes, predictor, session.model());
             session.finish()?;
             (Form::Lm, coded)
         }
