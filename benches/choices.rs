@@ -131,7 +131,7 @@ fn alphabetic(tokens: &[(Box<[u8]>, u64)]) -> Vec<[Child; 2]> {
     let sorted: Vec<_> = order.iter().map(|t| (&*tokens[*t].0, tokens[*t].1)).collect();
     let token = |child| match child {
         Child::Token(place) => Child::Token(order[usize::from(place)] as Token),
-        node => node,
+        node @ Child::Node(_) => node,
     };
     codec::lexicographic(&sorted).into_iter().map(|pair| pair.map(token)).collect()
 }

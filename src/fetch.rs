@@ -37,7 +37,13 @@ pub enum FetchError {
     },
     /// The language model it was coded with does not run.
     #[error(transparent)]
-    Model(#[from] ModelError),
+    Model(Box<ModelError>),
+}
+
+impl From<ModelError> for FetchError {
+    fn from(e: ModelError) -> Self {
+        Self::Model(Box::new(e))
+    }
 }
 
 /// An open store and the models that its frames need.

@@ -38,14 +38,18 @@ pub fn measure(
     let began = Instant::now();
     let made = if primed { Some(Primer::code(plain[..Primer::LEN].to_vec(), tier)?) } else { None };
     let primer = made.as_ref().map(|(p, _)| p);
-    let coded: Vec<_> =
-        plain.chunks(block).map(|part| (part, candidates(part, primer, tier))).collect();
+    let mut coded = Vec::new();
+    for part in plain.chunks(block) {
+        coded.push((part, candidates(part, primer, tier)?));
+    }
     m.encode_s = began.elapsed().as_secs_f64();
-    let made = made.map(|(primer, coded)| primer.proven(coded));
+    let made = made.map(|(primer, coded)| primer.proven(coded)).transpose()?;
     let primer = made.as_ref().map(|(p, _)| p);
     let lm = primer.map_or(tier.lm.as_deref(), Primer::lm);
-    let frames: Vec<_> =
-        coded.into_iter().map(|(part, c)| (part, prove(part, c, primer, lm))).collect();
+    let mut frames = Vec::new();
+    for (part, c) in coded {
+        frames.push((part, prove(part, c, primer, lm)?));
+    }
     for e in made.iter().map(|(_, e)| e).chain(frames.iter().map(|(_, e)| e)) {
         m.coded_bytes += e.payload.len() as u64 + header;
         m.frame_bytes += e.payload.len() as u64 + frame;

@@ -35,6 +35,9 @@ pub enum ContainerError {
     Io(#[from] io::Error),
 }
 
+/// Finds the language model with an id and a name, or says what to do where it is not there.
+pub type Find<'a> = &'a dyn Fn(&ModelId, &str) -> std::result::Result<Arc<Lm>, String>;
+
 type Result<T> = std::result::Result<T, ContainerError>;
 
 fn header(kind: u8, form: u8, primed: bool, plain_len: u32, payload: &[u8], hash: u64) -> Vec<u8> {
@@ -109,6 +112,7 @@ pub fn compress(
         });
         for (part, e) in parts.iter().zip(coded) {
             let e = e.map_err(|_| io::Error::other("a coder thread panicked"))?;
+            let e = e.map_err(io::Error::other)?;
             put_coded(out, KIND_BLOCK, part, &e)?;
         }
         if !more {
@@ -180,10 +184,7 @@ fn plain_of(r: &Record, primer: Option<&Primer>, lm: Option<&Lm>) -> Result<Vec<
 }
 
 /// The model that a container names, by its id and name.
-fn model(
-    input: &mut dyn Read,
-    find: &dyn Fn(&ModelId, &str) -> std::result::Result<Arc<Lm>, String>,
-) -> Result<Arc<Lm>> {
+fn model(input: &mut dyn Read, find: Find<'_>) -> Result<Arc<Lm>> {
     let early = || ContainerError::Damaged("it ends too early".into());
     let mut h = fill(input, 33)?;
     let len = usize::from(*h.get(32).ok_or_else(early)?);
@@ -202,7 +203,7 @@ fn model(
 pub fn decompress(
     input: &mut dyn Read,
     out: &mut dyn Write,
-    find: &dyn Fn(&ModelId, &str) -> std::result::Result<Arc<Lm>, String>,
+    find: Find<'_>,
     threads: usize,
 ) -> Result<()> {
     let damaged = |what: &str| ContainerError::Damaged(what.into());

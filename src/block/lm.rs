@@ -1,12 +1,13 @@
 //! A language model that blocks can be coded with: checked, packed, with its vocabulary.
 
+use super::BlockError;
 use crate::codec::token_model::{Token, TokenModel};
 use crate::codec::{Child, LANES_MAX, Vocab};
 use crate::model::engine::fingerprint;
 use crate::model::{Engine, EngineError, FileError, Input, Model, Session, Tree};
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// BLAKE3 of a model's canonical file.
@@ -26,8 +27,16 @@ pub enum LmError {
     Vocabulary(usize),
 }
 
-/// A model, ready to code. Immutable but for the sessions that it keeps for their memory.
+/// A model, ready to code. Cheap to clone: clones share all.
+#[derive(Clone)]
 pub struct Lm {
+    core: Arc<Core>,
+    /// Once true, this clone's sessions are given up.
+    stop: Option<Arc<AtomicBool>>,
+}
+
+/// Immutable but for the sessions that are kept for their memory.
+struct Core {
     id: ModelId,
     name: String,
     unit: u32,
@@ -42,7 +51,7 @@ pub struct Lm {
 
 impl fmt::Debug for Lm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Lm({})", self.name)
+        write!(f, "Lm({})", self.core.name)
     }
 }
 
@@ -58,7 +67,7 @@ impl Lm {
             return Err(EngineError::Golden { name: model.manifest.name, got, want }.into());
         }
         let vocab = Arc::new(vocabulary(&model)?);
-        Ok(Arc::new(Self {
+        let core = Core {
             id: *blake3::hash(bytes).as_bytes(),
             name: model.manifest.name,
             unit: model.hyper.unit,
@@ -68,63 +77,80 @@ impl Lm {
             vocab,
             busy: AtomicUsize::new(0),
             idle: Mutex::default(),
-        }))
+        };
+        Ok(Arc::new(Self { core: Arc::new(core), stop: None }))
+    }
+
+    /// The same model for work that is given up once `stop` is true: a block can take long.
+    #[must_use]
+    pub fn until(&self, stop: Arc<AtomicBool>) -> Self {
+        Self { stop: Some(stop), ..self.clone() }
+    }
+
+    /// True if both are the same model in memory.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.core, &other.core)
     }
 
     /// BLAKE3 of its file.
     pub fn id(&self) -> ModelId {
-        self.id
+        self.core.id
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.core.name
     }
 
     /// Bytes of a block, unless somebody says otherwise.
     pub fn unit(&self) -> u32 {
-        self.unit
+        self.core.unit
     }
 
     /// Lanes of a block of its unit.
     pub fn lanes(&self) -> usize {
-        self.lanes
+        self.core.lanes
     }
 
     /// Instruction set in use.
     pub fn isa(&self) -> &'static str {
-        self.engine.isa().name()
+        self.core.engine.isa().name()
     }
 
     /// Its tokens and coding tree.
     pub fn vocab(&self) -> &Arc<Vocab> {
-        &self.vocab
+        &self.core.vocab
     }
 
     /// Memory of weights and vocabulary, in bytes.
     pub fn weight(&self) -> usize {
-        self.engine.bytes() + self.vocab.weight()
+        self.core.engine.bytes() + self.core.vocab.weight()
     }
 
     /// Lanes at the start of text. A block that is coded alone gets all cores, several at a time
     /// share them.
     pub(super) fn session(&self) -> Result<Borrowed<'_>, EngineError> {
-        let others = self.busy.fetch_add(1, Ordering::SeqCst);
+        let others = self.core.busy.fetch_add(1, Ordering::SeqCst);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if others == 0 { cores } else { 1 };
         let found = {
-            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut idle = self.core.idle.lock().unwrap_or_else(PoisonError::into_inner);
             let at = idle.iter().position(|l| l.threads == threads);
             at.map(|at| idle.swap_remove(at))
         };
         let lanes = match found {
             Some(l) => Ok(l),
-            None => Lanes::new(Arc::clone(&self.engine), self.start, self.lanes, threads),
+            None => {
+                Lanes::new(Arc::clone(&self.core.engine), self.core.start, self.core.lanes, threads)
+            }
         };
         match lanes {
-            Ok(lanes) => Ok(Borrowed { lm: self, lanes: Some(lanes) }),
+            Ok(mut lanes) => {
+                lanes.stop.clone_from(&self.stop);
+                Ok(Borrowed { lm: self, lanes: Some(lanes) })
+            }
             Err(e) => {
-                self.busy.fetch_sub(1, Ordering::SeqCst);
+                self.core.busy.fetch_sub(1, Ordering::SeqCst);
                 Err(e)
             }
         }
@@ -162,14 +188,22 @@ impl Borrowed<'_> {
     pub(super) fn model(&mut self) -> Option<&mut dyn TokenModel> {
         self.lanes.as_mut().map(|l| l as &mut dyn TokenModel)
     }
+
+    /// After the last use: what it said counts only if it was not given up.
+    pub(super) fn finish(self) -> Result<(), BlockError> {
+        match &self.lanes {
+            Some(lanes) if lanes.stopped() => Err(BlockError::Stopped),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Drop for Borrowed<'_> {
     fn drop(&mut self) {
         /// Sessions kept; each may hold a cache of keys and values for every lane.
         const KEPT: usize = 2;
-        self.lm.busy.fetch_sub(1, Ordering::SeqCst);
-        let mut idle = self.lm.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        self.lm.core.busy.fetch_sub(1, Ordering::SeqCst);
+        let mut idle = self.lm.core.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < KEPT {
             idle.extend(self.lanes.take());
         }
@@ -182,6 +216,7 @@ struct Lanes {
     engine: Arc<Engine>,
     start: u32,
     threads: usize,
+    stop: Option<Arc<AtomicBool>>,
     session: Session,
     /// Column of the last step that belongs to each lane.
     columns: Vec<usize>,
@@ -210,6 +245,7 @@ impl Lanes {
             engine,
             start,
             threads,
+            stop: None,
             session,
             columns: vec![0; lanes],
             inputs: Vec::new(),
@@ -217,6 +253,10 @@ impl Lanes {
             at: 0,
             ahead: VecDeque::new(),
         })
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.as_ref().is_some_and(|s| s.load(Ordering::Relaxed))
     }
 
     /// Computes as many steps as fit one call, from the one at hand on.
@@ -267,6 +307,10 @@ impl TokenModel for Lanes {
     }
 
     fn advance(&mut self, tokens: &[Option<Token>]) {
+        if self.stopped() {
+            // The coder runs through on what was said last; nobody will use what it writes.
+            return;
+        }
         if self.future.is_empty() {
             self.inputs.clear();
             for (lane, token) in tokens.iter().enumerate() {

@@ -3,6 +3,7 @@
 //! Chooses the smallest admissible form for a block, and proves it by decoding before it is used.
 
 use crate::codec::{self, Predictor, VOCAB, Vocab};
+use crate::model::EngineError;
 use crate::types::Form;
 use std::sync::Arc;
 
@@ -31,9 +32,18 @@ pub enum BlockError {
     /// The payload was coded with a language model that was not given.
     #[error("payload needs a language model")]
     NoModel,
+    /// Whoever wanted it coded has changed its mind; see [`Lm::until`].
+    #[error("stopped")]
+    Stopped,
     /// The language model does not run.
     #[error(transparent)]
-    Engine(#[from] crate::model::EngineError),
+    Engine(Box<EngineError>),
+}
+
+impl From<EngineError> for BlockError {
+    fn from(e: EngineError) -> Self {
+        Self::Engine(Box::new(e))
+    }
 }
 
 /// What rested blocks are coded with.
@@ -84,7 +94,7 @@ pub struct Encoded {
 
 impl Encoded {
     fn plain(form: Form, payload: Vec<u8>) -> Self {
-        let ideal = payload.len() as u64 * 8 << 16;
+        let ideal = (payload.len() as u64 * 8) << 16;
         Self { form, primed: false, payload, ideal }
     }
 }
@@ -130,7 +140,9 @@ fn code(plain: &[u8], predictor: &mut Predictor, lm: Option<&Lm>) -> Result<Enco
         None => (Form::Fast, codec::encode(plain, 1, predictor, None)),
         Some(lm) => {
             let mut session = lm.session()?;
-            (Form::Lm, codec::encode(plain, lm.lanes(), predictor, session.model()))
+            let coded = codec::encode(plain, lm.lanes(), predictor, session.model());
+            session.finish()?;
+            (Form::Lm, coded)
         }
     };
     Ok(Encoded { form, primed: false, payload: coded.bytes, ideal: coded.ideal })
@@ -146,7 +158,12 @@ fn uncode(
     let len = plain_len as usize;
     let bytes = match lm {
         None => codec::decode(payload, len, predictor, None),
-        Some(lm) => codec::decode(payload, len, predictor, lm.session()?.model()),
+        Some(lm) => {
+            let mut session = lm.session()?;
+            let bytes = codec::decode(payload, len, predictor, session.model());
+            session.finish()?;
+            bytes
+        }
     };
     bytes.ok_or_else(|| BlockError::Corrupt("the code does not end with the block".into()))
 }
@@ -156,7 +173,9 @@ fn modelled(plain: &[u8], primer: Option<&Primer>, tier: &Tier) -> Result<Encode
     if let Some(primer) = primer {
         // What the primer holds is not coded again.
         let rest = plain.strip_prefix(primer.plain());
-        let mut coded = code(rest.unwrap_or(plain), &mut primer.ready(), primer.lm())?;
+        let coder =
+            primer.lm().map(|own| tier.lm.as_deref().filter(|lm| lm.is(own)).unwrap_or(own));
+        let mut coded = code(rest.unwrap_or(plain), &mut primer.ready(), coder)?;
         if rest.is_some() {
             coded.payload[0] |= CONTINUES;
         }
@@ -204,13 +223,14 @@ fn unmodelled(
 }
 
 /// Forms that a rested block may take, smallest first; raw, which always may, is not among them.
-fn candidates(plain: &[u8], primer: Option<&Primer>, tier: &Tier) -> Vec<Encoded> {
+fn candidates(
+    plain: &[u8],
+    primer: Option<&Primer>,
+    tier: &Tier,
+) -> Result<Vec<Encoded>, BlockError> {
     let mut candidates = Vec::new();
     if looks_like_text(plain) {
-        match modelled(plain, primer, tier) {
-            Ok(coded) => candidates.push(coded),
-            Err(e) => log::error!("a block is not modelled: {e}"),
-        }
+        candidates.push(modelled(plain, primer, tier)?);
     }
     if candidates.first().is_none_or(|c| c.payload.len() * ZSTD_SHARE > plain.len())
         && let Ok(payload) = zstd::bulk::compress(plain, ZSTD_LEVEL)
@@ -219,7 +239,7 @@ fn candidates(plain: &[u8], primer: Option<&Primer>, tier: &Tier) -> Vec<Encoded
     }
     candidates.retain(|c| c.payload.len() < plain.len());
     candidates.sort_by_key(|c| c.payload.len());
-    candidates
+    Ok(candidates)
 }
 
 /// The first candidate that decodes to the block, else the block itself.
@@ -228,25 +248,23 @@ fn prove(
     candidates: Vec<Encoded>,
     primer: Option<&Primer>,
     lm: Option<&Lm>,
-) -> Encoded {
-    let proven = |c: &Encoded| {
+) -> Result<Encoded, BlockError> {
+    for c in candidates {
         let primer = primer.filter(|_| c.primed);
-        let back = decode(c.form, &c.payload, plain.len() as u32, primer, lm);
-        let same = back.is_ok_and(|back| back == plain);
-        if !same {
-            log::error!("a block coded as {:?} did not decode to itself; not used", c.form);
+        match decode(c.form, &c.payload, plain.len() as u32, primer, lm) {
+            Ok(back) if back == plain => return Ok(c),
+            Err(BlockError::Stopped) => return Err(BlockError::Stopped),
+            _ => log::error!("a block coded as {:?} did not decode to itself; not used", c.form),
         }
-        same
-    };
-    let found = candidates.into_iter().find(proven);
-    found.unwrap_or_else(|| Encoded::plain(Form::Raw, plain.to_vec()))
+    }
+    Ok(Encoded::plain(Form::Raw, plain.to_vec()))
 }
 
 /// Codes a rested block in the smallest admissible form (raw, zstd, fast, with a language model).
 /// Verified by decoding. A block with a primer is coded with what the primer was made with.
-pub fn encode(plain: &[u8], primer: Option<&Primer>, tier: &Tier) -> Encoded {
+pub fn encode(plain: &[u8], primer: Option<&Primer>, tier: &Tier) -> Result<Encoded, BlockError> {
     let lm = primer.map_or(tier.lm.as_deref(), Primer::lm);
-    prove(plain, candidates(plain, primer, tier), primer, lm)
+    prove(plain, candidates(plain, primer, tier)?, primer, lm)
 }
 
 /// Decodes a payload of `plain_len` bytes of plaintext. Never panics, whatever the bytes. `primer`
@@ -314,7 +332,7 @@ mod tests {
         })
         .take(100_000)
         .collect();
-        let coded = encode(&noise, None, &Tier::FAST);
+        let coded = encode(&noise, None, &Tier::FAST).unwrap();
         assert_eq!((coded.form, coded.payload.len()), (Form::Raw, noise.len()));
     }
 }

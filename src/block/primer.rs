@@ -22,7 +22,7 @@ impl Primer {
     /// with it.
     pub fn make(plain: Vec<u8>, tier: &Tier) -> Result<(Self, Encoded), BlockError> {
         let (primer, coded) = Self::code(plain, tier)?;
-        Ok(primer.proven(coded))
+        primer.proven(coded)
     }
 
     /// The first half of [`Self::make`].
@@ -44,12 +44,12 @@ impl Primer {
     }
 
     /// The second half: the coded form is what decodes to the sample.
-    pub(super) fn proven(self, coded: Encoded) -> (Self, Encoded) {
-        let coded = prove(&self.plain, vec![coded], None, self.lm.as_deref());
+    pub(super) fn proven(self, coded: Encoded) -> Result<(Self, Encoded), BlockError> {
+        let coded = prove(&self.plain, vec![coded], None, self.lm.as_deref())?;
         if coded.form == Form::Raw {
-            return (Self::from_plain(self.plain.to_vec()), coded);
+            return Ok((Self::from_plain(self.plain.to_vec()), coded));
         }
-        (self, coded)
+        Ok((self, coded))
     }
 
     fn from_plain(plain: Vec<u8>) -> Self {
@@ -120,7 +120,7 @@ mod tests {
             let (made, stored) = Primer::make(text(len), &Tier::FAST).unwrap();
             assert_eq!(stored.form, Form::Fast);
             let read = Primer::decode(stored.form, &stored.payload, len as u32, None).unwrap();
-            let coded = encode(&block, Some(&made), &Tier::FAST);
+            let coded = encode(&block, Some(&made), &Tier::FAST).unwrap();
             assert!(coded.primed && coded.form == Form::Fast);
             let back =
                 decode(coded.form, &coded.payload, block.len() as u32, Some(&read), None).unwrap();
@@ -133,7 +133,7 @@ mod tests {
         let all = text(Primer::LEN + 30_000);
         let (primer, stored) = Primer::make(all[..Primer::LEN].to_vec(), &Tier::FAST).unwrap();
         for len in [Primer::LEN, Primer::LEN + 1, all.len()] {
-            let coded = encode(&all[..len], Some(&primer), &Tier::FAST);
+            let coded = encode(&all[..len], Some(&primer), &Tier::FAST).unwrap();
             assert!(coded.primed && coded.payload.len() < stored.payload.len());
             let read =
                 |len: usize| decode(coded.form, &coded.payload, len as u32, Some(&primer), None);

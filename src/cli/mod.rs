@@ -4,6 +4,7 @@ mod bench;
 mod bench_fs;
 mod completions;
 mod compress;
+mod fsck;
 mod gc;
 mod helper;
 mod mkfs;
@@ -69,6 +70,8 @@ enum Command {
     Stat(stat::Args),
     /// Check all that files are made of
     Scrub(scrub::Args),
+    /// Check log, index and namespace of a store that is not mounted
+    Fsck(fsck::Args),
     /// Give the space of dead frames back
     Gc(gc::Args),
     /// Compress one file into a container
@@ -128,7 +131,12 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { USAGE } else { DONE });
+            let first = std::env::args().skip(1).find(|a| !a.starts_with('-'));
+            let usage = match first.as_deref() {
+                Some("scrub" | "fsck") => scrub::USAGE,
+                _ => USAGE,
+            };
+            return ExitCode::from(if e.use_stderr() { usage } else { DONE });
         }
     };
     if cli.version {
@@ -167,6 +175,7 @@ pub fn main() -> ExitCode {
                 Command::Status(a) => status::run(&a),
                 Command::Stat(a) => stat::run(&a),
                 Command::Scrub(a) => scrub::run(&a, say),
+                Command::Fsck(a) => fsck::run(&a, say),
                 Command::Gc(a) => gc::run(&a, say),
                 Command::Compress(a) => compress::compress(&a, say),
                 Command::Decompress(a) => compress::decompress(&a),

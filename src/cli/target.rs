@@ -100,8 +100,11 @@ fn offline(
     request: &Request,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<serde_json::Value, Failure> {
-    let read_only =
-        matches!(request, Request::Status | Request::Stat { .. } | Request::Scrub { .. });
+    let read_only = match request {
+        Request::Status | Request::Stat { .. } => true,
+        Request::Scrub(o) => !o.repair,
+        _ => false,
+    };
     let store = Store::open(path, &OpenOptions { read_only })?;
     let fs: Arc<Fs> = Fs::open(store, super::options::Options::offline())?;
     let answer = control::answer(&fs, request, progress, None);

@@ -27,7 +27,7 @@ pub struct Estimation {
 impl Estimation {
     /// Believes all probabilities at first.
     pub fn new(contexts: usize) -> Self {
-        let curve = std::array::from_fn(|i| TABLES.squash((i as i32 * STEP >> 8) - LIMIT) as u16);
+        let curve = std::array::from_fn(|i| TABLES.squash(((i as i32 * STEP) >> 8) - LIMIT) as u16);
         Self { curves: vec![Curve(curve); contexts], curve: 0, cell: 0 }
     }
 

@@ -104,7 +104,7 @@ impl Vocab {
                 let token = (node & !LEAF) as usize;
                 leaves[token] = next;
                 next += 1;
-                found[token] = path.clone();
+                found[token].clone_from(&path);
                 for (node, bit) in &path {
                     let span: &mut [u16; 3] = &mut spans[usize::from(*node)];
                     if *bit && span[1] == 0 {

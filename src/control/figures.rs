@@ -305,8 +305,13 @@ pub fn answer(
                 blocks: r.moved_frames,
             })
         }
-        Request::Scrub { decode } => {
-            serde_json::to_value(super::scrub::scrub(fs, *decode, progress).map_err(|e| text(&e))?)
+        Request::Scrub(options) => {
+            let before = fs.store().stats().map_err(|e| text(&e))?.repaired;
+            let mut s = super::scrub::scrub(fs, *options, progress).map_err(|e| text(&e))?;
+            if pid.is_none() {
+                s.note_opening(before, fs.store().index_was_rebuilt());
+            }
+            serde_json::to_value(s)
         }
         Request::Flush => {
             fs.flush_all().map_err(|e| text(&e))?;

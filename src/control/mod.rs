@@ -7,7 +7,7 @@ mod server;
 
 pub use client::{ControlError, request};
 pub use figures::{CacheFigures, ModelFigures, Settled, StatEntry, Status, answer};
-pub use scrub::Scrubbed;
+pub use scrub::{ScrubOptions, Scrubbed, fsck};
 pub use server::Server;
 
 use serde::{Deserialize, Serialize};
@@ -46,11 +46,8 @@ pub enum Request {
     },
     /// Clean dead segments.
     Gc,
-    /// Check every frame.
-    Scrub {
-        /// Also decode it and check what comes out.
-        decode: bool,
-    },
+    /// Check all that lies under the store.
+    Scrub(ScrubOptions),
     /// Stage and sync everything.
     Flush,
 }

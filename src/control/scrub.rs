@@ -6,6 +6,7 @@ use crate::fs::{Fs, FsError};
 use crate::types::Ino;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
 
 /// A frame beyond repair.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -25,51 +26,161 @@ pub struct Lost {
 pub struct Scrubbed {
     /// Segments looked at.
     pub segments: u64,
+    /// Model files looked at.
+    pub models: u64,
     /// Frames checked.
     pub frames: u64,
-    /// Parity pages checked.
+    /// Pages checked.
     pub pages: u64,
-    /// Bytes of the frames checked.
+    /// Bytes looked at.
     pub bytes: u64,
+    /// Frames found damaged that could be corrected.
+    pub damaged_frames: u64,
+    /// Pages found damaged that could be rebuilt.
+    pub damaged_pages: u64,
+    /// Files that were not as they should be, sidecars and superblocks included.
+    pub damaged_files: u64,
     /// Frames repaired.
     pub repaired_frames: u64,
     /// Pages repaired.
     pub repaired_pages: u64,
     /// The index was made anew.
     pub index_rebuilt: bool,
+    /// What was found was put right, where it could be.
+    pub repaired: bool,
+    /// An earlier scrub was interrupted; this one went on where it was.
+    pub resumed: bool,
+    /// What is wrong with the namespace (fsck).
+    pub namespace: Vec<String>,
     /// What cannot be read.
     pub unrecoverable: Vec<Lost>,
 }
 
-/// Checks every live frame's checksums; with `decode` also that it decodes to what was written.
+impl Scrubbed {
+    /// True if anything was found that is not as it should be.
+    pub fn found_any(&self) -> bool {
+        self.damaged_frames + self.damaged_pages + self.damaged_files > 0
+            || !self.namespace.is_empty()
+            || !self.unrecoverable.is_empty()
+    }
+
+    /// True if something is still not as it should be.
+    pub fn left_any(&self) -> bool {
+        !self.unrecoverable.is_empty() || (self.found_any() && !self.repaired)
+    }
+}
+
+/// How to scrub.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScrubOptions {
+    /// Put right what can be put right.
+    pub repair: bool,
+    /// Also decode every frame and check what comes out.
+    pub decode: bool,
+    /// Read at most so many bytes per second; 0 for no limit.
+    pub throttle: u64,
+    /// Begin at the beginning, even if the last one was interrupted.
+    pub restart: bool,
+}
+
+/// Keeps a scrub to its rate.
+struct Throttle {
+    began: Instant,
+    rate: u64,
+}
+
+impl Throttle {
+    fn wait(&self, bytes: u64) {
+        if self.rate > 0 {
+            let due = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
+            std::thread::sleep(due.saturating_sub(self.began.elapsed()));
+        }
+    }
+}
+
+/// Checks every byte under the store but the index, which is checked when it is opened.
 pub fn scrub(
     fs: &Fs,
-    decode: bool,
+    options: ScrubOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Scrubbed, FsError> {
     fs.flush_all()?;
     let store = fs.store();
-    let frames = store.live_frames()?;
-    let total = frames.len() as u64;
-    let mut report = Scrubbed::default();
-    let (mut segments, mut inodes) = (BTreeSet::new(), BTreeSet::new());
+    let throttle = Throttle { began: Instant::now(), rate: options.throttle };
+    let repair = options.repair && !store.read_only();
+    let mut report = Scrubbed { repaired: repair, ..Scrubbed::default() };
+    report.damaged_files += store.check_superblocks(repair)?;
     let mut bad: Vec<(Ino, u64, String)> = Vec::new();
-    for (frame, ino, off) in frames {
-        match store.read_frame(frame) {
-            Ok(_) => inodes.extend(decode.then_some(ino)),
-            Err(e) => bad.push((ino, off, e.to_string())),
+    let (numbers, models) = (store.segment_numbers(), store.model_files()?);
+    let total = (numbers.len() + models.len()) as u64;
+    for id in models {
+        match store.check_model_file(&id, repair) {
+            Ok(c) => {
+                report.frames += c.frames;
+                report.pages += c.pages;
+                report.bytes += c.bytes;
+                report.damaged_frames += c.damaged_frames;
+                report.damaged_pages += c.damaged_pages;
+                report.damaged_files += u64::from(c.damaged);
+            }
+            Err(e) => report.unrecoverable.push(Lost {
+                path: String::new(),
+                inode: 0,
+                block: 0,
+                reason: e.to_string(),
+            }),
         }
-        segments.insert(frame.segment);
-        report.frames += 1;
-        report.bytes += u64::from(frame.len);
-        progress(report.frames, total);
+        report.models += 1;
+        progress(report.models, total);
+        throttle.wait(report.bytes);
     }
-    report.segments = segments.len() as u64;
-    let (all, mut done) = (inodes.len() as u64, 0);
-    for ino in inodes {
-        decode_all(fs, ino, &mut bad)?;
-        done += 1;
-        progress(done, all);
+    let from = if options.restart { 0 } else { store.scrub_position() };
+    report.resumed = from > 0;
+    let mut log_lost = false;
+    for number in numbers {
+        if number < from {
+            report.segments += 1;
+            continue;
+        }
+        if store.is_closed() {
+            break;
+        }
+        let c = store.check_segment(number, repair)?;
+        report.segments += 1;
+        report.frames += c.frames;
+        report.pages += c.pages;
+        report.bytes += c.bytes;
+        report.damaged_frames += c.damaged_frames;
+        report.damaged_pages += c.damaged_pages;
+        report.damaged_files += u64::from(c.damaged);
+        log_lost |= c.log_lost;
+        // Read once more: it may have been moved, coded anew or deleted meanwhile.
+        for (frame, ino, off) in c.lost {
+            if let Err(e) = store.read_frame(frame) {
+                bad.push((ino, off, e.to_string()));
+            }
+        }
+        store.set_scrub_position(Some(number + 1));
+        progress(report.models + report.segments, total);
+        throttle.wait(report.bytes);
+    }
+    if !store.is_closed() {
+        store.set_scrub_position(None);
+    }
+    if log_lost {
+        report.damaged_files += 1;
+        if repair {
+            log::warn!("records of the log are lost; what they said goes into a new checkpoint");
+            store.renew_checkpoint()?;
+        }
+    }
+    if repair {
+        report.repaired_frames = report.damaged_frames;
+        report.repaired_pages = report.damaged_pages;
+    }
+    if options.decode {
+        decode_files(fs, &mut bad, progress)?;
     }
     let block = u64::from(store.superblock().block_size.max(1));
     let paths = if bad.is_empty() { HashMap::new() } else { paths(fs)? };
@@ -79,11 +190,63 @@ pub fn scrub(
         block: off / block,
         reason,
     });
-    report.unrecoverable = lost.collect();
+    report.unrecoverable.extend(lost);
     for l in &report.unrecoverable {
         log::error!("{}: inode {} block {}: {}", l.path, l.inode, l.block, l.reason);
     }
     Ok(report)
+}
+
+/// All that [`scrub`] checks, the index and the namespace. Nobody else may use the file system
+/// meanwhile. `anew`: the index was to be made anew, so that it was is no sign of damage.
+pub fn fsck(
+    fs: &Fs,
+    repair: bool,
+    anew: bool,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Scrubbed, FsError> {
+    let store = fs.store();
+    let index_damaged = if store.read_only() {
+        !store.index_is_whole()
+    } else {
+        store.index_was_rebuilt() && !anew
+    };
+    let before = store.stats()?.repaired;
+    let options = ScrubOptions { repair, restart: true, ..ScrubOptions::default() };
+    let mut report = scrub(fs, options, progress)?;
+    report.note_opening(before, store.index_was_rebuilt());
+    report.damaged_files += u64::from(index_damaged);
+    let problems = store.check_namespace(repair && !store.read_only())?;
+    report.namespace =
+        problems.into_iter().map(|p| format!("inode {}: {}", p.ino, p.reason)).collect();
+    Ok(report)
+}
+
+impl Scrubbed {
+    /// Adds what opening the store had to repair before anything could be checked.
+    pub fn note_opening(&mut self, repaired: u64, index_rebuilt: bool) {
+        self.damaged_frames += repaired;
+        if self.repaired {
+            self.repaired_frames += repaired;
+        }
+        self.index_rebuilt = index_rebuilt;
+    }
+}
+
+fn decode_files(
+    fs: &Fs,
+    bad: &mut Vec<(Ino, u64, String)>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(), FsError> {
+    let frames = fs.store().live_frames()?;
+    let inodes: BTreeSet<Ino> = frames.into_iter().map(|(_, ino, _)| ino).collect();
+    let (all, mut done) = (inodes.len() as u64, 0);
+    for ino in inodes {
+        decode_all(fs, ino, bad)?;
+        done += 1;
+        progress(done, all);
+    }
+    Ok(())
 }
 
 /// Decodes each frame of a file that passes its checksums.

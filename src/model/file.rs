@@ -3,7 +3,7 @@
 //! Reading trusts nothing: every size is checked against the bytes that are there before memory is
 //! taken for it.
 
-use super::engine::{GROUP, NUMERICS, ROPE_STEPS, Rope};
+use super::engine::{GROUP, NUMERICS, ROPE_STEPS, Rope, WEIGHT_MAX};
 use super::tokenizer::{Merge, PreTokenizer, Tokenizer, TokenizerError};
 use super::tree::Tree;
 
@@ -130,7 +130,7 @@ pub struct Matrix {
     pub rows: usize,
     /// Inputs.
     pub columns: usize,
-    /// Row-major integers in ±127.
+    /// Row-major integers within ±[`WEIGHT_MAX`].
     pub values: Vec<i8>,
     /// `columns/64` (rounded up) scales a row.
     pub scales: Vec<f32>,
@@ -267,8 +267,9 @@ impl<'a> In<'a> {
         let (rows, columns) = (rows as usize, columns as usize);
         let scales = self.floats(rows * columns.div_ceil(GROUP))?;
         let values: Vec<i8> = self.take(rows * columns)?.iter().map(|v| *v as i8).collect();
-        if values.contains(&-128) {
-            return Err(FileError::Invalid(format!("{} has a weight of -128", self.section)));
+        let most = values.iter().fold(0, |most, v| v.unsigned_abs().max(most));
+        if most > WEIGHT_MAX.unsigned_abs() {
+            return Err(FileError::Invalid(format!("{} has a weight of ±{most}", self.section)));
         }
         Ok(Matrix { rows, columns, values, scales })
     }

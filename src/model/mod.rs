@@ -3,15 +3,6 @@
 //! A model is one content-addressed file ([`file`]); its id is the BLAKE3 of its bytes. [`engine`]
 //! runs it with the same bits on every machine; [`import`] makes it from other formats.
 
-#![allow(
-    clippy::wildcard_imports,
-    clippy::approx_constant,
-    clippy::vec_box,
-    clippy::cast_ptr_alignment,
-    clippy::float_cmp,
-    clippy::unreadable_literal
-)]
-
 pub mod engine;
 pub mod file;
 pub mod import;

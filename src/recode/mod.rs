@@ -14,7 +14,7 @@ use crate::store::Store;
 use crate::types::Ino;
 use plan::{Plan, Rested, Run};
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -108,10 +108,28 @@ pub struct Recoder {
     options: RecodeOptions,
     queue: Mutex<Queue>,
     wake: Condvar,
-    stop: AtomicBool,
+    stop: Arc<AtomicBool>,
+    /// Commands that code at somebody's wish: the background waits for them.
+    commands: AtomicUsize,
     coded_bytes: AtomicU64,
     busy_us: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Counts a command while it lasts.
+struct Command<'a>(&'a AtomicUsize);
+
+impl<'a> Command<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Command<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// One run of one inode, for a worker.
@@ -129,7 +147,8 @@ impl Recoder {
             options,
             queue: Mutex::default(),
             wake: Condvar::new(),
-            stop: AtomicBool::new(false),
+            stop: Arc::default(),
+            commands: AtomicUsize::new(0),
             coded_bytes: AtomicU64::new(0),
             busy_us: AtomicU64::new(0),
             thread: Mutex::new(None),
@@ -178,6 +197,7 @@ impl Recoder {
             Some(inos) => inos,
             None => self.store().staged_inodes()?,
         };
+        let _command = Command::begin(&self.commands);
         let before_bytes = self.live_bytes()?;
         let mut blocks = 0;
         // A write between planning and swapping costs another round; a busy writer is not chased.
@@ -207,6 +227,7 @@ impl Recoder {
         inos: &[Ino],
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<SettleReport, FetchError> {
+        let _command = Command::begin(&self.commands);
         let before_bytes = self.live_bytes()?;
         let mut total = 0;
         for &ino in inos {
@@ -283,6 +304,11 @@ impl Recoder {
                 let rest = self.options.rest;
                 Rested { block: q.rested(now, rest), tail: q.rested(now, keep), again: false }
             };
+            if self.commands.load(Ordering::SeqCst) > 0 {
+                // What they code has not to be looked at twice; the rest can wait.
+                let soon = Instant::now() + tick;
+                inos.drain(..).for_each(|ino| self.queue().put(ino, soon));
+            }
             if inos.is_empty() {
                 let q = self.queue();
                 drop(self.wake.wait_timeout(q, tick));
@@ -326,12 +352,16 @@ impl Recoder {
         Ok(Some(plan::plan(&extents, attr.size, self.block(), rested)))
     }
 
-    /// How an inode's runs are coded; `again`: not as those that are coded already.
-    fn recipe(&self, ino: Ino, again: bool) -> Result<Option<Recipe>, FetchError> {
+    /// How an inode's runs are coded; `again`: not as those that are coded already; `idle`: given
+    /// up when the coder stops.
+    fn recipe(&self, ino: Ino, again: bool, idle: bool) -> Result<Option<Recipe>, FetchError> {
         let (Some(attr), Some(name)) = (self.store().inode(ino)?, self.wish(ino)?) else {
             return Ok(None);
         };
-        let (tier, model) = self.fetcher.pins().tier(&name)?;
+        let (mut tier, model) = self.fetcher.pins().tier(&name)?;
+        if idle {
+            tier.lm = tier.lm.map(|lm| Arc::new(lm.until(Arc::clone(&self.stop))));
+        }
         let extents = self.store().extents_in(ino, 0, u64::MAX)?;
         let primer = extents.iter().map(|e| e.primer).find(|p| *p != 0 && !again).unwrap_or(0);
         // A file of one block would only pay for its primer.
@@ -391,7 +421,7 @@ impl Recoder {
                 }
                 let planned = self.plan(ino, rested).and_then(|plan| match plan {
                     Some(p) if !p.ready.is_empty() => {
-                        Ok(self.recipe(ino, rested.again)?.map(|r| (p, Arc::new(r))))
+                        Ok(self.recipe(ino, rested.again, idle)?.map(|r| (p, Arc::new(r))))
                     }
                     _ => Ok(None),
                 });

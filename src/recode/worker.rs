@@ -1,7 +1,7 @@
 //! One run from staged to coded: read, encode (which verifies by decoding), swap.
 
 use super::plan::Run;
-use crate::block::{self, Encoded, Lm, Primer, Tier};
+use crate::block::{self, BlockError, Encoded, Lm, Primer, Tier};
 use crate::fetch::{FetchError, Fetcher};
 use crate::store::{Guard, NewFrame, Op, StoreError, Txn};
 use crate::types::{Form, FrameRef, Ino};
@@ -111,7 +111,14 @@ pub fn code_run(
 ) -> Result<u64, FetchError> {
     let Some(plain) = read_run(fetcher, run)? else { return Ok(0) };
     let primer = recipe.primer(fetcher, ino);
-    let encoded = block::encode(&plain, primer.as_ref(), &recipe.tier);
+    let encoded = match block::encode(&plain, primer.as_ref(), &recipe.tier) {
+        Ok(encoded) => encoded,
+        Err(BlockError::Stopped) => return Ok(0),
+        Err(source) => {
+            let frame = run.extents.first().map(|e| e.frame).unwrap_or_default();
+            return Err(FetchError::Block { frame, source });
+        }
+    };
     let generation = run.extents.iter().map(|e| e.generation).max().unwrap_or(0);
     let mut txn = Txn {
         guard: Some(Guard { ino, off: run.off, len: run.len, expect: run.extents.clone() }),

@@ -5,7 +5,7 @@ use super::api::{Ecc, Result, StoreError};
 use super::ecc::pages::STRIPE_BYTES;
 use super::heal::read_whole;
 use super::indexer::Bell;
-use super::models::write_file;
+use super::models::put_file;
 use super::segments::{Segments, Side, io_error, segment_path, sidecar_path};
 use super::sidecar::{self, Part};
 use super::superblock::SEGMENT_HEADER;
@@ -49,7 +49,8 @@ impl Segments {
         self.ecc == Ecc::None || lock(&self.sidecars).get(&number).is_some_and(|s| s.covered >= len)
     }
 
-    /// Makes the sidecar of the first `len` bytes of a segment, where a frame must end.
+    /// Makes the sidecar of the first `len` bytes of a segment, where a frame must end. Its name is
+    /// durable once the names are synced.
     pub fn protect(&self, number: u32, len: u64) -> Result<()> {
         let _turn = lock(&self.healing);
         let Some(segment) = self.get(number) else { return Ok(()) };
@@ -82,7 +83,7 @@ impl Segments {
         drop(parts);
         let bytes = sidecar::join(&all);
         let path = sidecar_path(number, len);
-        let made = write_file(&*self.volume, &path, &bytes);
+        let made = put_file(&*self.volume, &path, &bytes);
         made.map_err(|e| io_error("write the sidecar of", number, e))?;
         let side = Side { covered: len, len: bytes.len() as u64 };
         let old = lock(&self.sidecars).insert(number, side);
@@ -105,20 +106,19 @@ pub fn protect_all(store: &Store) -> Result<()> {
     let segments = &store.segments;
     let synced = store.synced.load(Ordering::Acquire);
     let (last, end) = ((synced >> 32) as u32, synced & 0xffff_ffff);
-    let mut result = Ok(());
+    let (mut result, mut made) = (Ok(()), false);
     for (number, len) in segments.lens() {
         let len = match number.cmp(&last) {
             std::cmp::Ordering::Less => len,
             std::cmp::Ordering::Equal => end,
             std::cmp::Ordering::Greater => break,
         };
-        if !segments.is_protected(number, len)
-            && let Err(e) = segments.protect(number, len)
-        {
-            result = Err(e);
+        if !segments.is_protected(number, len) {
+            made = true;
+            result = result.and(segments.protect(number, len));
         }
     }
-    result
+    if made { result.and(segments.sync_names()) } else { result }
 }
 
 /// The thread's handle.

@@ -11,6 +11,7 @@ mod checkpoint;
 mod clean;
 mod ecc;
 mod frame;
+mod fsck;
 mod guard;
 mod heal;
 mod index;
@@ -22,6 +23,7 @@ mod models;
 mod open;
 mod record;
 mod replay;
+mod scrub;
 mod segments;
 mod sidecar;
 mod state;
@@ -33,7 +35,9 @@ mod tests;
 
 pub use api::*;
 pub use frame::OVERHEAD as FRAME_OVERHEAD;
+pub use fsck::Problem;
 pub use models::{ModelCheck, ModelId};
+pub use scrub::SegmentCheck;
 pub use superblock::FORMAT;
 
 use self::log::Writer;
@@ -88,6 +92,8 @@ pub struct Store {
     closed: AtomicBool,
     indexer: indexer::Indexer,
     guardian: guard::Guardian,
+    /// The index was made anew.
+    index_rebuilt: bool,
     /// Directory of the index; `None` if it is in memory only.
     index_dir: Mutex<Option<PathBuf>>,
     /// Held for its lock.
@@ -107,6 +113,11 @@ impl Store {
     /// Locks and opens a store; replays or rebuilds its index as needed.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Arc<Self>> {
         open::open(path, options, Arc::new(io::OsVolume::new(path)))
+    }
+
+    /// Opens a store for writing and makes its index anew, whatever the old one looks like.
+    pub fn open_anew(path: &Path) -> Result<Arc<Self>> {
+        open::open_with(path, &OpenOptions::default(), Arc::new(io::OsVolume::new(path)), true)
     }
 
     /// The directory it lies in.

@@ -106,9 +106,14 @@ fn payloads(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A file's new content under a name that appears whole or not at all.
+/// A file's new content under a name that appears whole or not at all; durable on return.
 pub(super) fn write_file(volume: &dyn Volume, path: &str, bytes: &[u8]) -> io::Result<()> {
-    let (dir, _) = path.rsplit_once('/').unwrap_or((".", path));
+    put_file(volume, path, bytes)?;
+    volume.sync_dir(path.rsplit_once('/').map_or(".", |(dir, _)| dir))
+}
+
+/// As [`write_file`], but the name is durable only once its directory was synced.
+pub(super) fn put_file(volume: &dyn Volume, path: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = format!("{path}.tmp");
     let make = || {
         if let Err(e) = volume.remove(&temporary)
@@ -125,8 +130,7 @@ pub(super) fn write_file(volume: &dyn Volume, path: &str, bytes: &[u8]) -> io::R
     if made.is_err() {
         let _ = volume.remove(&temporary);
     }
-    made?;
-    volume.sync_dir(dir)
+    made
 }
 
 /// What a look at a model file came to.

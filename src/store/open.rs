@@ -171,6 +171,16 @@ struct Start {
 
 /// See [`Store::open`].
 pub fn open(path: &Path, options: &OpenOptions, volume: Arc<dyn Volume>) -> Result<Arc<Store>> {
+    open_with(path, options, volume, false)
+}
+
+/// As [`open`]; `anew` makes the index from the log even if it could be trusted.
+pub fn open_with(
+    path: &Path,
+    options: &OpenOptions,
+    volume: Arc<dyn Volume>,
+    anew: bool,
+) -> Result<Arc<Store>> {
     let shown = path.display().to_string();
     if !path.is_dir() {
         return Err(StoreError::Refused(format!(
@@ -180,7 +190,9 @@ pub fn open(path: &Path, options: &OpenOptions, volume: Arc<dyn Volume>) -> Resu
     let superblock = superblock::read(&*volume, &shown)?;
     let lock_file = take_lock(path, options.read_only)?;
     let segments = Arc::new(Segments::open(volume, &superblock, !options.read_only)?);
-    let start = match trusted(path, options.read_only, &superblock, &segments) {
+    let old = (!anew).then(|| trusted(path, options.read_only, &superblock, &segments)).flatten();
+    let index_rebuilt = old.is_none() && !options.read_only;
+    let start = match old {
         Some(start) => start,
         None => rebuilt(path, options.read_only, &superblock, &segments)?,
     };
@@ -208,6 +220,7 @@ pub fn open(path: &Path, options: &OpenOptions, volume: Arc<dyn Volume>) -> Resu
         closed: AtomicBool::new(false),
         indexer: indexer::Indexer::default(),
         guardian: super::guard::Guardian::default(),
+        index_rebuilt,
         index_dir: Mutex::new(start.index_dir),
         _lock: lock_file,
     });

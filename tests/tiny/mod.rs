@@ -1,8 +1,6 @@
-//! A small random model, the same everywhere.
+//! A small random model, the same on every machine.
 
-#![allow(dead_code, clippy::unwrap_used, missing_docs)]
-
-use lmfs::model::engine::{GROUP, ROPE_STEPS, Rope, fingerprint};
+use lmfs::model::engine::{GROUP, ROPE_STEPS, Rope, WEIGHT_MAX, fingerprint};
 use lmfs::model::file::{Golden, Hyper, Layer, Manifest, Matrix};
 use lmfs::model::tokenizer::{Merge, PreTokenizer};
 use lmfs::model::{Engine, Isa, Model, Tokenizer, Tree};
@@ -11,6 +9,7 @@ use std::sync::Arc;
 /// A reproducible generator (xorshift64).
 pub struct Random(pub u64);
 
+#[allow(dead_code)]
 impl Random {
     pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
@@ -18,19 +17,20 @@ impl Random {
         self.0 ^= self.0 << 17;
         self.0
     }
+    /// From 0 to 1.
     pub fn unit(&mut self) -> f32 {
         (self.next() >> 40) as f32 / 16_777_216.0
     }
     pub fn matrix(&mut self, rows: u32, columns: u32) -> Matrix {
         let (rows, columns) = (rows as usize, columns as usize);
+        let most = i64::from(WEIGHT_MAX);
         Matrix {
             rows,
             columns,
             values: (0..rows * columns)
-                .map(|_| (self.next() % 255) as i8)
-                .map(|v| v.max(-127))
+                .map(|_| ((self.next() % (2 * most as u64 + 1)) as i64 - most) as i8)
                 .collect(),
-            scales: (0..rows * columns.div_ceil(GROUP)).map(|_| self.unit() / 200.0).collect(),
+            scales: (0..rows * columns.div_ceil(GROUP)).map(|_| self.unit() / 100.0).collect(),
         }
     }
     pub fn vector(&mut self, n: u32) -> Vec<f32> {
@@ -41,7 +41,24 @@ impl Random {
     }
 }
 
-pub fn model(window: u32) -> Model {
+/// Four heads of 16, two key-value heads, widths that are no multiples of a group.
+pub const HYPER: Hyper = Hyper {
+    vocab: 260,
+    hidden: 48,
+    layers: 2,
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 16,
+    feed_forward: 80,
+    window: 100,
+    start: 259,
+    unit: 4096,
+    lanes: 4,
+    eps: 1e-5,
+};
+
+/// A model of these sizes with 260 tokens.
+pub fn model(h: Hyper) -> Model {
     let mut r = Random(0x1234_5678_9abc_def1);
     let mut tokens: Vec<Vec<u8>> = (0..=255_u8).map(|b| vec![b]).collect();
     tokens.extend([b"th".to_vec(), b"the".to_vec(), b" t".to_vec(), Vec::new()]);
@@ -51,33 +68,21 @@ pub fn model(window: u32) -> Model {
         Merge { left: 32, right: 116, result: 258 },
     ];
     let weights: Vec<(u32, u64)> = (0..259).map(|t| (t, r.next() % 1000)).collect();
-    let h = Hyper {
-        vocab: 260,
-        hidden: 48,
-        layers: 2,
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 16,
-        feed_forward: 80,
-        window,
-        start: 259,
-        unit: 4096,
-        lanes: 4,
-        eps: 1e-5,
-    };
-    let mut table = || (0..ROPE_STEPS * 8).map(|_| r.unit() * 2.0 - 1.0).collect();
+    let half = ROPE_STEPS * h.head_dim as usize / 2;
+    let mut table = || (0..half).map(|_| r.unit() * 2.0 - 1.0).collect();
     let rope = Rope { cos_low: table(), sin_low: table(), cos_high: table(), sin_high: table() };
-    let layers = (0..2)
+    let (q, kv) = (h.heads * h.head_dim, h.kv_heads * h.head_dim);
+    let layers = (0..h.layers)
         .map(|_| Layer {
-            norm1: r.vector(48),
-            query: r.matrix(64, 48),
-            key: r.matrix(32, 48),
-            value: r.matrix(32, 48),
-            output: r.matrix(48, 64),
-            norm2: r.vector(48),
-            gate: r.matrix(80, 48),
-            up: r.matrix(80, 48),
-            down: r.matrix(48, 80),
+            norm1: r.vector(h.hidden),
+            query: r.matrix(q, h.hidden),
+            key: r.matrix(kv, h.hidden),
+            value: r.matrix(kv, h.hidden),
+            output: r.matrix(h.hidden, q),
+            norm2: r.vector(h.hidden),
+            gate: r.matrix(h.feed_forward, h.hidden),
+            up: r.matrix(h.feed_forward, h.hidden),
+            down: r.matrix(h.hidden, h.feed_forward),
         })
         .collect();
     let mut m = Model {
@@ -86,13 +91,19 @@ pub fn model(window: u32) -> Model {
         tokenizer: Tokenizer::new(PreTokenizer::Gpt2, &tokens, merges).unwrap(),
         tree: Tree::huffman(&weights),
         rope,
-        embedding: r.matrix(260, 48),
+        embedding: r.matrix(260, h.hidden),
         layers,
-        norm: r.vector(48),
-        head: Some(r.matrix(260, 48)),
+        norm: r.vector(h.hidden),
+        head: Some(r.matrix(260, h.hidden)),
         golden: Golden { tokens: (0..40).collect(), hash: [0; 32] },
     };
     let engine = Arc::new(Engine::with_isa(&m, Isa::Scalar).unwrap());
     m.golden.hash = *fingerprint(&engine, &m.golden.tokens).unwrap().as_bytes();
     m
+}
+
+/// The smallest one that has everything: the committed file.
+#[allow(dead_code)]
+pub fn smallest() -> Model {
+    model(Hyper { hidden: 32, heads: 2, kv_heads: 1, feed_forward: 48, window: 30, ..HYPER })
 }

@@ -2,25 +2,30 @@
 //!
 //! Keys and values are 8-bit integers with one scale a head vector, written once, in place, in a
 //! ring of positions. Scores are integer dot products; the softmax weights times the values' scales
-//! become 16-bit integers, so that the sum over positions is an integer too: no result depends on
+//! become 15-bit integers, so that the sum over positions is an integer too: no result depends on
 //! the order of positions, on the ring's size or on what else is being computed.
 
-use super::kernel::{Kernel, ROWS};
-use super::math::{exp, quantise, top, truncate};
+use super::kernel::{Column, Kernel, MAX_COLUMNS, MAX_POSITIONS, ROWS};
+use super::math::{SUM_WAYS, VALUE_MAX, WEIGHT_MAX, exp, quantise, top, truncate};
 
 /// Slots that a cache grows by.
 const PAGE: usize = 64;
-/// Positions of one lane that one call may add: they are kept beyond the window.
+/// Positions of one lane that one pass may add: they are kept beyond the window.
 pub const AHEAD: usize = 64;
-/// Fixed-point one of the softmax denominator.
-const ONE: f32 = 16_777_216.0;
+/// Widest head.
+const MAX_HEAD: usize = 256;
+/// Fixed-point one of the softmax denominator: the largest window's terms fit 32 bits, for each of
+/// the 16 ways that they are summed.
+const ONE: f32 = 1_048_576.0;
+/// Largest weight of a position.
+const WEIGHT_ONE: f32 = 32767.0;
 
 /// Keys and values of one lane, one layer, one key-value head.
 #[derive(Debug, Clone, Default)]
 pub struct Cache {
-    /// Per 16 slots: `head/4` quads of 16 keys × 4 values, with 128 added.
+    /// Per 16 slots: `head/4` quads of 16 keys × 4 values, with the weights' offset added.
     keys: Vec<u8>,
-    /// Per 4 slots: `head` × 4 values.
+    /// Per 16 slots: `head/16` panels of 4 quads of 16 elements × 4 slots.
     values: Vec<i8>,
     key_scales: Vec<f32>,
     value_scales: Vec<f32>,
@@ -54,25 +59,28 @@ impl Cache {
         let slot = position % Self::ring(window);
         if slot >= self.key_scales.len() {
             let slots = self.key_scales.len() + PAGE;
-            self.keys.resize(slots * d, 128);
+            self.keys.resize(slots * d, WEIGHT_MAX as u8);
             self.values.resize(slots * d, 0);
             self.key_scales.resize(slots, 0.0);
             self.value_scales.resize(slots, 0.0);
         }
-        let mut q = [0_i8; 256];
+        let mut q = [0_i8; MAX_HEAD];
         let q = &mut q[..d];
-        self.key_scales[slot] = quantise(key, q);
+        self.key_scales[slot] = quantise(key, q, WEIGHT_MAX);
         let block = &mut self.keys[slot / ROWS * ROWS * d..][..ROWS * d];
         for (quad, q) in block.chunks_exact_mut(ROWS * 4).zip(q.chunks_exact(4)) {
             let at = slot % ROWS * 4;
             for i in 0..4 {
-                quad[at + i] = (i32::from(q[i]) + 128) as u8;
+                quad[at + i] = q[i].wrapping_add(WEIGHT_MAX) as u8;
             }
         }
-        self.value_scales[slot] = quantise(value, q);
-        let block = &mut self.values[slot / 4 * 4 * d..][..4 * d];
-        for (v, q) in block.chunks_exact_mut(4).zip(q) {
-            v[slot % 4] = *q;
+        self.value_scales[slot] = quantise(value, q, VALUE_MAX);
+        let block = &mut self.values[slot / ROWS * ROWS * d..][..ROWS * d];
+        for (panel, q) in block.chunks_exact_mut(ROWS * ROWS).zip(q.chunks_exact(ROWS)) {
+            let quad = &mut panel[slot % ROWS / 4 * ROWS * 4..][..ROWS * 4];
+            for (v, q) in quad.chunks_exact_mut(4).zip(q) {
+                v[slot % 4] = *q;
+            }
         }
     }
 }
@@ -80,14 +88,38 @@ impl Cache {
 /// Working memory of [`attend`].
 #[derive(Debug, Default)]
 pub struct Scratch {
+    query: Vec<i8>,
+    offsets: Vec<i32>,
+    dots: Vec<i32>,
     scores: Vec<f32>,
-    weights: Vec<u8>,
-    high: Vec<i32>,
-    low: Vec<i32>,
+    weights: Vec<i16>,
+    piece: Vec<i32>,
+    sums: Vec<i32>,
+    wide: Vec<i64>,
 }
 
-/// Attention of one rotated query head at `position` over the last `window` positions.
-/// `query` and `out`: one head's length, a multiple of 16 up to 256.
+/// A run of live slots `from..to`, the whole blocks `first..last` around it, and where the scores
+/// of `first` are.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    from: usize,
+    to: usize,
+    first: usize,
+    last: usize,
+    at: usize,
+}
+
+impl Run {
+    fn new(from: usize, to: usize, at: usize) -> Self {
+        Self { from, to, first: from / ROWS * ROWS, last: to.next_multiple_of(ROWS), at }
+    }
+    fn len(&self) -> usize {
+        self.last - self.first
+    }
+}
+
+/// Attention of rotated queries at `position` over the last `window` positions. `queries` and `out`:
+/// heads of `d` elements, a multiple of 16 up to 256; up to [`MAX_COLUMNS`] of them.
 ///
 /// # Safety
 /// The CPU must have the kernel's instruction set.
@@ -96,101 +128,130 @@ pub unsafe fn attend<K: Kernel>(
     cache: &Cache,
     position: usize,
     window: usize,
-    query: &[f32],
+    d: usize,
+    queries: &[f32],
     s: &mut Scratch,
     out: &mut [f32],
 ) {
-    let d = query.len();
+    let n = queries.len() / d;
     let ring = Cache::ring(window);
     let live = (position + 1).min(window);
     let first = (position + 1 - live) % ring;
-    // The live slots: a run, and where the ring wraps a second run from slot 0.
-    let runs = [(first, (first + live).min(ring)), (0, (first + live).saturating_sub(ring))];
+    // The live slots: a run, and where the ring wraps a second one from slot 0.
+    let a = Run::new(first, (first + live).min(ring), 0);
+    let b = Run::new(0, (first + live).saturating_sub(ring), a.len());
+    let both = [a, b];
+    let runs = if b.to == 0 { &both[..1] } else { &both[..] };
+    let stride = a.len() + b.len();
 
-    let mut q = [0_i8; 256];
-    let q = &mut q[..d];
-    let q_scale = quantise(query, q) * (1.0 / (d as f32).sqrt());
-    let offset = -128 * q.iter().map(|v| i32::from(*v)).sum::<i32>();
-
-    let slots = cache.key_scales.len();
-    if s.scores.len() < slots {
-        s.scores.resize(slots, 0.0);
-        s.weights.resize(slots * 2, 0);
+    s.query.resize(n * d, 0);
+    s.offsets.resize(n * d / 4, 0);
+    s.dots.resize(n * stride, 0);
+    s.scores.resize(n * stride, 0.0);
+    s.weights.resize(n * stride, 0);
+    let mut scales = [0.0_f32; MAX_COLUMNS];
+    let root = 1.0 / (d as f32).sqrt();
+    for (i, query) in queries.chunks_exact(d).enumerate() {
+        let q = &mut s.query[i * d..(i + 1) * d];
+        scales[i] = quantise(query, q, VALUE_MAX) * root;
+        // SAFETY: the caller vouches for the instruction set, here and below.
+        unsafe { K::offsets(q, &mut s.offsets[i * d / 4..(i + 1) * d / 4]) };
     }
+    let columns: [Column; MAX_COLUMNS] = std::array::from_fn(|i| {
+        let i = i.min(n - 1);
+        Column {
+            values: &s.query[i * d..(i + 1) * d],
+            scales: &[],
+            offsets: &s.offsets[i * d / 4..(i + 1) * d / 4],
+        }
+    });
+    for r in runs {
+        let keys = &cache.keys[r.first * d..r.last * d];
+        unsafe { K::keys(keys, &columns[..n], &mut s.dots[r.at..], stride) };
+    }
+    let mut units = [0.0_f32; MAX_COLUMNS];
+    for i in 0..n {
+        let row = i * stride..(i + 1) * stride;
+        let (scores, weights) = (&mut s.scores[row.clone()], &mut s.weights[row.clone()]);
+        units[i] = weigh(cache, runs, scales[i], &s.dots[row], scores, weights);
+    }
+    s.sums.clear();
+    s.sums.resize(n * d, 0);
+    s.piece.resize(n * d, 0);
+    s.wide.clear();
+    for r in runs {
+        for from in (r.first..r.last).step_by(MAX_POSITIONS) {
+            let to = (from + MAX_POSITIONS).min(r.last);
+            let values = &cache.values[from * d..to * d];
+            let weights = &s.weights[r.at + from - r.first..];
+            unsafe { K::values(values, weights, stride, d, &mut s.piece) };
+            if live <= MAX_POSITIONS {
+                s.sums.iter_mut().zip(&s.piece).for_each(|(a, b)| *a += b);
+            } else {
+                s.wide.resize(n * d, 0);
+                s.wide.iter_mut().zip(&s.piece).for_each(|(a, b)| *a += i64::from(*b));
+            }
+        }
+    }
+    for (i, out) in out.chunks_exact_mut(d).enumerate() {
+        let row = i * d..(i + 1) * d;
+        if s.wide.is_empty() {
+            out.iter_mut().zip(&s.sums[row]).for_each(|(o, v)| *o = *v as f32 * units[i]);
+        } else {
+            out.iter_mut().zip(&s.wide[row]).for_each(|(o, v)| *o = *v as f32 * units[i]);
+        }
+    }
+}
+
+/// One query's products with the keys to weights of the values. Returns what a weight of 1 is.
+#[inline(always)]
+fn weigh(
+    cache: &Cache,
+    runs: &[Run],
+    scale: f32,
+    dots: &[i32],
+    scores: &mut [f32],
+    weights: &mut [i16],
+) -> f32 {
     let mut best = f32::MIN;
-    for (from, to) in runs {
-        if from >= to {
-            continue;
+    for r in runs {
+        let part = r.at..r.at + r.len();
+        let keys = &cache.key_scales[r.first..r.last];
+        for ((score, dot), key) in scores[part.clone()].iter_mut().zip(&dots[part]).zip(keys) {
+            *score = ((*dot as f32) * key) * scale;
         }
-        for block in from / ROWS..to.div_ceil(ROWS) {
-            let mut dots = [0_i32; ROWS];
-            // SAFETY: the caller vouches for the instruction set.
-            unsafe {
-                K::keys(
-                    &cache.keys[block * ROWS * d..(block + 1) * ROWS * d],
-                    q,
-                    offset,
-                    &mut dots,
-                );
-            }
-            let range = block * ROWS..(block + 1) * ROWS;
-            let scales = &cache.key_scales[range.clone()];
-            for ((score, dot), scale) in s.scores[range].iter_mut().zip(dots).zip(scales) {
-                *score = ((dot as f32) * scale) * q_scale;
-            }
-        }
-        best = top(&s.scores[from..to], best, |v| v);
+        best = top(&scores[r.at + r.from - r.first..r.at + r.to - r.first], best, |v| v);
     }
-    // Scores become softmax numerators times value scales; the denominator is a sum of integers.
-    let mut total = 0_i64;
-    let mut peak = 0.0_f32;
-    for (from, to) in runs {
-        if from >= to {
-            continue;
+    for v in scores.iter_mut() {
+        *v = exp(*v - best);
+    }
+    for r in runs {
+        let part = &mut scores[r.at..r.at + r.len()];
+        part[..r.from - r.first].fill(0.0);
+        part[r.to - r.first..].fill(0.0);
+    }
+    // The denominator is a sum of integers: it has no order.
+    let mut ways = [0_u32; SUM_WAYS];
+    for part in scores.chunks_exact(SUM_WAYS) {
+        for (way, v) in ways.iter_mut().zip(part) {
+            *way += truncate(v * ONE + 0.5, 0.0, ONE) as u32;
         }
-        let scores = &mut s.scores[from..to];
-        for v in scores.iter_mut() {
-            *v = exp(*v - best);
-        }
-        for v in scores.iter() {
-            total += i64::from(truncate(v * ONE, 0.0, ONE));
-        }
-        for (v, scale) in scores.iter_mut().zip(&cache.value_scales[from..to]) {
+    }
+    let total = ways.iter().map(|w| u64::from(*w)).sum::<u64>();
+    for r in runs {
+        let part = &mut scores[r.at..r.at + r.len()];
+        for (v, scale) in part.iter_mut().zip(&cache.value_scales[r.first..r.last]) {
             *v *= scale;
         }
-        peak = top(scores, peak, |v| v);
     }
+    let peak = top(scores, 0.0, |v| v);
     if peak == 0.0 || total == 0 {
-        out.fill(0.0);
-        return;
+        weights.fill(0);
+        return 0.0;
     }
-    let inv = 65535.0 / peak;
-    s.high.clear();
-    s.high.resize(d, 0);
-    s.low.clear();
-    s.low.resize(d, 0);
-    for (from, to) in runs {
-        if from >= to {
-            continue;
-        }
-        let (a, b) = (from / 4 * 4, to.next_multiple_of(4));
-        s.scores[a..from].fill(0.0);
-        s.scores[to..b].fill(0.0);
-        let weights = &mut s.weights[..(b - a) * 2];
-        for (w, v) in weights.chunks_exact_mut(8).zip(s.scores[a..b].chunks_exact(4)) {
-            for i in 0..4 {
-                let p = truncate(v[i] * inv, 0.0, 65535.0);
-                w[i] = (p >> 8) as u8;
-                w[4 + i] = p as u8;
-            }
-        }
-        // SAFETY: the caller vouches for the instruction set.
-        unsafe {
-            K::values(&cache.values[a * d..b * d], weights, &mut s.high, &mut s.low);
-        }
+    let inv = WEIGHT_ONE / peak;
+    for (w, v) in weights.iter_mut().zip(scores.iter()) {
+        *w = truncate(v * inv + 0.5, 0.0, WEIGHT_ONE) as i16;
     }
-    let scale = (peak / 65535.0) / ((total as f32) / ONE);
-    for ((o, h), l) in out.iter_mut().zip(&s.high).zip(&s.low) {
-        *o = ((*h as f32) * 256.0 + (*l as f32)) * scale;
-    }
+    (peak / WEIGHT_ONE) / ((total as f32) / ONE)
 }

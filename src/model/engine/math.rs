@@ -6,11 +6,16 @@
 //! into the instruction-set specific copies of the forward pass.
 
 /// Columns of the fixed summation tree.
-const SUM_WAYS: usize = 16;
+pub const SUM_WAYS: usize = 16;
 /// 1.5·2²³: adding and subtracting it rounds to the nearest integer, ties to even.
 const ROUND: f32 = 12_582_912.0;
 /// Elements that share one scale, in weights and activations.
 pub const GROUP: usize = 64;
+/// Largest weight, and key of attention. Four products with [`VALUE_MAX`] fit 16 bits.
+pub const WEIGHT_MAX: i8 = 64;
+/// Largest activation, query and value.
+pub const VALUE_MAX: i8 = 127;
+const _: () = assert!(4 * WEIGHT_MAX as i32 * VALUE_MAX as i32 <= i16::MAX as i32);
 
 /// Nearest integer, ties to even, for |x| < 2²².
 #[inline(always)]
@@ -113,19 +118,20 @@ pub fn top(x: &[f32], least: f32, f: impl Fn(f32) -> f32) -> f32 {
     ways.iter().fold(rest, |a, w| max(a, *w))
 }
 
-/// Quantises `x` to integers in ±127 and returns the scale: `x ≈ q · scale`.
+/// Quantises `x` to integers within ±`most` and returns the scale: `x ≈ q · scale`.
 #[inline(always)]
-pub fn quantise(x: &[f32], q: &mut [i8]) -> f32 {
+pub fn quantise(x: &[f32], q: &mut [i8], most: i8) -> f32 {
+    let most = f32::from(most);
     let amax = top(x, 0.0, f32::abs);
     if amax == 0.0 {
         q.fill(0);
         return 0.0;
     }
-    let inv = 127.0 / amax;
+    let inv = most / amax;
     for (o, v) in q.iter_mut().zip(x) {
-        *o = truncate(round(v * inv), -127.0, 127.0) as i8;
+        *o = truncate(round(v * inv), -most, most) as i8;
     }
-    amax / 127.0
+    amax / most
 }
 
 /// Rotates one head by position, pairing element i with i + half (the "neox" layout that Hugging
@@ -167,9 +173,9 @@ mod tests {
     fn quantising_survives_strange_numbers() {
         let mut q = [0_i8; 4];
         for v in [f32::NAN, f32::INFINITY, f32::MIN_POSITIVE / 8.0, 0.0, -f32::MAX] {
-            quantise(&[v, 1.0, -v, 0.0], &mut q);
+            quantise(&[v, 1.0, -v, 0.0], &mut q, 127);
         }
-        assert!((quantise(&[1.0, -2.0, 0.5, 0.0], &mut q) - 2.0 / 127.0).abs() < 1e-9);
+        assert!((quantise(&[1.0, -2.0, 0.5, 0.0], &mut q, 127) - 2.0 / 127.0).abs() < 1e-9);
         assert_eq!(q, [64, -127, 32, 0]);
     }
 }

@@ -4,20 +4,27 @@
 //! the same bits on every CPU, for every batch and number of threads. See `docs/engine.md`.
 
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod batch;
+mod forward;
 pub mod kernel;
+#[cfg(test)]
+mod kernel_tests;
 mod math;
 mod session;
 mod softmax;
-#[cfg(target_arch = "x86_64")]
-mod x86;
+mod team;
 
 pub use kernel::Isa;
-pub use math::GROUP;
+pub use math::{GROUP, WEIGHT_MAX};
 pub use session::{Input, Session};
 pub use softmax::TOTAL_BITS;
 
-use super::file::{Hyper, Model};
-use kernel::Packed;
+use super::file::{Hyper, Matrix, Model};
+use kernel::{Packed, Row};
 
 /// The numerics that this engine computes. Named in every model file and frame.
 pub const NUMERICS: u32 = 0;
@@ -121,13 +128,26 @@ struct RunHyper {
     eps: f32,
 }
 
-/// Concatenates the rows of several matrices over the same inputs.
-fn stack(parts: &[&super::file::Matrix]) -> Packed {
-    let inputs = parts[0].columns;
+/// Row `i` of a matrix.
+fn row(m: &Matrix, i: usize) -> Row<'_> {
+    let groups = m.columns.div_ceil(GROUP);
+    Row {
+        values: &m.values[i * m.columns..(i + 1) * m.columns],
+        scales: &m.scales[i * groups..(i + 1) * groups],
+    }
+}
+
+/// Packs the rows of several matrices over the same inputs, one behind the other.
+fn stack(parts: &[&Matrix]) -> Packed {
     let rows = parts.iter().map(|m| m.rows).sum();
-    let values: Vec<i8> = parts.iter().flat_map(|m| &m.values).copied().collect();
-    let scales: Vec<f32> = parts.iter().flat_map(|m| &m.scales).copied().collect();
-    Packed::new(rows, inputs, &values, &scales)
+    Packed::new(rows, parts[0].columns, |mut i| {
+        let mut part = 0;
+        while i >= parts[part].rows {
+            i -= parts[part].rows;
+            part += 1;
+        }
+        row(parts[part], i)
+    })
 }
 
 impl Engine {
@@ -180,9 +200,7 @@ impl Engine {
             embedding_scales: model.embedding.scales.clone(),
             layers,
             norm: model.norm.clone(),
-            head: Packed::reordered(leaves.len(), head.columns, &head.values, &head.scales, |i| {
-                leaves[i] as usize
-            }),
+            head: Packed::new(leaves.len(), head.columns, |i| row(head, leaves[i] as usize)),
         }
     }
 
@@ -217,15 +235,18 @@ pub fn fingerprint(
 ) -> Result<blake3::Hash, EngineError> {
     let mut session = Session::new(std::sync::Arc::clone(engine), 1, 1)?;
     let mut hash = blake3::Hasher::new();
+    let mut bytes = Vec::new();
     for chunk in tokens.chunks(Session::AHEAD) {
         let inputs: Vec<Input> = chunk.iter().map(|t| Input { lane: 0, token: *t }).collect();
         session.step_logits(&inputs);
         for c in 0..inputs.len() {
+            bytes.clear();
             for v in session.logits(c) {
                 // All not-a-numbers hash alike: their bits are not defined.
                 let bits = if v.is_nan() { f32::NAN.to_bits() } else { v.to_bits() };
-                hash.update(&bits.to_le_bytes());
+                bytes.extend_from_slice(&bits.to_le_bytes());
             }
+            hash.update(&bytes);
         }
     }
     Ok(hash.finalize())

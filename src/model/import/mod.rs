@@ -9,7 +9,7 @@ mod rope;
 mod safetensors;
 mod vocabulary;
 
-use super::engine::{Engine, EngineError, GROUP, Input, Session, fingerprint};
+use super::engine::{Engine, EngineError, GROUP, Input, Session, WEIGHT_MAX, fingerprint};
 use super::file::{FileError, Golden, Hyper, Layer, Manifest, Matrix, Model};
 use super::tokenizer::{Merge, PreTokenizer, Tokenizer, TokenizerError};
 use super::tree::Tree;
@@ -118,7 +118,7 @@ pub fn read(path: &Path) -> Result<Source, ImportError> {
     }
 }
 
-/// Quantises to 8 bits with a scale per 64 inputs.
+/// Quantises to ±[`WEIGHT_MAX`] with a scale per [`GROUP`] inputs.
 fn quantise(values: &[f32], rows: usize, columns: usize) -> Matrix {
     let mut m = Matrix {
         rows,
@@ -126,13 +126,14 @@ fn quantise(values: &[f32], rows: usize, columns: usize) -> Matrix {
         values: Vec::with_capacity(values.len()),
         scales: Vec::with_capacity(rows * columns.div_ceil(GROUP)),
     };
+    let most = f32::from(WEIGHT_MAX);
     for row in values.chunks_exact(columns) {
         for group in row.chunks(GROUP) {
             let amax = group.iter().fold(0.0_f32, |a, v| a.max(v.abs()));
-            let scale = amax / 127.0;
+            let scale = amax / most;
             m.scales.push(scale);
             m.values.extend(group.iter().map(|v| {
-                if scale > 0.0 { (v / scale).round().clamp(-127.0, 127.0) as i8 } else { 0 }
+                if scale > 0.0 { (v / scale).round().clamp(-most, most) as i8 } else { 0 }
             }));
         }
     }

@@ -371,3 +371,66 @@ fn a_range_of_a_file_of_many_extents_is_found_quickly() {
     // A scan of all extents would take a thousand times 100,000 steps.
     assert!(began.elapsed().as_millis() < 2000, "{:?}", began.elapsed());
 }
+
+#[test]
+fn fsck_puts_the_namespace_right_and_then_finds_nothing() {
+    let dir = made();
+    let store = open(dir.path());
+    let (a, b, c) = (
+        create(&store, b"a").unwrap(),
+        create(&store, b"b").unwrap(),
+        create(&store, b"c").unwrap(),
+    );
+    write(&store, a, 0, b"hello").unwrap();
+    assert_eq!(store.check_namespace(false).unwrap(), []);
+    let stray = store.next_ino();
+    let folder = |name: &[u8], parent: Ino| {
+        let ino = store.next_ino();
+        let attr = Attr { mode: libc::S_IFDIR | 0o755, nlink: 2, parent: parent.0, ..attr(0) };
+        let name = name.to_vec();
+        let op = Op::PutDirent { parent, name, ino, kind: libc::S_IFDIR };
+        store.append(Txn { ops: vec![Op::PutInode(ino, attr), op], ..Txn::default() }).unwrap();
+        ino
+    };
+    // The root's own count is wrong on purpose: it has two directories now.
+    let (outer, inner) = (folder(b"outer", Ino::ROOT), folder(b"other", Ino::ROOT));
+    let dirent =
+        |parent, name: &[u8], ino, kind| Op::PutDirent { parent, name: name.to_vec(), ino, kind };
+    let del = |parent, name: &[u8]| Op::DelDirent { parent, name: name.to_vec() };
+    let ops = vec![
+        // A file without a name, one with two but a count of one, a name of nothing, a wrong type.
+        del(Ino::ROOT, b"a"),
+        dirent(Ino::ROOT, b"b2", b, libc::S_IFREG),
+        dirent(Ino::ROOT, b"nothing", stray, libc::S_IFREG),
+        dirent(Ino::ROOT, b"c", c, libc::S_IFDIR),
+        // Two directories in each other, out of the root's reach.
+        del(Ino::ROOT, b"outer"),
+        del(Ino::ROOT, b"other"),
+        dirent(outer, b"inner", inner, libc::S_IFDIR),
+        dirent(inner, b"outer", outer, libc::S_IFDIR),
+        // Bytes and an attribute of nobody.
+        Op::PutXattr(Ino(stray.0 + 100), b"user.x".to_vec(), b"v".to_vec()),
+    ];
+    store.append(Txn { ops, ..Txn::default() }).unwrap();
+    write(&store, Ino(stray.0 + 100), 0, b"lost").unwrap();
+    let found = store.check_namespace(false).unwrap();
+    assert!(found.len() >= 8, "{found:#?}");
+    assert_eq!(store.check_namespace(true).unwrap().len(), found.len());
+    assert_eq!(store.check_namespace(true).unwrap(), []);
+    store.close().unwrap();
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(store.check_namespace(false).unwrap(), []);
+    let lost = store.dirent(Ino::ROOT, b"lost+found").unwrap().unwrap().ino;
+    let saved = store.dirent(lost, format!("#{a}").as_bytes()).unwrap().unwrap();
+    assert_eq!((saved.ino, contents(&store, a, 5).unwrap()), (a, b"hello".to_vec()));
+    assert_eq!(store.inode(b).unwrap().unwrap().nlink, 2);
+    assert_eq!(store.dirent(Ino::ROOT, b"nothing").unwrap(), None);
+    assert_eq!(store.dirent(Ino::ROOT, b"c").unwrap().unwrap().kind, libc::S_IFREG);
+    let mut up = inner;
+    for _ in 0..4 {
+        up = Ino(store.inode(up).unwrap().unwrap().parent);
+    }
+    assert_eq!(up, Ino::ROOT);
+    assert_eq!(store.inode(Ino::ROOT).unwrap().unwrap().nlink, 3);
+}

@@ -1,0 +1,48 @@
+//! `lmfs fsck`: the log, the index and the namespace of a store that nobody uses.
+
+use super::output::Say;
+use super::{Failure, Outcome, options, scrub};
+use crate::control;
+use crate::fs::Fs;
+use crate::store::{OpenOptions, Store};
+use std::path::PathBuf;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The store's directory
+    store: PathBuf,
+    /// Put right what can be put right
+    #[arg(long)]
+    repair: bool,
+    /// Make the index anew from the log
+    #[arg(long)]
+    rebuild_index: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs it.
+pub fn run(a: &Args, say: Say) -> Outcome {
+    let could_not = |f: Failure| Failure { code: scrub::COULD_NOT, ..f };
+    let open = || -> Result<_, Failure> {
+        let store = if a.rebuild_index {
+            Store::open_anew(&a.store)?
+        } else {
+            Store::open(&a.store, &OpenOptions { read_only: !a.repair })?
+        };
+        Ok(Fs::open(store, options::Options::offline())?)
+    };
+    let fs = open().map_err(could_not)?;
+    let bar = say.bar();
+    let report = control::fsck(&fs, a.repair, a.rebuild_index, &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    let closed = fs.shutdown();
+    let report = report.map_err(|e| could_not(e.into()))?;
+    closed.map_err(|e| could_not(e.into()))?;
+    scrub::show(&report, a.json, say)
+}

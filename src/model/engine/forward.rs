@@ -1,0 +1,282 @@
+//! The forward pass over a batch of columns.
+//!
+//! All members of a team run the same function; between its phases they wait for each other. In a
+//! phase each has its columns, its rows of a matrix, or its heads, so the results do not depend on
+//! how many they are.
+
+use super::attention::{Cache, Scratch, attend};
+use super::batch::{Activations, Grid, Quantised, View, linear, share};
+use super::kernel::{Isa, Kernel, MAX_COLUMNS, Scalar};
+use super::math::{GROUP, rms_norm, rotate, silu};
+use super::softmax::cumulate;
+use super::team::Barrier;
+use super::{Engine, RunHyper};
+
+/// What a call computes behind the last layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Want {
+    #[default]
+    Nothing,
+    Logits,
+    Distributions,
+}
+
+/// One column of a pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Token {
+    pub lane: usize,
+    pub id: u32,
+    pub position: usize,
+}
+
+/// Columns of one lane: indices `from..to` of [`Work::order`].
+#[derive(Debug, Clone, Copy)]
+pub struct Span {
+    pub from: usize,
+    pub to: usize,
+}
+
+/// Memory of a pass.
+#[derive(Debug, Default)]
+pub struct Memory {
+    x: Grid<f32>,
+    norm: Grid<f32>,
+    cos: Grid<f32>,
+    sin: Grid<f32>,
+    act: Activations,
+    qkv: Grid<f32>,
+    att: Grid<f32>,
+    mid: Grid<f32>,
+    out: Grid<f32>,
+    scratch: Vec<Scratch>,
+}
+
+/// What a pass is to do, and where its results go.
+#[derive(Clone, Copy)]
+pub struct Work<'a> {
+    pub tokens: &'a [Token],
+    /// Columns by lane, in order of position within.
+    pub order: &'a [usize],
+    pub spans: &'a [Span],
+    /// `layers × kv_heads` of each lane.
+    pub caches: View<'a, Cache>,
+    /// Columns whose successor is wanted.
+    pub outputs: &'a [usize],
+    /// A row for each of them.
+    pub logits: View<'a, f32>,
+    pub cumulative: View<'a, u32>,
+    pub want: Want,
+}
+
+/// Everything that the members share during one pass.
+pub struct Pass<'a> {
+    engine: &'a Engine,
+    work: Work<'a>,
+    x: View<'a, f32>,
+    norm: View<'a, f32>,
+    cos: View<'a, f32>,
+    sin: View<'a, f32>,
+    act: Quantised<'a>,
+    qkv: View<'a, f32>,
+    att: View<'a, f32>,
+    mid: View<'a, f32>,
+    out: View<'a, f32>,
+    scratch: View<'a, Scratch>,
+}
+
+impl<'a> Pass<'a> {
+    /// Takes memory for `members` members.
+    pub fn new(engine: &'a Engine, m: &'a mut Memory, work: Work<'a>, members: usize) -> Self {
+        let h = &engine.hyper;
+        let n = work.tokens.len();
+        m.scratch.resize_with(members.max(m.scratch.len()), Scratch::default);
+        let first = &engine.layers[0];
+        let widest = h.hidden.max(h.feed_forward).max(h.heads * h.head_dim);
+        Self {
+            engine,
+            work,
+            x: m.x.rows(n, h.hidden),
+            norm: m.norm.rows(members, widest),
+            cos: m.cos.rows(n, h.head_dim / 2),
+            sin: m.sin.rows(n, h.head_dim / 2),
+            act: m.act.rows(n, widest),
+            qkv: m.qkv.rows(n, first.qkv.rows),
+            att: m.att.rows(n, h.heads * h.head_dim),
+            mid: m.mid.rows(n, first.gate_up.rows),
+            out: m.out.rows(n, first.out.rows),
+            scratch: View::new(&mut m.scratch, 1),
+        }
+    }
+
+    /// Member `me`'s work. Every member that `barrier` waits for must call it.
+    pub fn run(&self, me: usize, barrier: &Barrier) {
+        // SAFETY: Engine::with_isa refuses instruction sets that this CPU lacks.
+        unsafe {
+            match self.engine.isa {
+                Isa::Scalar => self.forward::<Scalar>(me, barrier),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => forward_avx2(self, me, barrier),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512Vnni => forward_avx512(self, me, barrier),
+                #[cfg(not(target_arch = "x86_64"))]
+                _ => self.forward::<Scalar>(me, barrier),
+            }
+        }
+    }
+
+    /// One copy is compiled for each instruction set.
+    ///
+    /// # Safety
+    /// The CPU must have the kernel's instruction set; members have different numbers.
+    #[inline(always)]
+    unsafe fn forward<K: Kernel>(&self, me: usize, barrier: &Barrier) {
+        let (e, w) = (self.engine, &self.work);
+        let h = &e.hyper;
+        let n = w.tokens.len();
+        let who = (me, barrier.size());
+        let mine = share(n, me, barrier.size());
+        // SAFETY (all blocks below): the caller vouches for the instruction set. Between two waits
+        // a member touches only its own columns, rows or heads of what anybody writes, and its
+        // own row of `norm` and `scratch`.
+        let norm = unsafe { self.norm.row(me) };
+        for c in mine.clone() {
+            unsafe {
+                embed(e, w.tokens[c].id as usize, self.x.row(c));
+                e.rope.at(w.tokens[c].position, self.cos.row(c), self.sin.row(c));
+            }
+        }
+        for (l, layer) in e.layers.iter().enumerate() {
+            for c in mine.clone() {
+                let norm = &mut norm[..h.hidden];
+                unsafe {
+                    rms_norm(self.x.row(c), &layer.norm1, h.eps, norm);
+                    self.act.set::<K>(c, norm);
+                }
+            }
+            barrier.wait();
+            unsafe { linear::<K>(&layer.qkv, self.act, n, self.qkv, who) };
+            barrier.wait();
+            for item in (me..w.spans.len() * h.kv_heads).step_by(barrier.size()) {
+                let span = w.spans[item / h.kv_heads];
+                unsafe { self.attention::<K>(l, span, item % h.kv_heads, me) };
+            }
+            barrier.wait();
+            for c in mine.clone() {
+                unsafe { self.act.set::<K>(c, self.att.read(c)) };
+            }
+            barrier.wait();
+            unsafe { linear::<K>(&layer.out, self.act, n, self.out, who) };
+            barrier.wait();
+            for c in mine.clone() {
+                let norm = &mut norm[..h.hidden];
+                unsafe {
+                    add(self.x.row(c), self.out.read(c));
+                    rms_norm(self.x.row(c), &layer.norm2, h.eps, norm);
+                    self.act.set::<K>(c, norm);
+                }
+            }
+            barrier.wait();
+            unsafe { linear::<K>(&layer.gate_up, self.act, n, self.mid, who) };
+            barrier.wait();
+            for c in mine.clone() {
+                let product = &mut norm[..h.feed_forward];
+                unsafe {
+                    let (gate, up) = self.mid.read(c).split_at(h.feed_forward);
+                    for ((p, g), u) in product.iter_mut().zip(gate).zip(up) {
+                        *p = silu(*g) * u;
+                    }
+                    self.act.set::<K>(c, product);
+                }
+            }
+            barrier.wait();
+            unsafe { linear::<K>(&layer.down, self.act, n, self.out, who) };
+            barrier.wait();
+            for c in mine.clone() {
+                unsafe { add(self.x.row(c), self.out.read(c)) };
+            }
+        }
+        if w.want == Want::Nothing || w.outputs.is_empty() {
+            return;
+        }
+        barrier.wait();
+        let mine = share(w.outputs.len(), me, barrier.size());
+        for i in mine.clone() {
+            let norm = &mut norm[..h.hidden];
+            unsafe {
+                rms_norm(self.x.read(w.outputs[i]), &e.norm, h.eps, norm);
+                self.act.set::<K>(i, norm);
+            }
+        }
+        barrier.wait();
+        unsafe { linear::<K>(&e.head, self.act, w.outputs.len(), w.logits, who) };
+        if w.want == Want::Distributions {
+            barrier.wait();
+            for i in mine {
+                unsafe { cumulate(&w.logits.read(i)[..h.vocab], w.cumulative.row(i)) };
+            }
+        }
+    }
+
+    /// One key-value head of the columns of one lane: rotates, writes, and attends in order.
+    #[inline(always)]
+    unsafe fn attention<K: Kernel>(&self, layer: usize, span: Span, head: usize, me: usize) {
+        let h = &self.engine.hyper;
+        let d = h.head_dim;
+        let group = h.heads / h.kv_heads;
+        let (queries, keys) = (h.heads * d, h.kv_heads * d);
+        for c in &self.work.order[span.from..span.to] {
+            let Token { lane, position, .. } = self.work.tokens[*c];
+            // SAFETY: this lane and head are this member's until the next wait, and so are their
+            // parts of the rows.
+            unsafe {
+                let cache = &mut self.work.caches.row(lane)[layer * h.kv_heads + head];
+                let scratch = &mut self.scratch.row(me)[0];
+                let (cos, sin) = (self.cos.read(*c), self.sin.read(*c));
+                let mine = head * group * d..(head + 1) * group * d;
+                let q = self.qkv.part(*c, mine.clone());
+                let k = self.qkv.part(*c, queries + head * d..queries + (head + 1) * d);
+                let v =
+                    self.qkv.part(*c, queries + keys + head * d..queries + keys + (head + 1) * d);
+                rotate(k, cos, sin);
+                cache.write(position, h.window, k, v);
+                q.chunks_exact_mut(d).for_each(|q| rotate(q, cos, sin));
+                let out = self.att.part(*c, mine);
+                let some = MAX_COLUMNS * d;
+                for (q, out) in q.chunks(some).zip(out.chunks_mut(some)) {
+                    attend::<K>(cache, position, h.window, d, q, scratch, out);
+                }
+            }
+        }
+    }
+}
+
+/// Row `token` of the embedding.
+#[inline(always)]
+fn embed(e: &Engine, token: usize, x: &mut [f32]) {
+    let RunHyper { hidden, .. } = e.hyper;
+    let groups = hidden.div_ceil(GROUP);
+    let row = &e.embedding[token * hidden..(token + 1) * hidden];
+    for (g, (x, row)) in x.chunks_mut(GROUP).zip(row.chunks(GROUP)).enumerate() {
+        let scale = e.embedding_scales[token * groups + g];
+        x.iter_mut().zip(row).for_each(|(x, v)| *x = f32::from(*v) * scale);
+    }
+}
+
+#[inline(always)]
+fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn forward_avx2(pass: &Pass, me: usize, barrier: &Barrier) {
+    // SAFETY: this function's own requirement.
+    unsafe { pass.forward::<super::avx2::Avx2>(me, barrier) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn forward_avx512(pass: &Pass, me: usize, barrier: &Barrier) {
+    // SAFETY: this function's own requirement.
+    unsafe { pass.forward::<super::avx512::Avx512Vnni>(me, barrier) }
+}

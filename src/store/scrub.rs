@@ -1,0 +1,197 @@
+//! Checking and repairing all that lies under the store, piece by piece.
+
+use super::api::{Ecc, Result, StoreError};
+use super::heal::differing;
+use super::models::write_file;
+use super::record::Change;
+use super::replay;
+use super::segments::io_error;
+use super::superblock::{self, FILES};
+use super::{Store, lock};
+use crate::types::{FrameRef, Ino};
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+/// What a look at a segment came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SegmentCheck {
+    /// Frames found whole, or made so.
+    pub frames: u64,
+    /// Pages that its sidecar knows of.
+    pub pages: u64,
+    /// Bytes looked at.
+    pub bytes: u64,
+    /// Frames that had to be corrected.
+    pub damaged_frames: u64,
+    /// Pages that had to be rebuilt.
+    pub damaged_pages: u64,
+    /// Anything was wrong, the sidecar included.
+    pub damaged: bool,
+    /// Records of the log are lost that opening without the index would need.
+    pub log_lost: bool,
+    /// Live frames beyond repair: owner and offset in its file.
+    pub lost: Vec<(FrameRef, Ino, u64)>,
+}
+
+impl Store {
+    /// Numbers of all segments, and of those that are missing though something in them lives.
+    pub fn segment_numbers(&self) -> Vec<u32> {
+        let mut all: Vec<u32> = self.segments.lens().into_iter().map(|(n, _)| n).collect();
+        let state = self.state();
+        all.extend(state.totals.live.iter().filter(|(_, bytes)| **bytes > 0).map(|(n, _)| *n));
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Bytes of a segment that are durable.
+    fn settled_len(&self, number: u32) -> u64 {
+        let synced = self.synced.load(Ordering::Acquire);
+        let len = self.segments.get(number).map_or(0, |s| s.len);
+        match number.cmp(&((synced >> 32) as u32)) {
+            std::cmp::Ordering::Less => len,
+            std::cmp::Ordering::Equal => len.min(synced & 0xffff_ffff),
+            std::cmp::Ordering::Greater => 0,
+        }
+    }
+
+    /// Checks every frame and page of what is durable of a segment. With `repair`, what can be put
+    /// right is, and is durable on return.
+    pub fn check_segment(&self, number: u32, repair: bool) -> Result<SegmentCheck> {
+        let segments = &self.segments;
+        let repair = repair && !self.read_only && !self.closed.load(Ordering::Acquire);
+        let len = self.settled_len(number);
+        let mut out = SegmentCheck::default();
+        let mut whole = BTreeMap::new();
+        if len > 0 {
+            let turn = lock(&segments.healing);
+            let e = segments.examine(number, len)?;
+            let changed = !differing(&e.before, &e.now).is_empty();
+            let protected = segments.is_protected(number, len);
+            // The one being written gets its sidecar in time.
+            let side_hurt = e.found.sidecar_hurt
+                || (!protected && number < (self.synced.load(Ordering::Acquire) >> 32) as u32);
+            if repair && changed {
+                segments.adopt(number, &e)?;
+                if let Some(s) = segments.get(number)
+                    && let Err(e) = s.blob.sync()
+                {
+                    let e = io_error("fdatasync", number, e);
+                    lock(&self.writer).fail(&e.to_string());
+                    return Err(e);
+                }
+            }
+            drop(turn);
+            if repair && segments.ecc != Ecc::None && (side_hurt || (changed && !protected)) {
+                segments.drop_sidecar(number);
+                segments.protect(number, self.settled_len(number))?;
+                segments.sync_names()?;
+            }
+            whole.extend(e.found.whole.iter().map(|(at, h)| (*at as u32, h.frame_len())));
+            let old = lock(&self.checkpoint).0;
+            out = SegmentCheck {
+                frames: whole.len() as u64,
+                pages: e.pages,
+                bytes: len,
+                damaged_frames: e.found.frames,
+                damaged_pages: e.found.pages,
+                damaged: changed || side_hurt || e.unreadable,
+                log_lost: number >= old && !e.found.bad.is_empty(),
+                lost: Vec::new(),
+            };
+        }
+        for (f, live) in self.state().frames(number, 0, usize::MAX)? {
+            let end = u64::from(f.offset) + u64::from(f.len);
+            let new = end > len && segments.get(number).is_some();
+            if !new && whole.get(&f.offset) != Some(&f.len) {
+                out.lost.push((f, live.ino, live.off));
+            }
+        }
+        Ok(out)
+    }
+
+    /// Checks the superblock and its copies; returns how many are not as they should be.
+    pub fn check_superblocks(&self, repair: bool) -> Result<u64> {
+        let want = superblock::encode(&self.superblock);
+        let volume = &self.segments.volume;
+        let mut wrong = 0;
+        for file in FILES {
+            let bytes = volume
+                .open(file, false)
+                .and_then(|b| super::io::read_up_to(&*b, 0, want.len() + 1));
+            if bytes.is_ok_and(|b| b == want) {
+                continue;
+            }
+            wrong += 1;
+            log::warn!("{file}: damaged");
+            if repair && !self.read_only {
+                let written = write_file(&**volume, file, &want);
+                written
+                    .map_err(|source| StoreError::Io { what: format!("write {file}"), source })?;
+            }
+        }
+        Ok(wrong)
+    }
+
+    /// Writes a checkpoint of the namespace, so that no record of the log before is needed again.
+    pub fn renew_checkpoint(&self) -> Result<()> {
+        {
+            let mut w = lock(&self.writer);
+            w.usable()?;
+            self.write_checkpoint(&mut w)?;
+        }
+        self.commit(&lock(&self.sync))
+    }
+
+    /// True once the store was closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// True if the index had to be made anew when the store was opened for writing.
+    pub fn index_was_rebuilt(&self) -> bool {
+        self.index_rebuilt
+    }
+
+    /// False if the log's last word vouches for an index that is not there as it was left.
+    pub fn index_is_whole(&self) -> bool {
+        match replay::clean_mark(&self.segments) {
+            Some((_, Change::Clean { index, digest, .. }, ..)) => {
+                super::index::digest(&self.path.join(index)).is_ok_and(|d| d == digest)
+            }
+            _ => true,
+        }
+    }
+
+    /// Where a scrub that was interrupted goes on: the number of the first segment not done.
+    pub fn scrub_position(&self) -> u32 {
+        let text = self
+            .segments
+            .volume
+            .open(POSITION, false)
+            .and_then(|b| super::io::read_up_to(&*b, 0, 16));
+        let parse = |t: Vec<u8>| String::from_utf8(t).ok()?.trim().parse().ok();
+        text.ok().and_then(parse).unwrap_or(0)
+    }
+
+    /// Notes where a scrub is; `None` when it is done.
+    pub fn set_scrub_position(&self, next: Option<u32>) {
+        if self.read_only {
+            return;
+        }
+        let volume = &self.segments.volume;
+        let noted = match next {
+            Some(n) => write_file(&**volume, POSITION, format!("{n}\n").as_bytes()),
+            None => match volume.remove(POSITION) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+                _ => Ok(()),
+            },
+        };
+        if let Err(e) = noted {
+            log::warn!("{POSITION}: {e}");
+        }
+    }
+}
+
+/// The file that says where a scrub is.
+const POSITION: &str = "scrub.position";
