@@ -16,6 +16,7 @@ mod vector;
 mod vocab;
 
 pub use model::Predictor;
+use token_model::likeliest;
 pub use token_model::{Token, TokenModel, leaf_probability, node_probability};
 pub use tree::lexicographic;
 pub use vocab::{Child, Cut, VOCAB, Vocab};
@@ -131,6 +132,9 @@ fn pass<B: Bits, V: Vector>(
     cumulative: Option<&[u32]>,
 ) -> Token {
     predictor.begin::<V>(lane);
+    if let Some(cumulative) = cumulative {
+        predictor.foretell(vocab.at(likeliest(cumulative)));
+    }
     let token = 'token: {
         if let Some(guess) = predictor.guess() {
             let leaf = vocab.leaf(guess);

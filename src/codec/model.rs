@@ -30,6 +30,9 @@ const DIRECT: usize = MATCHES;
 const BIAS: usize = MATCHES + 1;
 const LM: usize = MATCHES + 2;
 const GUESS: usize = MATCHES + 3;
+const LM_LINEAR: usize = MATCHES + 4;
+/// The context that a language model's likeliest token replaces: that of the line's indent.
+const FORETOLD: usize = 7;
 /// Nodes that have their own weights; the tree's nodes are numbered by weight.
 const NODES: usize = 512;
 /// Contexts of the second estimation.
@@ -205,6 +208,13 @@ impl Predictor {
         }
     }
 
+    /// The token that a language model thinks likeliest. It takes the place of the context that says
+    /// least beside one: what has come of that guess in this text.
+    #[inline(always)]
+    pub fn foretell(&mut self, token: Token) {
+        self.hashes[FORETOLD] = hash(u32::from(token), FORETOLD as u32 | 1 << 16) as i32;
+    }
+
     /// The token that is likely enough to be asked about first, as `predict(.., None, ..)`.
     #[inline(always)]
     pub fn guess(&self) -> Option<Token> {
@@ -300,7 +310,9 @@ impl Predictor {
             }
         }
         self.inputs[REST][BIAS] = 256;
-        self.inputs[REST][LM] = lm.map_or(0, |p| TABLES.stretch(p as u16));
+        let p = lm.unwrap_or(32768);
+        self.inputs[REST][LM] = TABLES.stretch(p as u16);
+        self.inputs[REST][LM_LINEAR] = (p as i32 - 32768) >> 5;
         let certain = match state {
             0 => sures[0] * 4 + sures[1],
             1 if self.guess_p > 65000 => 16,

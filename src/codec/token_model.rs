@@ -48,6 +48,19 @@ pub fn leaf_probability(cumulative: &[u32], leaf: usize) -> u32 {
     (p >> (TOTAL_BITS - 16)).clamp(1, 65535)
 }
 
+/// The likeliest leaf, the first one of several.
+#[inline(always)]
+pub fn likeliest(cumulative: &[u32]) -> usize {
+    let (mut best, mut most) = (0, 0);
+    for (leaf, pair) in cumulative.windows(2).enumerate() {
+        let p = pair[1].wrapping_sub(pair[0]);
+        if p > most {
+            (best, most) = (leaf, p);
+        }
+    }
+    best
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +72,6 @@ mod tests {
         assert_eq!(node_probability(&c, 0, 1, 2), 32768);
         assert_eq!(node_probability(&c, 0, 1, 3), 49152);
         assert_eq!(node_probability(&[0, 1, 1 << 31], 0, 1, 2), 65535);
+        assert_eq!(likeliest(&[0, 1, 5, 9, 10]), 1);
     }
 }

@@ -170,6 +170,17 @@ impl Vocab {
         usize::from(self.leaves[usize::from(token)])
     }
 
+    /// The token at a leaf.
+    pub fn at(&self, leaf: usize) -> Token {
+        let mut node = 0;
+        loop {
+            match self.step(node, leaf >= self.span(node)[1]) {
+                Ok(next) => node = next,
+                Err(token) => return token,
+            }
+        }
+    }
+
     /// Where a decision leads: `Ok` the next inner node, `Err` a token.
     #[inline(always)]
     pub fn step(&self, node: u16, bit: bool) -> Result<u16, Token> {
@@ -294,6 +305,7 @@ mod tests {
         let v = &VOCAB;
         assert_eq!((v.span(0)[0], v.span(0)[2]), (0, v.size()));
         for t in 0..v.size() as u16 {
+            assert_eq!(v.at(v.leaf(t)), t);
             for (node, bit) in v.path(t) {
                 let [from, mid, to] = v.span(*node);
                 assert!(from < mid && mid < to);
