@@ -57,7 +57,7 @@ impl<T> Copy for View<'_, T> {}
 // promise made to `part`.
 unsafe impl<T: Send> Send for View<'_, T> {}
 // SAFETY: as above.
-unsafe impl<T: Send> Sync for View<'_, T> {}
+unsafe impl<T: Send + Sync> Sync for View<'_, T> {}
 
 impl<'a, T> View<'a, T> {
     /// All of `data` in rows of `width`.
