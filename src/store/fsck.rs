@@ -110,10 +110,9 @@ impl Check {
             }
             done.extend(path);
         }
-        let (gone, kept) =
+        let (gone, kept): (Vec<Name>, _) =
             std::mem::take(&mut self.names).into_iter().partition(|n| cut.contains(&n.ino));
         self.names = kept;
-        let gone: Vec<Name> = gone;
         for n in gone {
             self.drop_name(&n, "it closes a circle");
         }

@@ -59,20 +59,23 @@ impl Segments {
             source: std::io::Error::other(why),
         };
         let mut parts = lock(&self.parts);
-        if parts.0 != number {
+        let mut known = 0;
+        if parts.0 == number {
+            known = lock(&self.sidecars).get(&number).map_or(0, |s| s.covered as usize);
+        } else {
             *parts = (number, Vec::new());
         }
         let (bytes, unreadable) = read_whole(&*segment.blob, len as usize);
         if unreadable {
             return Err(fail("it cannot be read".into()));
         }
-        // What is protected must be right. Stripes done before were looked at then.
-        let mut checked = bytes.clone();
-        let found = mend::frames(&mut checked, SEGMENT_HEADER, self.stamp.tag);
+        // What is protected must be right. What was protected before was looked at then.
+        let mut checked = bytes;
+        let found = mend::frames(&mut checked, known.max(SEGMENT_HEADER), self.stamp.tag);
         if let Some((at, why)) = found.bad.first() {
             log::warn!("{}: {why} at {}..{}", segment_path(number), at.start, at.end);
         }
-        let whole = bytes.len() / STRIPE_BYTES;
+        let whole = checked.len() / STRIPE_BYTES;
         parts.1.truncate(whole);
         let mut all: Vec<Part> = parts.1.clone();
         for (n, stripe) in checked.chunks(STRIPE_BYTES).enumerate().skip(all.len()) {

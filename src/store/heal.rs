@@ -20,6 +20,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 /// A file's first `len` bytes; what the system cannot read, and what is missing at the end, are
 /// zeros. Also whether anything could not be read.
@@ -142,19 +143,25 @@ impl Segments {
                 return Ok((h, bytes));
             }
         }
-        if self.get(f.segment).is_some() && !lock(&self.hopeless).contains(&f) {
+        if self.get(f.segment).is_some() && self.may_heal(f.segment) {
             if self.heal(f.segment)? {
                 let bytes = self.read(f)?;
                 if let Ok(h) = frame::check(&bytes) {
                     return Ok((h, bytes));
                 }
             }
-            lock(&self.hopeless).insert(f);
+            lock(&self.hopeless).insert(f.segment, Instant::now());
         }
         match first {
             Ok(_) | Err(StoreError::Damaged { .. }) => Err(damaged(reason)),
             Err(e) => Err(e),
         }
+    }
+
+    /// False if mending the segment did not help a moment ago: it reads the whole segment.
+    fn may_heal(&self, number: u32) -> bool {
+        const PAUSE: Duration = Duration::from_secs(60);
+        lock(&self.hopeless).get(&number).is_none_or(|at| at.elapsed() > PAUSE)
     }
 
     /// Writes a corrected frame over its damaged self. The next sync makes it durable.
@@ -238,7 +245,7 @@ impl Segments {
         if self.get(number).is_some_and(|s| s.len < len) || !written {
             self.put(number, Segment { blob, len });
         }
-        lock(&self.hopeless).retain(|f| f.segment != number);
+        lock(&self.hopeless).remove(&number);
         Ok(true)
     }
 }

@@ -32,6 +32,7 @@ mod superblock;
 mod table;
 #[cfg(test)]
 mod tests;
+mod txn;
 
 pub use api::*;
 pub use frame::OVERHEAD as FRAME_OVERHEAD;
@@ -43,14 +44,14 @@ pub use superblock::FORMAT;
 use self::log::Writer;
 use self::segments::Segments;
 use crate::types::{Attr, Extent, FrameRef, Ino};
-use frame::{Header, Kind, MAX_LEN, MAX_U40, MAX_U48, Stamp};
-use record::Change;
+use frame::{Header, Kind};
 use state::State;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use txn::{change, data_frame, op_bytes};
 
 /// Room promised by [`Store::reserve`]; given back when dropped.
 #[derive(Debug)]
@@ -549,84 +550,5 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.guardian.stop();
         self.indexer.stop();
-    }
-}
-
-fn data_frame(stamp: Stamp, kind: Kind, f: &NewFrame) -> Result<Vec<u8>> {
-    let fits = f.payload.len() <= MAX_LEN
-        && f.plain_len as usize <= MAX_LEN
-        && f.ino.0 <= MAX_U40
-        && f.generation <= MAX_U40
-        && f.primer <= MAX_U40
-        && f.off <= MAX_U48;
-    if !fits {
-        return Err(StoreError::Refused(format!(
-            "inode {} offset {}: beyond the limits of the format",
-            f.ino, f.off
-        )));
-    }
-    let header = Header {
-        kind,
-        form: f.form,
-        staged: f.staged,
-        model: f.model,
-        payload_len: 0,
-        plain_len: f.plain_len,
-        ino: f.ino.0,
-        off: f.off,
-        generation: f.generation,
-        primer: f.primer,
-        code: stamp.code,
-        plain_hash: f.plain_hash,
-        payload_crc: 0,
-    };
-    Ok(header.frame(&f.payload))
-}
-
-/// An upper bound on what the changes take in a group, in bytes.
-fn op_bytes(ops: &[Op]) -> usize {
-    let variable = |op: &Op| match op {
-        Op::PutSymlink(_, t) => t.len(),
-        Op::PutDirent { name, .. } | Op::DelDirent { name, .. } => name.len(),
-        Op::PutXattr(_, n, v) => n.len() + v.len(),
-        Op::DelXattr(_, n) => n.len(),
-        Op::PutModel(m) => m.name.len(),
-        _ => 0,
-    };
-    ops.iter().map(|op| 128 + variable(op)).sum()
-}
-
-fn change(op: &Op, frames: &[NewFrame], refs: &[FrameRef]) -> Change {
-    match op {
-        Op::PutInode(i, a) => Change::PutInode(*i, *a),
-        Op::DelInode(i) => Change::DelInode(*i),
-        Op::PutSymlink(i, t) => Change::PutSymlink(*i, t.clone()),
-        Op::PutDirent { parent, name, ino, kind } => {
-            Change::PutDirent { parent: *parent, name: name.clone(), ino: *ino, kind: *kind }
-        }
-        Op::DelDirent { parent, name } => Change::DelDirent { parent: *parent, name: name.clone() },
-        Op::PutXattr(i, n, v) => Change::PutXattr(*i, n.clone(), v.clone()),
-        Op::DelXattr(i, n) => Change::DelXattr(*i, n.clone()),
-        Op::PutExtent { frame } => {
-            let f = &frames[*frame];
-            let extent = Extent {
-                off: f.off,
-                len: u64::from(f.plain_len),
-                frame: refs[*frame],
-                frame_off: 0,
-                plain_len: f.plain_len,
-                form: f.form,
-                staged: f.staged,
-                generation: f.generation,
-                primer: f.primer,
-                model: f.model,
-            };
-            Change::PutExtent(f.ino, extent)
-        }
-        Op::PutPrimer { id, frame } => {
-            Change::PutPrimer { id: *id, ino: frames[*frame].ino, frame: refs[*frame] }
-        }
-        Op::PutModel(m) => Change::PutModel(m.clone()),
-        Op::Punch { ino, off, len } => Change::Punch { ino: *ino, off: *off, len: *len },
     }
 }

@@ -1,6 +1,6 @@
 //! Model files: content-addressed, in frames like a segment's, each with a sidecar.
 
-use super::api::{Result, StoreError};
+use super::api::{Ecc, Result, StoreError};
 use super::ecc::pages::PAGE;
 use super::frame::{HEADER, Header, Kind, MAX_U40};
 use super::heal::{differing, read_whole, write_back};
@@ -170,11 +170,11 @@ impl Store {
 
     fn write_model_sidecar(&self, id: &ModelId, framed: &[u8]) -> Result<()> {
         let (segments, at) = (&self.segments, sidecar_path(id));
-        let side = sidecar::make(segments.ecc, segments.stamp, number(id), framed);
-        let side = side.map_err(|e| damaged(id, e))?;
-        if code(segments.ecc) == super::ecc::rs::Code::None {
+        if segments.ecc == Ecc::None {
             return Ok(());
         }
+        let side = sidecar::make(segments.ecc, segments.stamp, number(id), framed);
+        let side = side.map_err(|e| damaged(id, e))?;
         write_file(&*segments.volume, &at, &side).map_err(io_error("write", &at))
     }
 
@@ -189,7 +189,7 @@ impl Store {
         if is_id(id, &plain) {
             return Ok(plain);
         }
-        let (_, plain) = self.mend_model(id, bytes, !self.read_only)?;
+        let (_, plain) = self.mend_model(id, &bytes, !self.read_only)?;
         Ok(plain)
     }
 
@@ -197,7 +197,7 @@ impl Store {
     fn mend_model(
         &self,
         id: &ModelId,
-        before: Vec<u8>,
+        before: &[u8],
         write: bool,
     ) -> Result<(ModelCheck, Vec<u8>)> {
         let (segments, at) = (&self.segments, path(id));
@@ -208,15 +208,15 @@ impl Store {
             s.hurt |= failed;
             s
         });
-        let mut now = before.clone();
+        let mut now = before.to_vec();
         let found = mend::file(&mut now, 0, segments.stamp.tag, side.as_ref());
         let plain = payloads(&now);
         if !is_id(id, &plain) {
             let (_, why) = found.bad.into_iter().next().unwrap_or_default();
             return Err(damaged(id, format!("it cannot be repaired: {why}")));
         }
-        let runs = differing(&before, &now);
-        let wants_sidecar = segments.ecc != super::api::Ecc::None;
+        let runs = differing(before, &now);
+        let wants_sidecar = segments.ecc != Ecc::None;
         let sidecar_hurt = wants_sidecar && (side.is_none() || found.sidecar_hurt);
         if !runs.is_empty() {
             log::warn!("{at}: {} frames corrected, {} pages rebuilt", found.frames, found.pages);
@@ -252,7 +252,7 @@ impl Store {
         let blob = self.segments.volume.open(&at, false).map_err(io_error("open", &at))?;
         let len = blob.len().map_err(io_error("measure", &at))?;
         let (bytes, _) = read_whole(&*blob, len as usize);
-        self.mend_model(id, bytes, repair && !self.read_only).map(|(check, _)| check)
+        self.mend_model(id, &bytes, repair && !self.read_only).map(|(check, _)| check)
     }
 
     /// Names of all model files.

@@ -6,7 +6,7 @@ use super::frame::{Stamp, tag};
 use super::io::{Blob, Volume, read_up_to};
 use super::sidecar::Part;
 use crate::types::FrameRef;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -78,8 +78,8 @@ pub struct Segments {
     pub(super) parts: Mutex<(u32, Vec<Part>)>,
     /// One repair at a time.
     pub(super) healing: Mutex<()>,
-    /// Frames that no repair helped.
-    pub(super) hopeless: Mutex<HashSet<FrameRef>>,
+    /// Segments in which a frame is beyond repair, and when that was found.
+    pub(super) hopeless: Mutex<BTreeMap<u32, Instant>>,
     /// Frames and pages repaired since the store was opened.
     pub(super) repaired: AtomicU64,
 }

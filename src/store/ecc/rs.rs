@@ -72,14 +72,10 @@ impl Code {
         let zeros = vec![0; rows * cols];
         let sums = syndromes(rows, cols, payload, &zeros);
         // The parity that brings every syndrome to zero.
-        let inverse = inverse(self);
+        let products = products(self);
         let mut out = vec![0; rows * cols];
-        for (j, row) in out.chunks_mut(cols).enumerate() {
-            for (k, sum) in sums.chunks(cols).enumerate() {
-                let mut by = [0; 256];
-                for (x, v) in by.iter_mut().enumerate() {
-                    *v = mul(inverse[j][k], x as u8);
-                }
+        for (row, by) in out.chunks_mut(cols).zip(products.chunks(rows)) {
+            for (sum, by) in sums.chunks(cols).zip(by) {
                 for (o, s) in row.iter_mut().zip(sum) {
                     *o ^= by[usize::from(*s)];
                 }
@@ -126,14 +122,14 @@ impl Code {
     }
 }
 
-/// Matrix from the syndromes of the data to the parity rows.
-fn inverse(code: Code) -> &'static [[u8; MOST]; MOST] {
-    static TWO: OnceLock<[[u8; MOST]; MOST]> = OnceLock::new();
-    static FOUR: OnceLock<[[u8; MOST]; MOST]> = OnceLock::new();
+/// For each parity row and each syndrome, the multiples of what that syndrome adds to that row.
+fn products(code: Code) -> &'static [[u8; 256]] {
+    static TWO: OnceLock<Vec<[u8; 256]>> = OnceLock::new();
+    static FOUR: OnceLock<Vec<[u8; 256]>> = OnceLock::new();
     let n = code.rows();
     let make = || {
-        let mut out = [[0; MOST]; MOST];
-        for unit in 0..n {
+        // Columns of the inverse of the matrix that takes parity rows to syndromes.
+        let column = |unit: usize| {
             let mut m = [[0; MOST]; MOST];
             for (k, row) in m[..n].iter_mut().enumerate() {
                 for (j, v) in row[..n].iter_mut().enumerate() {
@@ -143,11 +139,11 @@ fn inverse(code: Code) -> &'static [[u8; MOST]; MOST] {
             let mut right = [0; MOST];
             right[unit] = 1;
             gf::solve(n, &mut m, &mut right);
-            for (row, v) in out.iter_mut().zip(right) {
-                row[unit] = v;
-            }
-        }
-        out
+            right
+        };
+        let inverse: Vec<[u8; MOST]> = (0..n).map(column).collect();
+        let multiples = |x: u8| std::array::from_fn(|i| mul(x, i as u8));
+        (0..n).flat_map(|j| inverse.iter().map(move |c| multiples(c[j]))).collect()
     };
     if code == Code::Four { FOUR.get_or_init(make) } else { TWO.get_or_init(make) }
 }
@@ -175,38 +171,51 @@ fn absorb_avx2(sums: &mut [u8], cols: usize, payload: &[u8], parity: &[u8]) {
 
 #[inline(always)]
 fn absorb(sums: &mut [u8], cols: usize, payload: &[u8], parity: &[u8]) {
+    /// Columns at a time, so that their syndromes stay in the nearest cache.
+    const TILE: usize = 2048;
     let mut last = vec![0; cols];
-    for row in payload.chunks(cols).chain(parity.chunks(cols)) {
-        let row = if row.len() == cols {
-            row
-        } else {
-            last[..row.len()].copy_from_slice(row);
-            &last
-        };
-        for (k, sum) in sums.chunks_mut(cols).enumerate() {
-            match k {
-                0 => step::<0>(sum, row),
-                1 => step::<1>(sum, row),
-                2 => step::<2>(sum, row),
-                3 => step::<3>(sum, row),
-                4 => step::<4>(sum, row),
-                5 => step::<5>(sum, row),
-                6 => step::<6>(sum, row),
-                _ => step::<7>(sum, row),
+    let whole = payload.len() / cols * cols;
+    last[..payload.len() - whole].copy_from_slice(&payload[whole..]);
+    let short = if whole < payload.len() { &last[..] } else { &[] };
+    let rows = sums.len() / cols;
+    for from in (0..cols).step_by(TILE) {
+        let to = (from + TILE).min(cols);
+        let all = payload[..whole].chunks(cols).chain(short.chunks(cols));
+        for row in all.chain(parity.chunks(cols)) {
+            for (four, part) in sums.chunks_mut(4 * cols).enumerate().take(rows / 4) {
+                let (a, rest) = part.split_at_mut(cols);
+                let (b, rest) = rest.split_at_mut(cols);
+                let (c, d) = rest.split_at_mut(cols);
+                let parts =
+                    [&mut a[from..to], &mut b[from..to], &mut c[from..to], &mut d[from..to]];
+                if four == 0 {
+                    step::<0>(parts, &row[from..to])
+                } else {
+                    step::<4>(parts, &row[from..to])
+                }
             }
         }
     }
 }
 
+/// Takes one row into the syndromes from `K` on.
 #[inline(always)]
-fn step<const K: usize>(sum: &mut [u8], row: &[u8]) {
-    for (s, d) in sum.iter_mut().zip(row) {
-        let mut v = *s;
-        for _ in 0..K {
-            v = double(v);
-        }
-        *s = v ^ d;
+fn step<const K: usize>([a, b, c, d]: [&mut [u8]; 4], row: &[u8]) {
+    let n = row.len();
+    let (a, b, c, d) = (&mut a[..n], &mut b[..n], &mut c[..n], &mut d[..n]);
+    for i in 0..n {
+        let x = row[i];
+        a[i] = raise::<K>(a[i]) ^ x;
+        b[i] = double(raise::<K>(b[i])) ^ x;
+        c[i] = double(double(raise::<K>(c[i]))) ^ x;
+        d[i] = double(double(double(raise::<K>(d[i])))) ^ x;
     }
+}
+
+/// `x` times 2 to the power of `K`, which is 0 or 4.
+#[inline(always)]
+fn raise<const K: usize>(x: u8) -> u8 {
+    if K == 4 { double(double(double(double(x)))) } else { x }
 }
 
 /// Rows and values of a word's errors from its syndromes (Berlekamp–Massey, then trial of all
