@@ -88,7 +88,7 @@ fn known_code() {
     assert_eq!(blake3::hash(&coded.payload).to_hex().as_str(), KNOWN);
 }
 
-const KNOWN: &str = "dbee08a04dc4fbcf0dff350c3a49d2372cd554265ba215d6fb605e06d76efb3b";
+const KNOWN: &str = "909084db576185f68a3c58d7d053cb1840e4b7471118b1e2fa53dcc8384d0c3c";
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]

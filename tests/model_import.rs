@@ -182,12 +182,12 @@ fn convert(path: &Path) -> Model {
     m
 }
 
-/// Logits within 0.15 of their standard deviation in the root mean square, 1 at worst; bits per byte
+/// Logits within 0.15 of their standard deviation in the root mean square, 1.5 at worst; bits per byte
 /// within 1%.
 fn matches_the_reference(path: &Path, model: &Model) {
     let source = import::read(path).unwrap();
     let r = oracle::compare(&source, model, SAMPLE.as_bytes(), 200).unwrap();
-    assert!(r.mean_logit < 0.15 && r.worst_logit < 1.0, "{r:?}");
+    assert!(r.mean_logit < 0.15 && r.worst_logit < 1.5, "{r:?}");
     assert!((r.exact_bpb / r.reference_bpb - 1.0).abs() < 0.01, "{r:?}");
 }
 
