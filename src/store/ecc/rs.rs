@@ -189,9 +189,9 @@ fn absorb(sums: &mut [u8], cols: usize, payload: &[u8], parity: &[u8]) {
                 let parts =
                     [&mut a[from..to], &mut b[from..to], &mut c[from..to], &mut d[from..to]];
                 if four == 0 {
-                    step::<0>(parts, &row[from..to])
+                    step::<0>(parts, &row[from..to]);
                 } else {
-                    step::<4>(parts, &row[from..to])
+                    step::<4>(parts, &row[from..to]);
                 }
             }
         }
