@@ -1,8 +1,8 @@
 //! `lmfs recode`.
 
-use super::output::{self, Say};
-use super::{Outcome, settle, target};
-use crate::control::{Request, Settled};
+use super::output::Say;
+use super::{Outcome, settle};
+use crate::control::Request;
 use std::path::PathBuf;
 
 /// Arguments.
@@ -23,23 +23,6 @@ pub struct Args {
 /// Runs it.
 pub fn run(a: &Args, say: Say) -> Outcome {
     let paths = settle::inner_paths(&a.dir, &a.paths)?;
-    let bar = say.bar();
     let request = Request::Recode { model: a.model.clone(), paths };
-    let value = target::run(&a.dir, &request, &mut |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    });
-    bar.finish_and_clear();
-    let s: Settled = serde_json::from_value(value?)?;
-    if a.json {
-        return output::json(&s);
-    }
-    say.line(&format!(
-        "{} blocks coded with {}; {} became {}",
-        s.blocks,
-        a.model,
-        output::size(s.before_bytes),
-        output::size(s.after_bytes)
-    ));
-    Ok(())
+    settle::carry_out(&a.dir, &request, a.json, &format!("coded with {}", a.model), say)
 }

@@ -35,18 +35,29 @@ pub fn inner_paths(dir: &std::path::Path, paths: &[PathBuf]) -> Result<Vec<Strin
 /// Runs it.
 pub fn run(a: &Args, say: Say) -> Outcome {
     let paths = inner_paths(&a.dir, &a.paths)?;
+    carry_out(&a.dir, &Request::Settle { paths }, a.json, "coded", say)
+}
+
+/// Has blocks coded, with a progress bar, and says what came of it.
+pub fn carry_out(
+    dir: &std::path::Path,
+    request: &Request,
+    json: bool,
+    done_so: &str,
+    say: Say,
+) -> Outcome {
     let bar = say.bar();
-    let value = target::run(&a.dir, &Request::Settle { paths }, &mut |done, total| {
+    let value = target::run(dir, request, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });
     bar.finish_and_clear();
     let s: Settled = serde_json::from_value(value?)?;
-    if a.json {
+    if json {
         return output::json(&s);
     }
     say.line(&format!(
-        "{} blocks coded; {} became {}",
+        "{} blocks {done_so}; {} became {}",
         s.blocks,
         output::size(s.before_bytes),
         output::size(s.after_bytes)

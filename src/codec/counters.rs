@@ -93,11 +93,6 @@ impl Table {
         4 * LINE * self.lines.len()
     }
 
-    /// True if it is as large as tables get.
-    pub fn is_full_size(&self) -> bool {
-        self.lines.len() == 1 << LINE_BITS.1
-    }
-
     /// Finds or makes the counters of a decision. `lines` chooses the lines, `keys` the places in
     /// them. Without branches: what they hit cannot be foreseen.
     #[inline(always)]

@@ -154,11 +154,6 @@ impl Predictor {
         &self.vocab
     }
 
-    /// True if the tables are as large as a primer's.
-    pub fn is_full_size(&self) -> bool {
-        self.table.is_full_size()
-    }
-
     /// Readies for lanes of at most these many tokens each. All go on from where lane 0 was.
     pub fn open(&mut self, rooms: &[usize]) {
         let from = self.lanes.first().cloned().unwrap_or_default();

@@ -19,22 +19,7 @@ pub type ModelId = [u8; 32];
 const CHUNK: usize = 256 << 10;
 
 fn hex(id: &ModelId) -> String {
-    use std::fmt::Write;
-    id.iter().fold(String::with_capacity(64), |mut s, b| {
-        let _ = write!(s, "{b:02x}");
-        s
-    })
-}
-
-fn unhex(text: &str) -> Option<ModelId> {
-    let mut id = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (b, pair) in id.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *b = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(id)
+    blake3::Hash::from_bytes(*id).to_hex().to_string()
 }
 
 fn path(id: &ModelId) -> String {
@@ -258,7 +243,9 @@ impl Store {
     /// Names of all model files.
     pub fn model_files(&self) -> Result<Vec<ModelId>> {
         let names = self.segments.volume.list("models").map_err(io_error("list", "models"))?;
-        Ok(names.iter().filter_map(|n| unhex(n.strip_suffix(".lmm")?)).collect())
+        let id =
+            |n: &String| blake3::Hash::from_hex(n.strip_suffix(".lmm")?).ok().map(ModelId::from);
+        Ok(names.iter().filter_map(id).collect())
     }
 
     /// Deletes a model file; nothing may need it any more.
