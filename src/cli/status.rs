@@ -31,6 +31,7 @@ pub fn run(a: &Args) -> Outcome {
     line("  coded", size(s.coded_bytes));
     line("  staged", size(s.staged_bytes));
     line("  names etc.", size(s.meta_bytes));
+    line("  parity", size(s.parity_bytes));
     line("  dead", size(s.dead_bytes));
     let eta = s.eta_s.map_or(String::new(), |t| format!(", {t} s left"));
     let waiting = format!("{} blocks, {}{eta}", s.pending_blocks, size(s.backlog_bytes));
