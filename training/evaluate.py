@@ -23,8 +23,7 @@ def report(model, tokenizer, shards, at_most):
         bits = size = 0.0
         for part in rows.split(16):
             targets = part[:, 1:]
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                nats = model(part[:, :-1], targets)
+            nats = model(part[:, :-1], targets)
             # Start tokens between documents are nobody's bytes.
             bits += nats[targets != base.START].double().sum().item() / math.log(2)
             size += sizes[targets].sum().item()

@@ -8,11 +8,12 @@
 # MORE     further such folders, for instance logs made by data/record.sh, data/vary.py and data/generate.py
 # WORK     where tokens, states and results go (about 1 GB)
 # MINUTES  length of this run (180); DECAY minutes of it in which the rate falls to zero (a third)
+# RATE     scale of the learning rate (1)
 # START    exported model to start from instead of from nothing; its tokenizer is taken as well
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 : "${WORK:?folder for tokens, states and results}" "${MINUTES:=180}"
-: "${DECAY:=$((MINUTES / 3))}" "${START:=}" "${MORE:=}"
+: "${DECAY:=$((MINUTES / 3))}" "${RATE:=1}" "${START:=}" "${MORE:=}"
 mkdir -p "$WORK/tokens"
 python=$WORK/venv/bin/python
 if [ ! -x "$python" ]; then
@@ -37,8 +38,8 @@ case ${1:-} in
     [ -e "$state" ] || { echo "$WORK/run holds no state: run 'reproduce' first" >&2; exit 1; }
     from="--from-state $state"
     ;;
-  *) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  *) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 # shellcheck disable=SC2086  # `from` is an option and its value
-idle train.py --tokens "$WORK"/tokens/* --tokenizer "$WORK/tokenizer.json" --run "$WORK/run" --minutes "$MINUTES" --decay-minutes "$DECAY" $from
+idle train.py --tokens "$WORK"/tokens/* --tokenizer "$WORK/tokenizer.json" --run "$WORK/run" --minutes "$MINUTES" --decay-minutes "$DECAY" --rate "$RATE" $from
 idle evaluate.py --model "$WORK/run/final" ${START:+"$START"} --tokens "$WORK"/tokens/*

@@ -12,7 +12,7 @@ import torch
 from model import START
 
 # Share of each kind in training.
-MIX = {"prose": 0.22, "docs": 0.12, "zh": 0.16, "code": 0.15, "logs": 0.30, "data": 0.05}
+MIX = {"prose": 0.20, "docs": 0.11, "zh": 0.22, "code": 0.14, "logs": 0.28, "data": 0.05}
 
 
 class Shards:

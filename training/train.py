@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 
 import model as base
 from evaluate import report
+from muon import Muon
 from tokens import Shards
 
 MUON_RATE, ADAM_RATE = 0.02, 2e-3
@@ -29,12 +30,18 @@ BATCH = 16  # sequences of the model's full context
 WARM_UP = 60  # steps
 
 
-def optimisers(model):
+def fast_dtype():
+    """bfloat16 where the CPU computes with it, else float32: emulated, it is many times slower."""
+    flags = Path("/proc/cpuinfo").read_text()
+    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+
+
+def optimisers(model, dtype):
     """Muon for the blocks' matrices, AdamW for embeddings, head and norms."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and n.startswith("blocks")]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and n.startswith("blocks"))]
     return [
-        torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.02, momentum=0.95),
+        Muon(matrices, lr=MUON_RATE, weight_decay=0.02, momentum=0.95, dtype=dtype),
         torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
@@ -48,6 +55,7 @@ def main():
     p.add_argument("--decay-minutes", type=float, required=True)
     p.add_argument("--save-minutes", type=float, default=5)
     p.add_argument("--rate", type=float, default=1.0, help="scale of the constant rate")
+    p.add_argument("--batch", type=int, default=BATCH, help="sequences to a step")
     start = p.add_mutually_exclusive_group()
     start.add_argument("--from-model", type=Path, help="start from the weights of an exported model")
     start.add_argument("--from-state", type=Path, help="go on from a state (last.pt or stable.pt)")
@@ -63,7 +71,8 @@ def main():
     model = base.load(a.from_model) if a.from_model else base.Model(base.Config())
     length = model.c.max_position_embeddings
     train, held = (Shards(a.tokens, split, length) for split in ("train", "val"))
-    opts = optimisers(model)
+    dtype = fast_dtype()
+    opts = optimisers(model, dtype)
     done = {"step": 0, "tokens": 0, "decay": 1.0}
     if a.from_state:
         state = torch.load(a.from_state, weights_only=False)
@@ -108,8 +117,8 @@ def main():
         for o, rate in zip(opts, (MUON_RATE, ADAM_RATE)):
             for g in o.param_groups:
                 g["lr"] = rate * a.rate * warm * done["decay"]
-        rows = train.crops(rng, BATCH, length)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        rows = train.crops(rng, a.batch, length)
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype == torch.bfloat16):
             loss = step(rows[:, :-1], rows[:, 1:]).mean()
         model.zero_grad()
         loss.backward()
@@ -118,10 +127,10 @@ def main():
             o.step()
         losses.append(loss.item())
         done["step"] += 1
-        done["tokens"] += BATCH * length
-        if done["step"] % 50 == 0:
+        done["tokens"] += a.batch * length
+        if done["step"] % 20 == 0:
             say(f"step {done['step']} Mtok {done['tokens'] / 1e6:.1f} min {minutes:.1f} decay {done['decay']:.3f}",
-                f"loss {np.mean(losses[-50:]):.4f}")  # fmt: skip
+                f"loss {np.mean(losses[-20:]):.4f}")  # fmt: skip
         if time.monotonic() - saved > a.save_minutes * 60:
             save("last.pt")
             saved = time.monotonic()

@@ -39,6 +39,9 @@ enum What {
         /// Compare with the reference implementation on what the model was imported from
         #[arg(long, value_name = "SOURCE")]
         oracle: Option<PathBuf>,
+        /// Compare on the first 8,192 tokens of this file instead of the built-in sample
+        #[arg(long, value_name = "FILE", requires = "oracle")]
+        text: Option<PathBuf>,
     },
     /// Make a model of a GGUF file, a safetensors directory, a wheel or zip with one GGUF, or take
     /// an exported one
@@ -103,7 +106,7 @@ pub fn run(a: &Args, say: Say) -> Outcome {
     match &a.what {
         What::List { json } => list(*json),
         What::Info { name } => info(name),
-        What::Verify { name, oracle } => verify(name, oracle.as_deref()),
+        What::Verify { name, oracle, text } => verify(name, oracle.as_deref(), text.as_deref()),
         What::Import { source, name, block_size, lanes } => {
             let unit = block_size.as_deref().map(super::mkfs::block_size).transpose()?;
             import_model(source, name.as_deref(), unit, *lanes, say)
@@ -114,11 +117,12 @@ pub fn run(a: &Args, say: Say) -> Outcome {
             target::run(store, &request, &mut |_, _| {}).map(drop)
         }
         What::Rm { name, store: None } => {
-            if models::embedded(name).is_some() {
+            let removed = Registry::of_user().remove(name);
+            if removed.is_err() && models::EMBEDDED.iter().any(|(own, _)| own == name) {
                 let text = format!("'{name}' is part of the program and cannot be removed");
                 return Err(Failure::new(FAILED, text));
             }
-            Ok(Registry::of_user().remove(name)?)
+            Ok(removed?)
         }
     }
 }
@@ -174,7 +178,7 @@ fn info(name: &str) -> Outcome {
     Ok(())
 }
 
-fn verify(name: &str, source: Option<&Path>) -> Outcome {
+fn verify(name: &str, source: Option<&Path>, text: Option<&Path>) -> Outcome {
     let bytes = models::find(name)?;
     let began = Instant::now();
     let lm = Lm::load(&bytes)?;
@@ -185,16 +189,21 @@ fn verify(name: &str, source: Option<&Path>) -> Outcome {
         began.elapsed().as_secs_f64() * 1e3
     );
     if let Some(path) = source {
-        report(&import::read(path)?, &Model::from_bytes(&bytes)?)?;
+        let text = text
+            .map(|t| {
+                std::fs::read(t).map_err(|e| Failure::new(FAILED, format!("{}: {e}", t.display())))
+            })
+            .transpose()?;
+        report(&import::read(path)?, &Model::from_bytes(&bytes)?, text.as_deref())?;
     }
     Ok(())
 }
 
-/// The reference and the exact engine side by side.
-fn report(source: &import::Source, model: &Model) -> Outcome {
-    const TOKENS: usize = 512;
-    let r = oracle::compare(source, model, SAMPLE.as_bytes(), TOKENS)?;
-    println!("on {} tokens of the built-in sample, bits per byte:", r.tokens);
+/// The reference and the exact engine side by side, on `text` or the built-in sample.
+fn report(source: &import::Source, model: &Model, text: Option<&[u8]>) -> Outcome {
+    const TOKENS: usize = 8192;
+    let r = oracle::compare(source, model, text.unwrap_or(SAMPLE.as_bytes()), TOKENS)?;
+    println!("on {} tokens, bits per byte:", r.tokens);
     println!("  reference (single precision)  {:.4}", r.reference_bpb);
     println!("  exact engine                  {:.4}", r.exact_bpb);
     println!("  logits differ by {:.4} (root mean square) of their deviation", r.mean_logit);
@@ -233,7 +242,7 @@ fn import_model(
     let model = source.convert()?;
     let listed = registry.add(&model.to_bytes())?;
     if !say.quiet {
-        report(&source, &model)?;
+        report(&source, &model, None)?;
     }
     taken(&listed, say)
 }

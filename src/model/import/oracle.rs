@@ -29,6 +29,9 @@ pub struct Report {
     pub bytes: usize,
 }
 
+/// Tokens of a window, at most.
+const WINDOW: usize = 511;
+
 /// Bits that `logits` (in `leaves` order) spend on `leaf`.
 fn bits(logits: &[f32], leaf: usize) -> f64 {
     let top = logits.iter().fold(f32::MIN, |a, b| a.max(*b));
@@ -36,7 +39,8 @@ fn bits(logits: &[f32], leaf: usize) -> f64 {
     (sum.ln() - f64::from(logits[leaf] - top)) / std::f64::consts::LN_2
 }
 
-/// Runs both on the start of `text` (at most `most` tokens, and the window).
+/// Runs both on the start of `text`, at most `most` tokens of it, in windows of 511 that each begin
+/// a text.
 pub fn compare(
     source: &Source,
     model: &Model,
@@ -45,17 +49,19 @@ pub fn compare(
 ) -> Result<Report, ImportError> {
     let candle = |error| ImportError::Candle { what: "the reference".into(), error };
     let h = source.hyper;
-    let mut tokens = vec![h.start];
-    tokens.extend(model.tokenizer.encode(text));
-    tokens.truncate(most.min(h.window as usize));
+    let mut tokens = model.tokenizer.encode(text);
+    tokens.truncate(most);
+    let begun = |w: &[u32]| [&[h.start], w].concat();
+    let windows: Vec<Vec<u32>> =
+        tokens.chunks(WINDOW.min(h.window as usize - 1)).map(begun).collect();
     let leaves = model.tree.leaves();
     let leaf_of: HashMap<u32, usize> = leaves.iter().enumerate().map(|(i, t)| (*t, i)).collect();
 
-    let logits = reference(source, &tokens).map_err(candle)?;
+    let logits = reference(source, &windows).map_err(candle)?;
     let engine = Arc::new(Engine::new(model));
     let mut session = Session::new(Arc::clone(&engine), 1, 1)?;
     let mut r = Report {
-        tokens: tokens.len() - 1,
+        tokens: tokens.len(),
         reference_bpb: 0.0,
         exact_bpb: 0.0,
         worst_logit: 0.0,
@@ -65,26 +71,29 @@ pub fn compare(
     };
     let mut bytes = 0;
     let mut seconds = 0.0;
-    for (i, next) in tokens.windows(2).enumerate() {
-        let start = Instant::now();
-        session.step_logits(&[Input { lane: 0, token: next[0] }]);
-        seconds += start.elapsed().as_secs_f64();
-        let exact = session.logits(0);
-        let want: Vec<f32> = leaves.iter().map(|t| logits[i][*t as usize]).collect();
-        let n = want.len() as f64;
-        let mean = want.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
-        let deviation =
-            (want.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / n).sqrt();
-        let mut squares = 0.0;
-        for (a, b) in exact.iter().zip(&want) {
-            let d = f64::from(a - b).abs() / deviation;
-            r.worst_logit = r.worst_logit.max(d);
-            squares += d * d;
+    for (window, logits) in windows.iter().zip(&logits) {
+        session.clear(0);
+        for (next, logits) in window.windows(2).zip(logits) {
+            let start = Instant::now();
+            session.step_logits(&[Input { lane: 0, token: next[0] }]);
+            seconds += start.elapsed().as_secs_f64();
+            let exact = session.logits(0);
+            let want: Vec<f32> = leaves.iter().map(|t| logits[*t as usize]).collect();
+            let n = want.len() as f64;
+            let mean = want.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
+            let deviation =
+                (want.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / n).sqrt();
+            let mut squares = 0.0;
+            for (a, b) in exact.iter().zip(&want) {
+                let d = f64::from(a - b).abs() / deviation;
+                r.worst_logit = r.worst_logit.max(d);
+                squares += d * d;
+            }
+            r.mean_logit += squares / n;
+            r.reference_bpb += bits(&want, leaf_of[&next[1]]);
+            r.exact_bpb += bits(exact, leaf_of[&next[1]]);
+            bytes += model.tokenizer.token(next[1]).len();
         }
-        r.mean_logit += squares / n;
-        r.reference_bpb += bits(&want, leaf_of[&next[1]]);
-        r.exact_bpb += bits(exact, leaf_of[&next[1]]);
-        bytes += model.tokenizer.token(next[1]).len();
     }
     r.reference_bpb /= bytes as f64;
     r.exact_bpb /= bytes as f64;
@@ -93,8 +102,8 @@ pub fn compare(
     Ok(r)
 }
 
-/// Logits of candle-transformers' Llama behind every token.
-pub fn reference(source: &Source, tokens: &[u32]) -> candle_core::Result<Vec<Vec<f32>>> {
+/// Logits of candle-transformers' Llama behind every token of texts.
+pub fn reference(source: &Source, texts: &[Vec<u32>]) -> candle_core::Result<Vec<Vec<Vec<f32>>>> {
     let h = source.hyper;
     let dev = Device::Cpu;
     let (q, kv) = (h.heads * h.head_dim, h.kv_heads * h.head_dim);
@@ -132,11 +141,15 @@ pub fn reference(source: &Source, tokens: &[u32]) -> candle_core::Result<Vec<Vec
         tie_word_embeddings: !source.tensors.contains_key("lm_head.weight"),
     };
     let llama = Llama::load(VarBuilder::from_tensors(map, DType::F32, &dev), &config)?;
-    let mut cache = Cache::new(true, DType::F32, &config, &dev)?;
     let mut out = Vec::new();
-    for (i, t) in tokens.iter().enumerate() {
-        let input = Tensor::from_slice(&[*t], (1, 1), &dev)?;
-        out.push(llama.forward(&input, i, &mut cache)?.flatten_all()?.to_vec1()?);
+    for text in texts {
+        let mut cache = Cache::new(true, DType::F32, &config, &dev)?;
+        let mut logits = Vec::new();
+        for (i, t) in text.iter().enumerate() {
+            let input = Tensor::from_slice(&[*t], (1, 1), &dev)?;
+            logits.push(llama.forward(&input, i, &mut cache)?.flatten_all()?.to_vec1()?);
+        }
+        out.push(logits);
     }
     Ok(out)
 }
