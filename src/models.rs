@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// The model of a new store, and where none is named.
+pub const DEFAULT: &str = "fast";
 /// Canonical files that are part of the program, by name.
 pub const EMBEDDED: &[(&str, &[u8])] = &[];
 
@@ -54,23 +56,21 @@ pub enum ModelError {
     },
 }
 
-/// The embedded model of this name.
-pub fn embedded(name: &str) -> Option<&'static [u8]> {
-    EMBEDDED.iter().find(|(n, _)| *n == name).map(|(_, bytes)| *bytes)
+/// The canonical file of the model with this name, or whose id begins so. A model that the user has
+/// imported goes before an embedded one of the same name.
+pub fn find(name: &str) -> Result<Cow<'static, [u8]>, RegistryError> {
+    match (Registry::of_user().find(name), embedded(name)) {
+        (Err(RegistryError::Unknown { .. }), Some(bytes)) => Ok(bytes.into()),
+        (found, _) => Ok(found?.into()),
+    }
 }
 
-/// The canonical file of the model with this name, or whose id begins so.
-pub fn find(name: &str) -> Result<Cow<'static, [u8]>, RegistryError> {
-    if let Some(bytes) = embedded(name) {
-        return Ok(bytes.into());
-    }
-    let by_id = |(_, bytes): &&(&str, &'static [u8])| {
-        name.len() >= 8 && blake3::hash(bytes).to_hex().starts_with(name)
+/// The embedded model of this name, or whose id begins so (8 digits at least).
+fn embedded(name: &str) -> Option<&'static [u8]> {
+    let is = |(own, bytes): &&(&str, &'static [u8])| {
+        *own == name || name.len() >= 8 && blake3::hash(bytes).to_hex().starts_with(name)
     };
-    match EMBEDDED.iter().find(by_id) {
-        Some((_, bytes)) => Ok((*bytes).into()),
-        None => Ok(Registry::of_user().find(name)?.into()),
-    }
+    EMBEDDED.iter().find(is).map(|(_, bytes)| *bytes)
 }
 
 /// The same, ready to code.

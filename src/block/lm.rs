@@ -31,6 +31,9 @@ pub enum LmError {
 #[derive(Clone)]
 pub struct Lm {
     core: Arc<Core>,
+    /// Bytes of a block, and its lanes.
+    unit: u32,
+    lanes: usize,
     /// Once true, this clone's sessions are given up.
     stop: Option<Arc<AtomicBool>>,
 }
@@ -39,8 +42,6 @@ pub struct Lm {
 struct Core {
     id: ModelId,
     name: String,
-    unit: u32,
-    lanes: usize,
     start: u32,
     engine: Arc<Engine>,
     vocab: Arc<Vocab>,
@@ -70,15 +71,21 @@ impl Lm {
         let core = Core {
             id: *blake3::hash(bytes).as_bytes(),
             name: model.manifest.name,
-            unit: model.hyper.unit,
-            lanes: (model.hyper.lanes as usize).min(LANES_MAX),
             start: model.hyper.start,
             engine,
             vocab,
             busy: AtomicUsize::new(0),
             idle: Mutex::default(),
         };
-        Ok(Arc::new(Self { core: Arc::new(core), stop: None }))
+        let (unit, lanes) = (model.hyper.unit, model.hyper.lanes as usize);
+        Ok(Arc::new(Self { core: Arc::new(core), unit, lanes: lanes.min(LANES_MAX), stop: None }))
+    }
+
+    /// The same model coding blocks of `unit` bytes in so many lanes, whatever its file says. What
+    /// it coded decodes in any case.
+    #[must_use]
+    pub fn in_lanes(&self, lanes: usize, unit: u32) -> Self {
+        Self { lanes: lanes.clamp(1, LANES_MAX), unit, ..self.clone() }
     }
 
     /// The same model for work that is given up once `stop` is true: a block can take long.
@@ -104,19 +111,19 @@ impl Lm {
 
     /// Bytes of a block, unless somebody says otherwise.
     pub fn unit(&self) -> u32 {
-        self.core.unit
+        self.unit
     }
 
     /// Lanes of a block of its unit.
     pub fn lanes(&self) -> usize {
-        self.core.lanes
+        self.lanes
     }
 
     /// Lanes of a text of `len` bytes: as many as make them as long as those of a whole unit, for
     /// each lane begins without a context.
     pub fn lanes_of(&self, len: usize) -> usize {
-        let room = (self.core.unit as usize).div_ceil(self.core.lanes).max(1);
-        len.div_ceil(room).clamp(1, self.core.lanes)
+        let room = (self.unit as usize).div_ceil(self.lanes).max(1);
+        len.div_ceil(room).clamp(1, self.lanes)
     }
 
     /// Instruction set in use.
@@ -147,9 +154,7 @@ impl Lm {
         };
         let lanes = match found {
             Some(l) => Ok(l),
-            None => {
-                Lanes::new(Arc::clone(&self.core.engine), self.core.start, self.core.lanes, threads)
-            }
+            None => Lanes::new(Arc::clone(&self.core.engine), self.core.start, self.lanes, threads),
         };
         match lanes {
             Ok(mut lanes) => {

@@ -1,10 +1,12 @@
 //! `lmfs bench`.
 
 use super::{FAILED, Failure, Outcome, mkfs, output};
-use crate::block::{self, bench};
+use crate::block::{self, Tier, bench};
+use crate::models;
 use crate::store::FRAME_OVERHEAD;
 use serde::Serialize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -27,11 +29,17 @@ struct CodecArgs {
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Model
-    #[arg(short, long, default_value = "fast")]
+    #[arg(short, long, default_value = models::DEFAULT)]
     model: String,
     /// Bytes per block (K, M)
     #[arg(short, long)]
     block_size: Option<String>,
+    /// Lanes per block, instead of the model's own
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    lanes: Option<u32>,
+    /// Percent that the language model must save to be used, as the mount option
+    #[arg(long, default_value_t = Tier::LM_GAIN)]
+    lm_gain: f64,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -84,11 +92,14 @@ pub fn run(a: &Args) -> Outcome {
         What::Codec(a) => a,
         What::Fs(a) => return super::bench_fs::run(a),
     };
-    let tier = mkfs::tier(&a.model)?;
+    let mut tier = Tier { lm_gain: a.lm_gain, ..mkfs::tier(&a.model)? };
     let block_size = match &a.block_size {
         Some(t) => mkfs::block_size(t)?,
         None => tier.unit(),
     };
+    if let (Some(lm), Some(lanes)) = (&tier.lm, a.lanes) {
+        tier.lm = Some(Arc::new(lm.in_lanes(lanes as usize, block_size)));
+    }
     let lanes = tier.lm.as_ref().map_or(1, |lm| lm.lanes() as u32);
     let isa = tier.lm.as_ref().map_or("", |lm| lm.isa());
     let threads = match &tier.lm {

@@ -25,7 +25,7 @@ pub struct CompressArgs {
     #[arg(short, long)]
     output: PathBuf,
     /// Model
-    #[arg(short, long, default_value = "fast")]
+    #[arg(short, long, default_value = models::DEFAULT)]
     model: String,
     /// Bytes per block (K, M)
     #[arg(short, long)]

@@ -21,8 +21,8 @@ enum Level {
 pub struct Args {
     /// Directory for the store; must not exist, or be empty
     store: PathBuf,
-    /// Default model: fast, or off to keep files as they are written
-    #[arg(long, default_value = "fast")]
+    /// Default model; fast codes without a language model, off keeps files as they are written
+    #[arg(long, default_value = models::DEFAULT)]
     model: String,
     /// Bytes per block (K, M); the model's own if not given
     #[arg(long)]
@@ -34,7 +34,7 @@ pub struct Args {
 
 /// Options of a store made with defaults.
 pub fn defaults() -> MkfsOptions {
-    MkfsOptions { block_size: None, model: "fast".into(), ecc: Ecc::Standard }
+    MkfsOptions { block_size: None, model: models::DEFAULT.into(), ecc: Ecc::Standard }
 }
 
 /// A block size in bytes, within what the format takes.

@@ -120,9 +120,8 @@ impl Registry {
         if let Some(l) = listed.iter().find(id) {
             return read(&self.path(&l.manifest.name));
         }
-        let known: Vec<&str> = RESERVED[..1]
-            .iter()
-            .copied()
+        let known: Vec<&str> = ["fast", "base"]
+            .into_iter()
             .chain(listed.iter().map(|l| l.manifest.name.as_str()))
             .collect();
         Err(RegistryError::Unknown {
