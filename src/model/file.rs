@@ -1,4 +1,4 @@
-//! The canonical model file: one byte string for one model. Specified in `docs/format-model.md`.
+//! The canonical model file: one byte string for one model. Specified in `docs/format.md`, section 9.
 //!
 //! Reading trusts nothing: every size is checked against the bytes that are there before memory is
 //! taken for it.
