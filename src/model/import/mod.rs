@@ -119,7 +119,7 @@ pub fn read(path: &Path) -> Result<Source, ImportError> {
 }
 
 /// Quantises to ±[`WEIGHT_MAX`] with a scale per [`GROUP`] inputs.
-fn quantise(values: &[f32], rows: usize, columns: usize) -> Matrix {
+pub(super) fn quantise(values: &[f32], rows: usize, columns: usize) -> Matrix {
     let mut m = Matrix {
         rows,
         columns,
