@@ -34,15 +34,12 @@ pub struct Args {
     /// Model to start from
     #[arg(long, default_value = "base")]
     base: String,
+    /// Steps that it may take: the same work on a machine that is busy
+    #[arg(long, hide = true, default_value_t = u64::MAX)]
+    steps: u64,
     /// Print JSON
     #[arg(long)]
     json: bool,
-    #[arg(long, hide = true, default_value_t = 1e-3)]
-    rate: f64,
-    #[arg(long, hide = true, default_value_t = 256)]
-    crop: usize,
-    #[arg(long, hide = true, default_value_t = 8)]
-    batch: usize,
 }
 
 fn minutes(text: &str) -> Result<f64, String> {
@@ -129,6 +126,8 @@ struct Show {
     bar: ProgressBar,
     lines: bool,
     next: f64,
+    quiet: bool,
+    begun: bool,
 }
 
 impl Show {
@@ -141,10 +140,15 @@ impl Show {
         };
         let style = ProgressStyle::with_template("{bar:30} {pos}/{len} s  {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self { bar, lines: !say.quiet && !terminal, next: 0.0 }
+        let lines = !say.quiet && !terminal;
+        Self { bar, lines, next: 0.0, quiet: say.quiet, begun: false }
     }
 
     fn at(&mut self, p: &Progress) {
+        if !self.begun && p.steps > 0 && !self.quiet {
+            eprintln!("going on from the checkpoint: {:.0} s of training are done", p.seconds);
+        }
+        self.begun = true;
         let text = format!(
             "held out {:.3} bits per byte (before: {:.3}), training {:.3}",
             p.held_out, p.before, p.training
@@ -155,6 +159,35 @@ impl Show {
         }
         self.bar.set_position(p.seconds as u64);
         self.bar.set_message(text);
+    }
+}
+
+/// A second training under this name would fight over the checkpoint.
+struct Lock {
+    path: PathBuf,
+    _file: std::fs::File,
+}
+
+impl Lock {
+    fn take(state: &Path) -> Result<Self, Failure> {
+        let path = state.with_extension("tuning.lock");
+        let io = |e| Failure::new(FAILED, format!("{}: {e}", path.display()));
+        let file = std::fs::File::create(&path).map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { path, _file: file }),
+            Err(std::fs::TryLockError::WouldBlock) => {
+                Err(Failure::new(FAILED, "a model of this name is being tuned by another process"))
+            }
+            Err(std::fs::TryLockError::Error(e)) => {
+                Err(Failure::new(FAILED, format!("{}: {e}", path.display())))
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -184,7 +217,10 @@ pub fn run(a: &Args, say: Say) -> Outcome {
     name_left_out(&corpus.left_out);
     let registry = Registry::of_user();
     let state = registry.workspace(&a.name)?;
+    let _lock = Lock::take(&state)?;
     catch_signals();
+    // SAFETY: no other thread has been started yet.
+    unsafe { std::env::set_var(tune::QUIET.0, tune::QUIET.1) };
 
     let measuring = Instant::now();
     let before = measure(&base_bytes, &corpus.held, threads)?;
@@ -193,10 +229,12 @@ pub fn run(a: &Args, say: Say) -> Outcome {
     let seconds = total - began.elapsed().as_secs_f64() - 1.5 * measuring.elapsed().as_secs_f64();
     let o = Options {
         seconds: seconds.max(total / 2.0),
+        steps: a.steps,
         look: (total / 20.0).clamp(2.0, 30.0),
-        crop: a.crop.min(base.hyper.window as usize),
-        batch: a.batch,
-        rate: a.rate,
+        save: (total / 10.0).min(60.0),
+        crop: tune::CROP.min(base.hyper.window as usize),
+        batch: tune::BATCH,
+        rate: tune::RATE,
         threads,
         seed,
     };

@@ -1,4 +1,4 @@
-//! Makes canonical model files from other formats. The only user of candle.
+//! Makes canonical model files from other formats.
 //!
 //! Everything that ends up in the file is computed with IEEE operations in a fixed order, so that
 //! the same source gives the same id on every machine.

@@ -43,7 +43,7 @@ pub struct Random(pub u64);
 
 impl Random {
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -55,7 +55,7 @@ impl Random {
     pub fn order(&mut self, n: usize) -> Vec<usize> {
         let mut all: Vec<usize> = (0..n).collect();
         for i in (1..n).rev() {
-            all.swap(i, (self.next() % (i as u64 + 1)) as usize);
+            all.swap(i, (self.draw() % (i as u64 + 1)) as usize);
         }
         all
     }
@@ -119,8 +119,9 @@ impl Corpus {
             };
             match read_end(&path, most) {
                 Ok(text) if text.is_empty() => {}
-                Ok(text) if text.contains(&0) => left_out
-                    .push(LeftOut { path, reason: "binary: it has zero bytes".into() }),
+                Ok(text) if text.contains(&0) => {
+                    left_out.push(LeftOut { path, reason: "binary: it has zero bytes".into() });
+                }
                 Ok(text) => {
                     hash.update(&(text.len() as u64).to_le_bytes());
                     hash.update(&text);
@@ -201,4 +202,76 @@ fn hold_out(texts: &mut [Vec<u8>], seed: u64) -> Vec<Vec<u8>> {
         held.push(end);
     }
     held
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(n: usize, seed: u64) -> Vec<u8> {
+        let mut r = Random(seed);
+        (0..n).flat_map(|i| format!("line {i} {:x}\n", r.draw()).into_bytes()).collect()
+    }
+
+    #[test]
+    fn what_is_held_out_is_not_trained_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut all = 0;
+        for (i, n) in [9000, 200, 3000, 10, 4000].into_iter().enumerate() {
+            let text = lines(n, i as u64);
+            all += text.len() as u64;
+            std::fs::write(dir.path().join(format!("{i}.log")), text).unwrap();
+        }
+        let c = Corpus::read(dir.path(), 1).unwrap();
+        assert_eq!(c.bytes() + c.held_bytes(), all);
+        let share = c.held_bytes() as f64 / all as f64;
+        assert!((0.03..0.09).contains(&share), "{share}");
+        assert!(c.held.len() > 1 && c.left_out.is_empty());
+        let known: std::collections::HashSet<&[u8]> =
+            c.texts.iter().flat_map(|t| t.split(|b| *b == b'\n')).collect();
+        for line in c.held.iter().flat_map(|t| t.split(|b| *b == b'\n')).filter(|l| !l.is_empty()) {
+            assert!(line.starts_with(b"line ") && !known.contains(line));
+        }
+        let again = Corpus::read(dir.path(), 1).unwrap();
+        assert!(again.held == c.held && again.hash == c.hash);
+        assert!(Corpus::read(dir.path(), 2).unwrap().held != c.held);
+    }
+
+    #[test]
+    fn one_file_gives_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = lines(6000, 1);
+        std::fs::write(dir.path().join("a"), &text).unwrap();
+        let c = Corpus::read(dir.path(), 1).unwrap();
+        assert!(text.ends_with(&c.held[0]) && c.held.len() == 1);
+        assert!(c.texts[0].ends_with(b"\n"));
+        // One line without end is cut all the same.
+        std::fs::write(dir.path().join("a"), vec![b'x'; 200_000]).unwrap();
+        assert_eq!(Corpus::read(dir.path(), 1).unwrap().held_bytes(), 12_500);
+    }
+
+    #[test]
+    fn only_text_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("below")).unwrap();
+        std::fs::write(at("below/a"), lines(5000, 1)).unwrap();
+        std::fs::write(at("empty"), b"").unwrap();
+        std::fs::write(at("binary"), b"text, then\0").unwrap();
+        std::os::unix::fs::symlink("below/a", at("link")).unwrap();
+        std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        let c = Corpus::read(dir.path(), 1).unwrap();
+        let left: Vec<_> = c.left_out.iter().map(|l| l.path.clone()).collect();
+        assert_eq!(left, [at("link"), at("socket"), at("binary")]);
+        assert_eq!(c.bytes() + c.held_bytes(), lines(5000, 1).len() as u64);
+    }
+
+    #[test]
+    fn of_much_text_the_end_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::fs::write(&path, b"one\ntwo\nthree\n").unwrap();
+        assert_eq!(read_end(&path, 8).unwrap(), b"three\n");
+        assert_eq!(read_end(&path, 99).unwrap(), b"one\ntwo\nthree\n");
+    }
 }

@@ -36,7 +36,7 @@ pub fn bits_per_byte(model: &Model, texts: &[Vec<u8>], threads: usize) -> Result
             session.step(&inputs);
             for (column, leaf) in targets.into_iter().enumerate() {
                 let p = session.cumulative(column);
-                bits += f64::from(TOTAL_BITS as u32) - f64::from(p[leaf + 1] - p[leaf]).log2();
+                bits += f64::from(TOTAL_BITS) - f64::from(p[leaf + 1] - p[leaf]).log2();
             }
         }
     }

@@ -127,8 +127,7 @@ impl Llama {
     /// `positions` tokens one behind the other.
     pub fn losses(&self, inputs: &[u32], targets: Vec<u32>, positions: usize) -> Result<Tensor> {
         let h = &self.hyper;
-        let (heads, shared, width) =
-            (h.heads as usize, h.kv_heads as usize, h.head_dim as usize);
+        let (heads, shared, width) = (h.heads as usize, h.kv_heads as usize, h.head_dim as usize);
         let sequences = inputs.len() / positions;
         let apart = |heads, rotated: bool| Heads {
             positions,

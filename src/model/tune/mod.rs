@@ -1,5 +1,8 @@
 //! Fine-tuning a model on a user's own text.
 //!
+//! Candle's own threads wait for each other by spinning and share one queue; [`train`] gives each
+//! thread sequences of its own instead. [`QUIET`] in the environment keeps candle from starting any.
+//!
 //! Start weights are those of a canonical model, so nothing else is needed. Training runs in single
 //! precision and is not the same on every machine; the file that it ends in is a model like any
 //! other, exact from then on.
@@ -13,10 +16,14 @@ mod train;
 
 pub use corpus::{Corpus, LeftOut};
 pub use judge::bits_per_byte;
-pub use llama::Llama;
-pub use train::{Options, Outcome, Progress, train};
+pub use llama::{Llama, dequantise};
+pub use train::{BATCH, CROP, Options, Outcome, Progress, RATE, train};
 
 use std::path::PathBuf;
+
+/// Name and value of the environment variable that keeps candle from starting threads. To be set
+/// before [`train`] by a program that cares for speed; results do not depend on it.
+pub const QUIET: (&str, &str) = ("RAYON_NUM_THREADS", "1");
 
 /// Why there is no tuned model.
 #[derive(Debug, thiserror::Error)]
@@ -75,9 +82,6 @@ pub enum TuneError {
     /// The weights are no numbers any more.
     #[error("training diverged: a weight is not finite")]
     Diverged,
-    /// A thread cannot be started.
-    #[error("cannot start a training thread: {0}")]
-    Thread(String),
     /// candle failed.
     #[error("training: {0}")]
     Candle(#[from] candle_core::Error),

@@ -4,9 +4,7 @@
 //! whole tensor several times; these walk once each way.
 
 use crate::model::engine::exp;
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, bail,
-};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, bail};
 use std::sync::Arc;
 
 /// The numbers of a contiguous single-precision tensor.
@@ -85,19 +83,23 @@ impl CustomOp2 for RmsNorm {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let n = w.elem_count();
         let mut dw = vec![0.0_f32; n];
-        let dx = with(x, |x| with(w, |w| with(g, |g| {
-            let mut dx = Vec::with_capacity(x.len());
-            for (x, g) in x.chunks_exact(n).zip(g.chunks_exact(n)) {
-                let (x, g, w) = (&x[..n], &g[..n], &w[..n]);
-                let inverse = self.inverse(x);
-                let along = sum(n, |i| g[i] * w[i] * x[i]) / n as f32 * inverse * inverse;
-                for i in 0..n {
-                    dw[i] += g[i] * x[i] * inverse;
-                }
-                dx.extend((0..n).map(|i| inverse * (g[i] * w[i] - x[i] * along)));
-            }
-            Ok(dx)
-        })))?;
+        let dx = with(x, |x| {
+            with(w, |w| {
+                with(g, |g| {
+                    let mut dx = Vec::with_capacity(x.len());
+                    for (x, g) in x.chunks_exact(n).zip(g.chunks_exact(n)) {
+                        let (x, g, w) = (&x[..n], &g[..n], &w[..n]);
+                        let inverse = self.inverse(x);
+                        let along = sum(n, |i| g[i] * w[i] * x[i]) / n as f32 * inverse * inverse;
+                        for i in 0..n {
+                            dw[i] += g[i] * x[i] * inverse;
+                        }
+                        dx.extend((0..n).map(|i| inverse * (g[i] * w[i] - x[i] * along)));
+                    }
+                    Ok(dx)
+                })
+            })
+        })?;
         Ok((
             Some(Tensor::from_vec(dx, x.shape(), x.device())?),
             Some(Tensor::from_vec(dw, w.shape(), w.device())?),
@@ -132,15 +134,20 @@ impl CustomOp2 for SwiGlu {
         _y: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dgate, dup) = with(gate, |gate| with(up, |up| with(g, |g| {
-            let (mut dgate, mut dup) = (Vec::with_capacity(g.len()), Vec::with_capacity(g.len()));
-            for ((x, u), g) in gate.iter().zip(up).zip(g) {
-                let s = 1.0 / (1.0 + exp(-x));
-                dup.push(g * x * s);
-                dgate.push(g * u * s * (1.0 + x * (1.0 - s)));
-            }
-            Ok((dgate, dup))
-        })))?;
+        let (dgate, dup) = with(gate, |gate| {
+            with(up, |up| {
+                with(g, |g| {
+                    let (mut dgate, mut dup) =
+                        (Vec::with_capacity(g.len()), Vec::with_capacity(g.len()));
+                    for ((x, u), g) in gate.iter().zip(up).zip(g) {
+                        let s = 1.0 / (1.0 + exp(-x));
+                        dup.push(g * x * s);
+                        dgate.push(g * u * s * (1.0 + x * (1.0 - s)));
+                    }
+                    Ok((dgate, dup))
+                })
+            })
+        })?;
         Ok((
             Some(Tensor::from_vec(dgate, gate.shape(), gate.device())?),
             Some(Tensor::from_vec(dup, up.shape(), up.device())?),
@@ -183,8 +190,7 @@ impl Heads {
             for h in 0..a {
                 for p in 0..t {
                     let (apart, together) = ((h * t + p) * d, (p * a + h) * d);
-                    let (from, to) =
-                        if self.back { (apart, together) } else { (together, apart) };
+                    let (from, to) = if self.back { (apart, together) } else { (together, apart) };
                     let (x, y) = (&x[from..from + d], &mut y[to..to + d]);
                     let Some(r) = &self.rotation else {
                         y.copy_from_slice(x);
@@ -256,19 +262,21 @@ impl CustomOp1 for CausalSoftmax {
 
     fn bwd(&self, x: &Tensor, y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
         let n = x.dims().last().copied().unwrap_or(1);
-        let dx = with(y, |y| with(g, |g| {
-            let mut dx = vec![0.0; y.len()];
-            let rows = y.chunks_exact(n).zip(g.chunks_exact(n)).zip(dx.chunks_exact_mut(n));
-            for (r, ((y, g), dx)) in rows.enumerate() {
-                let seen = r % n + 1;
-                let (y, g) = (&y[..seen], &g[..seen]);
-                let along = sum(seen, |i| y[i] * g[i]);
-                for ((dx, y), g) in dx.iter_mut().zip(y).zip(g) {
-                    *dx = self.scale * y * (g - along);
+        let dx = with(y, |y| {
+            with(g, |g| {
+                let mut dx = vec![0.0; y.len()];
+                let rows = y.chunks_exact(n).zip(g.chunks_exact(n)).zip(dx.chunks_exact_mut(n));
+                for (r, ((y, g), dx)) in rows.enumerate() {
+                    let seen = r % n + 1;
+                    let (y, g) = (&y[..seen], &g[..seen]);
+                    let along = sum(seen, |i| y[i] * g[i]);
+                    for ((dx, y), g) in dx.iter_mut().zip(y).zip(g) {
+                        *dx = self.scale * y * (g - along);
+                    }
                 }
-            }
-            Ok(dx)
-        }))?;
+                Ok(dx)
+            })
+        })?;
         Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
     }
 }
@@ -282,7 +290,9 @@ fn softmax(x: &[f32], y: &mut [f32], scale: f32) -> f32 {
     }
     let total = sum(y.len(), |i| y[i]);
     let inverse = 1.0 / total;
-    y.iter_mut().for_each(|y| *y *= inverse);
+    for y in y.iter_mut() {
+        *y *= inverse;
+    }
     top + total.ln()
 }
 
@@ -330,20 +340,24 @@ impl CustomOp1 for CrossEntropy {
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
         let n = x.elem_count() / self.targets.len().max(1);
-        let dx = with(x, |x| with(g, |g| {
-            let mut scratch = vec![0.0; n];
-            let mut dx = vec![0.0; x.len()];
-            let rows = x.chunks_exact(n).zip(dx.chunks_exact_mut(n)).zip(&self.targets).zip(g);
-            for (((x, dx), target), g) in rows {
-                if self.special.contains(target) {
-                    continue;
+        let dx = with(x, |x| {
+            with(g, |g| {
+                let mut scratch = vec![0.0; n];
+                let mut dx = vec![0.0; x.len()];
+                let rows = x.chunks_exact(n).zip(dx.chunks_exact_mut(n)).zip(&self.targets).zip(g);
+                for (((x, dx), target), g) in rows {
+                    if self.special.contains(target) {
+                        continue;
+                    }
+                    self.row(x, &mut scratch, dx);
+                    dx[*target as usize] -= 1.0;
+                    for d in dx.iter_mut() {
+                        *d *= g;
+                    }
                 }
-                self.row(x, &mut scratch, dx);
-                dx[*target as usize] -= 1.0;
-                dx.iter_mut().for_each(|d| *d *= g);
-            }
-            Ok(dx)
-        }))?;
+                Ok(dx)
+            })
+        })?;
         Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
     }
 }

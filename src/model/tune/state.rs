@@ -69,7 +69,7 @@ impl State {
     /// Puts the checkpoint in the place of the old one, or leaves the old one as it is.
     pub fn save(&self, path: &Path) -> std::io::Result<()> {
         let mut partial = path.as_os_str().to_owned();
-        partial.push(format!(".{}", std::process::id()));
+        partial.push(".new");
         let partial = PathBuf::from(partial);
         let written = std::fs::File::create(&partial).and_then(|mut f| {
             f.write_all(&self.to_bytes())?;
@@ -88,7 +88,12 @@ mod tests {
     use super::*;
 
     fn state() -> State {
-        State { key: [7; 32], seconds: 61.5, steps: 40, weights: vec![1.0, -0.25, f32::MIN_POSITIVE] }
+        State {
+            key: [7; 32],
+            seconds: 61.5,
+            steps: 40,
+            weights: vec![1.0, -0.25, f32::MIN_POSITIVE],
+        }
     }
 
     #[test]
@@ -111,7 +116,7 @@ mod tests {
         let path = dir.path().join("state");
         state().save(&path).unwrap();
         // The new one's place is taken by a directory.
-        let partial = format!("{}.{}", path.display(), std::process::id());
+        let partial = format!("{}.new", path.display());
         std::fs::create_dir(&partial).unwrap();
         assert!(State { steps: 41, ..state() }.save(&path).is_err());
         assert_eq!(State::load(&path), Some(state()));

@@ -1,19 +1,23 @@
 //! The loop: crops, gradients by all threads, a rate by the clock, checkpoints.
 
+use super::TuneError;
 use super::corpus::{Corpus, Random};
 use super::llama::Llama;
 use super::state::State;
-use super::TuneError;
 use crate::model::file::{Manifest, Model};
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Seconds between checkpoints.
-const SAVE: Duration = Duration::from_secs(60);
+/// Tokens of a sequence that cost little attention and still span several lines.
+pub const CROP: usize = 256;
+/// Sequences of a step.
+pub const BATCH: usize = 8;
+/// Largest learning rate for some hundred steps.
+pub const RATE: f64 = 1e-3;
 /// Steps over which the rate rises, from the start and after an interruption: the optimiser's
 /// averages begin anew then.
 const WARM_UP: u64 = 10;
@@ -25,8 +29,12 @@ const CLIP: f64 = 1.0;
 pub struct Options {
     /// Seconds in all, an interrupted training's included.
     pub seconds: f64,
+    /// Steps in all, if that is sooner.
+    pub steps: u64,
     /// Seconds between looks at the held-out text.
     pub look: f64,
+    /// Seconds between checkpoints.
+    pub save: f64,
     /// Tokens of a sequence.
     pub crop: usize,
     /// Sequences of a step.
@@ -91,7 +99,7 @@ impl Crops {
         if self.round != Some(round) {
             let mut random = Random(self.seed ^ round.wrapping_mul(0x9e37_79b9));
             self.order = random.order(count as usize);
-            self.offset = (random.next() % self.length as u64) as usize;
+            self.offset = (random.draw() % self.length as u64) as usize;
             self.round = Some(round);
         }
         let at = self.order[(n % count) as usize] * self.length + self.offset;
@@ -104,11 +112,41 @@ impl Crops {
 struct Trainer<'a> {
     base: &'a Model,
     llama: Llama,
+    /// All weights, for the checkpoint.
     vars: Vec<Var>,
-    optimiser: AdamW,
-    pools: Vec<rayon::ThreadPool>,
+    /// The same by thread, and what moves them.
+    groups: Vec<(Vec<Var>, AdamW)>,
     /// Bytes of each token.
     sizes: Vec<f64>,
+}
+
+/// Calls `f` with each item in a thread of its own.
+fn in_threads<T: Send, R: Send>(
+    items: impl Iterator<Item = T>,
+    f: impl Fn(T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let f = &f;
+    std::thread::scope(|s| {
+        let threads: Vec<_> = items.map(|item| s.spawn(move || f(item))).collect();
+        let join = |t: std::thread::ScopedJoinHandle<'_, Result<R>>| {
+            t.join().unwrap_or_else(|e| std::panic::resume_unwind(e))
+        };
+        threads.into_iter().map(join).collect()
+    })
+}
+
+/// The weights in `n` groups of about the same size.
+fn groups(vars: &[Var], n: usize) -> Vec<Vec<Var>> {
+    let mut groups = vec![(0, Vec::new()); n];
+    let mut order: Vec<&Var> = vars.iter().collect();
+    order.sort_by_key(|v| std::cmp::Reverse(v.elem_count()));
+    for v in order {
+        if let Some(least) = groups.iter_mut().min_by_key(|g| g.0) {
+            least.0 += v.elem_count();
+            least.1.push(v.clone());
+        }
+    }
+    groups.into_iter().map(|g| g.1).collect()
 }
 
 /// Inputs behind the start token, and their targets.
@@ -128,17 +166,8 @@ impl Trainer<'_> {
         crops: &[Vec<u16>],
         f: impl Fn(&[Vec<u16>]) -> Result<R> + Sync,
     ) -> Result<Vec<R>> {
-        let part = crops.len().div_ceil(self.pools.len()).max(1);
-        let f = &f;
-        std::thread::scope(|s| {
-            let parts = crops.chunks(part).zip(&self.pools);
-            let threads: Vec<_> =
-                parts.map(|(c, pool)| s.spawn(move || pool.install(|| f(c)))).collect();
-            threads
-                .into_iter()
-                .map(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e)))
-                .collect()
-        })
+        let part = crops.len().div_ceil(self.groups.len()).max(1);
+        in_threads(crops.chunks(part), f)
     }
 
     fn losses(&self, crops: &[Vec<u16>]) -> Result<Tensor> {
@@ -157,32 +186,37 @@ impl Trainer<'_> {
             let loss = (self.losses(c)? / count as f64)?;
             Ok((f64::from(loss.to_scalar::<f32>()?), loss.backward()?))
         })?;
-        let mut loss = 0.0;
-        let mut all: Option<GradStore> = None;
-        for (part, grads) in parts {
-            loss += part;
-            match &mut all {
-                None => all = Some(grads),
-                Some(all) => all.extend(grads)?,
+        // Each thread adds up and moves weights of its own.
+        let sums = in_threads(self.groups.iter(), |(vars, _)| {
+            let (mut sums, mut squares) = (Vec::with_capacity(vars.len()), 0.0);
+            for v in vars {
+                let mut sum: Option<Tensor> = None;
+                for g in parts.iter().filter_map(|(_, grads)| grads.get(v)) {
+                    sum = Some(match sum {
+                        None => g.clone(),
+                        Some(s) => (s + g)?,
+                    });
+                }
+                if let Some(s) = &sum {
+                    squares += f64::from(s.sqr()?.sum_all()?.to_scalar::<f32>()?);
+                }
+                sums.push(sum);
             }
-        }
-        let Some(mut grads) = all else { return Ok(0.0) };
-        let mut squares = 0.0;
-        for v in &self.vars {
-            if let Some(g) = grads.get(v) {
-                squares += f64::from(g.sqr()?.sum_all()?.to_scalar::<f32>()?);
-            }
-        }
-        let norm = squares.sqrt();
-        if norm > CLIP {
-            for v in &self.vars {
-                if let Some(g) = grads.remove(v) {
-                    grads.insert(v, (g * (CLIP / norm))?);
+            Ok((sums, squares))
+        })?;
+        let norm = sums.iter().map(|s| s.1).sum::<f64>().sqrt();
+        let scale = (CLIP / norm).min(1.0);
+        in_threads(self.groups.iter_mut().zip(sums), |((vars, optimiser), (sums, _))| {
+            let mut grads = GradStore::default();
+            for (v, g) in vars.iter().zip(sums) {
+                if let Some(g) = g {
+                    grads.insert(v, if scale < 1.0 { (g * scale)? } else { g });
                 }
             }
-        }
-        self.optimiser.set_learning_rate(rate);
-        self.optimiser.step(&grads)?;
+            optimiser.set_learning_rate(rate);
+            optimiser.step(&grads)
+        })?;
+        let loss: f64 = parts.iter().map(|p| p.0).sum();
         Ok(loss * count as f64 / self.bytes(crops) / std::f64::consts::LN_2)
     }
 
@@ -265,16 +299,15 @@ pub fn train(
 
     let llama = Llama::new(base, length)?;
     let params = ParamsAdamW { lr: 0.0, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };
-    let pool = |_| rayon::ThreadPoolBuilder::new().num_threads(1).build();
+    let vars = llama.vars();
     let mut t = Trainer {
         base,
-        vars: llama.vars(),
-        optimiser: AdamW::new(llama.vars(), params)?,
+        groups: groups(&vars, o.threads.max(1))
+            .into_iter()
+            .map(|g| Ok((g.clone(), AdamW::new(g, params.clone())?)))
+            .collect::<Result<_>>()?,
+        vars,
         llama,
-        pools: (0..o.threads.max(1))
-            .map(pool)
-            .collect::<std::result::Result<_, _>>()
-            .map_err(|e| TuneError::Thread(e.to_string()))?,
         sizes: (0..base.hyper.vocab).map(|t| base.tokenizer.token(t).len() as f64).collect(),
     };
     let mut key = blake3::Hasher::new();
@@ -292,6 +325,7 @@ pub fn train(
         if s.key == key && s.seconds.is_finite() && t.set_weights(&s.weights)? {
             (p.seconds, p.steps) = (s.seconds.max(0.0), s.steps);
             p.held_out = t.look(&held)?;
+            p.tokens = p.steps * (o.batch * length) as u64;
             resumed = Some(p.seconds);
         } else {
             log::warn!(
@@ -310,17 +344,19 @@ pub fn train(
     let (began, before) = (Instant::now(), p.seconds);
     let (mut saved, mut looked) = (began, began);
     report(&p);
-    while p.seconds < o.seconds {
+    loop {
+        let done = (p.seconds / o.seconds).max(p.steps as f64 / o.steps as f64);
+        if done >= 1.0 {
+            break;
+        }
         if stop.load(Ordering::Relaxed) {
             save(&t, &p)?;
             return Err(TuneError::Interrupted { path: state.to_owned(), seconds: p.seconds });
         }
         let warm = ((p.steps - first + 1) as f64 / WARM_UP as f64).min(1.0);
-        let left = 1.0 - p.seconds / o.seconds;
-        let batch: Vec<Vec<u16>> = (0..o.batch as u64)
-            .map(|i| crops.get(p.steps * o.batch as u64 + i).to_vec())
-            .collect();
-        let loss = t.step(&batch, o.rate * warm * left)?;
+        let batch: Vec<Vec<u16>> =
+            (0..o.batch as u64).map(|i| crops.get(p.steps * o.batch as u64 + i).to_vec()).collect();
+        let loss = t.step(&batch, o.rate * warm * (1.0 - done))?;
         if !loss.is_finite() {
             return Err(TuneError::Diverged);
         }
@@ -333,7 +369,7 @@ pub fn train(
             p.held_out = t.look(&held)?;
             looked = Instant::now();
         }
-        if saved.elapsed() > SAVE {
+        if saved.elapsed().as_secs_f64() > o.save {
             save(&t, &p)?;
             saved = Instant::now();
         }
