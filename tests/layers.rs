@@ -26,7 +26,13 @@ const ALLOWED: [(&str, &[&str]); 14] = [
 ];
 
 /// Foreign crates and the only layer that may name them.
-const ROOMS: [(&str, &str); 3] = [("fuser", "fuse"), ("sled", "store"), ("candle_core", "model")];
+const ROOMS: [(&str, &str); 5] = [
+    ("fuser", "fuse"),
+    ("sled", "store"),
+    ("candle_core", "model"),
+    ("candle_nn", "model"),
+    ("candle_transformers", "model"),
+];
 
 fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {

@@ -7,8 +7,9 @@ mod tiny;
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+use lmfs::model::file::Matrix;
 use lmfs::model::import::{self, ImportError, SAMPLE, oracle};
-use lmfs::model::{Engine, Model, engine::fingerprint};
+use lmfs::model::{Engine, Model, engine::fingerprint, tune};
 use proptest::prelude::*;
 use serde_json::json;
 use std::collections::HashMap;
@@ -355,5 +356,52 @@ proptest! {
         let tokens = t.encode(&text);
         prop_assert_eq!(t.decode(&tokens), text);
         prop_assert!(tokens.iter().all(|t| imported().tree.leaves().contains(t)));
+    }
+}
+
+/// The differentiable model that tuning uses computes what the reference does with its weights.
+#[test]
+fn the_differentiable_model_matches_the_reference() {
+    for tied in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config();
+        config["tie_word_embeddings"] = json!(tied);
+        directory(dir.path(), &config, &tokenizer());
+        let mut source = import::read(dir.path()).unwrap();
+        let model = source.convert().unwrap();
+        let mut set = |name: String, m: &Matrix| {
+            source.tensors.insert(name + ".weight", tune::dequantise(m)).unwrap();
+        };
+        set("model.embed_tokens".into(), &model.embedding);
+        if let Some(head) = &model.head {
+            set("lm_head".into(), head);
+        }
+        for (i, l) in model.layers.iter().enumerate() {
+            for (name, m) in [
+                ("self_attn.q_proj", &l.query),
+                ("self_attn.k_proj", &l.key),
+                ("self_attn.v_proj", &l.value),
+                ("self_attn.o_proj", &l.output),
+                ("mlp.gate_proj", &l.gate),
+                ("mlp.up_proj", &l.up),
+                ("mlp.down_proj", &l.down),
+            ] {
+                set(format!("model.layers.{i}.{name}"), m);
+            }
+        }
+        let targets = model.tokenizer.encode(&SAMPLE.as_bytes()[..400]);
+        let inputs: Vec<u32> =
+            std::iter::once(0).chain(targets[..targets.len() - 1].iter().copied()).collect();
+        let logits = oracle::reference(&source, &inputs).unwrap();
+        let llama = tune::Llama::new(&model, inputs.len()).unwrap();
+        let losses = llama.losses(&inputs, targets.clone(), inputs.len()).unwrap();
+        for ((logits, target), loss) in
+            logits.iter().zip(&targets).zip(losses.to_vec1::<f32>().unwrap())
+        {
+            // The special token, number 0, has no share.
+            let sum: f64 = logits[1..].iter().map(|l| f64::from(*l).exp()).sum();
+            let want = sum.ln() - f64::from(logits[*target as usize]);
+            assert!((f64::from(loss) - want).abs() < 1e-3 * want.max(1.0), "{loss} {want}");
+        }
     }
 }

@@ -20,6 +20,7 @@ mod stat;
 mod status;
 mod syslog;
 mod target;
+mod tune;
 mod umount;
 mod up;
 
@@ -78,7 +79,7 @@ enum Command {
     Compress(compress::CompressArgs),
     /// Restore a file from its container
     Decompress(compress::DecompressArgs),
-    /// Language models: list, import, verify, export, remove
+    /// Language models: list, import, verify, tune, export, remove
     Model(model::Args),
     /// Measure
     Bench(bench::Args),

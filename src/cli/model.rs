@@ -58,6 +58,8 @@ enum What {
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
         lanes: Option<u32>,
     },
+    /// Make a model for one's own text: learn from files, starting from another model
+    Tune(super::tune::Args),
     /// Write a model's canonical file
     Export {
         /// Name, or the beginning of an id
@@ -111,6 +113,7 @@ pub fn run(a: &Args, say: Say) -> Outcome {
             let unit = block_size.as_deref().map(super::mkfs::block_size).transpose()?;
             import_model(source, name.as_deref(), unit, *lanes, say)
         }
+        What::Tune(a) => super::tune::run(a, say),
         What::Export { name, output } => export(name, output),
         What::Rm { name, store: Some(store) } => {
             let request = Request::ModelRm { name: name.clone() };

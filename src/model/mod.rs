@@ -9,6 +9,7 @@ pub mod import;
 pub mod registry;
 pub mod tokenizer;
 pub mod tree;
+pub mod tune;
 
 pub use engine::{Engine, EngineError, Input, Isa, Session};
 pub use file::{FileError, Model};

@@ -160,6 +160,13 @@ impl Registry {
         Ok(listed)
     }
 
+    /// A file for work in progress on a model of this name; never listed as a model.
+    pub fn workspace(&self, name: &str) -> Result<PathBuf, RegistryError> {
+        std::fs::create_dir_all(&self.dir)
+            .map_err(|source| RegistryError::Io { path: self.dir.clone(), source })?;
+        Ok(self.dir.join(format!(".{name}.tuning")))
+    }
+
     /// Deletes a model.
     pub fn remove(&self, name: &str) -> Result<(), RegistryError> {
         let listed = describe(&self.find(name)?, Path::new(name))?;

@@ -19,6 +19,7 @@ mod softmax;
 mod team;
 
 pub use kernel::Isa;
+pub(super) use math::exp;
 pub use math::{GROUP, WEIGHT_MAX};
 pub use session::{Input, Session};
 pub use softmax::TOTAL_BITS;
@@ -71,7 +72,7 @@ pub struct Rope {
 impl Rope {
     /// The rotation of a position, by the addition theorem. Positions repeat after 65,536.
     #[inline(always)]
-    fn at(&self, position: usize, cos: &mut [f32], sin: &mut [f32]) {
+    pub(super) fn at(&self, position: usize, cos: &mut [f32], sin: &mut [f32]) {
         let half = cos.len();
         let low = position % ROPE_STEPS * half;
         let high = position / ROPE_STEPS % ROPE_STEPS * half;

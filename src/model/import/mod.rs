@@ -1,4 +1,4 @@
-//! Makes canonical model files from other formats. The only user of candle.
+//! Makes canonical model files from other formats.
 //!
 //! Everything that ends up in the file is computed with IEEE operations in a fixed order, so that
 //! the same source gives the same id on every machine.
@@ -119,7 +119,7 @@ pub fn read(path: &Path) -> Result<Source, ImportError> {
 }
 
 /// Quantises to ±[`WEIGHT_MAX`] with a scale per [`GROUP`] inputs.
-fn quantise(values: &[f32], rows: usize, columns: usize) -> Matrix {
+pub(super) fn quantise(values: &[f32], rows: usize, columns: usize) -> Matrix {
     let mut m = Matrix {
         rows,
         columns,
