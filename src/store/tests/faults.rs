@@ -1,7 +1,10 @@
 //! Full disks, failing calls, rotten and foreign bytes.
 
+use super::disk::Disk;
+use super::io::Volume;
 use super::memory::MemVolume;
 use super::*;
+use std::collections::BTreeMap;
 
 pub fn mem_store() -> (tempfile::TempDir, Arc<MemVolume>, Arc<Store>) {
     let dir = tempfile::tempdir().unwrap();
@@ -34,6 +37,58 @@ fn a_full_disk_refuses_writers_and_lets_files_go() {
     volume.set_full(false);
     create(&store, b"b").unwrap();
     store.sync().unwrap();
+}
+
+/// Room for changes that free some is set aside, and outlives a mount that found it scarce.
+#[test]
+fn a_disk_that_is_full_at_mount_lets_files_go() {
+    let (dir, volume, store) = mem_store();
+    for name in [b"a", b"b"] {
+        let ino = create(&store, name).unwrap();
+        write(&store, ino, 0, &[1; 300_000]).unwrap();
+    }
+    store.sync().unwrap();
+    volume.set_free(40 << 20);
+    store.close().unwrap();
+    drop(store);
+    volume.set_full(true);
+    let store = open::open(dir.path(), &OpenOptions::default(), volume.clone()).unwrap();
+    let ino = store.dirent(Ino::ROOT, b"a").unwrap().unwrap().ino;
+    assert!(matches!(write(&store, ino, 0, &[2; 100_000]), Err(StoreError::NoSpace { .. })));
+    let name = b"a".to_vec();
+    let ops = vec![Op::DelDirent { parent: Ino::ROOT, name }, Op::DelInode(ino)];
+    store.append(Txn { ops, ..Txn::default() }).unwrap();
+    store.sync().unwrap();
+    let before = volume.free_bytes().unwrap();
+    store.clean(0).unwrap();
+    assert!(volume.free_bytes().unwrap() > before + 250_000);
+    let b = store.dirent(Ino::ROOT, b"b").unwrap().unwrap().ino;
+    assert!(contents(&store, b, 300_000).unwrap() == [1; 300_000]);
+    write(&store, b, 0, &[2; 100_000]).unwrap();
+    store.sync().unwrap();
+}
+
+/// Neither a checkpoint nor a segment that finds no room ends the store's life.
+#[test]
+fn a_full_disk_does_not_end_a_store_that_seals() {
+    let (_dir, volume, store) = mem_store();
+    let a = create(&store, b"a").unwrap();
+    write(&store, a, 0, &[1; 9000]).unwrap();
+    store.sync().unwrap();
+    lock(&store.writer).open_reserve();
+    volume.set_full(true);
+    // The writer has some room allocated; the new segment finds none.
+    assert!(matches!(store.renew_checkpoint(), Err(StoreError::NoSpace { .. })));
+    assert!(matches!(lock(&store.writer).roll(false), Err(StoreError::NoSpace { .. })));
+    assert!(contents(&store, a, 9000).unwrap() == [1; 9000]);
+    volume.set_full(false);
+    write(&store, a, 0, &[2; 9000]).unwrap();
+    store.renew_checkpoint().unwrap();
+    drop(store);
+    let (dir, left) = (tempfile::tempdir().unwrap(), Disk::after(&BTreeMap::new(), &volume.events()));
+    let volume = Arc::new(MemVolume::with(left.synced()));
+    let store = open::open(dir.path(), &OpenOptions::default(), volume).unwrap();
+    assert!(contents(&store, a, 9000).unwrap() == [2; 9000]);
 }
 
 #[test]
@@ -74,7 +129,8 @@ fn without_room_allocated_ahead_a_full_disk_may_be_tried_again() {
     store.sync().unwrap();
     drop(store);
     let dir = tempfile::tempdir().unwrap();
-    let store = open::open(dir.path(), &OpenOptions::default(), volume.crashed(|| 0)).unwrap();
+    let left = Arc::new(MemVolume::with(Disk::after(&BTreeMap::new(), &volume.events()).synced()));
+    let store = open::open(dir.path(), &OpenOptions::default(), left).unwrap();
     assert_eq!(store.stats().unwrap().logical_bytes, written + 4);
 }
 

@@ -3,9 +3,13 @@
 
 #![allow(clippy::large_stack_arrays)]
 
+mod disk;
+mod each_call;
+mod failing;
 pub mod faults;
 mod history;
 mod memory;
+mod power;
 
 use super::frame::HEADER;
 use super::*;
