@@ -83,7 +83,7 @@ fn empty(store: &Store, number: u32) -> Result<u64> {
                     continue;
                 }
             };
-            w.ensure(bytes.len() as u64 + 64, true)?;
+            w.ensure(bytes.len() as u64 + 64, false)?;
             let kind = if live.primer == 0 { Kind::Data } else { Kind::Primer };
             if w.group_is_full(64) {
                 w.close_group(store.durable.load(Ordering::Acquire))?;

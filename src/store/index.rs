@@ -42,10 +42,7 @@ fn within<T: Send + 'static>(
         let got = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
         let _ = tx.send(got.unwrap_or_else(|_| Err("it panicked".into())));
     };
-    std::thread::Builder::new()
-        .name("index-open".into())
-        .spawn(work)
-        .map_err(|e| e.to_string())?;
+    std::thread::Builder::new().name("index-open".into()).spawn(work).map_err(|e| e.to_string())?;
     rx.recv_timeout(patience).unwrap_or_else(|_| Err("it hangs".into()))
 }
 

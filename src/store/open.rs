@@ -248,11 +248,7 @@ pub fn open_with(
 }
 
 /// The state from the index on disk, if the log's last word vouches for it.
-fn trusted(
-    path: &Path,
-    superblock: &Superblock,
-    segments: &Arc<Segments>,
-) -> Option<Start> {
+fn trusted(path: &Path, superblock: &Superblock, segments: &Arc<Segments>) -> Option<Start> {
     let (group, mark, number, len) = replay::clean_mark(segments)?;
     let Change::Clean { index, digest, since_checkpoint, checkpoint, totals } = mark else {
         return None;

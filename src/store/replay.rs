@@ -90,7 +90,7 @@ pub fn rebuild(segments: &Segments, base: &Arc<dyn Base>) -> Result<(State, End)
                 continue;
             }
         }
-        let mut table = Table::new(Arc::clone(base));
+        let mut table = Table::over_nothing(Arc::clone(base));
         match checkpoint::load(segments, number, &mut table) {
             Ok((end, segment, offset)) => {
                 let mut state = State::new(table, end.totals, segments.stamp.code);
@@ -123,18 +123,29 @@ struct Found {
     at: FrameRef,
     seq: u64,
     durable: u64,
+    /// What is in it, if it is kept.
+    group: Option<Group>,
 }
+
+/// Groups of so many bytes together are kept from the first pass for the second.
+const KEEP: usize = 64 << 20;
 
 fn replay(segments: &Segments, state: &mut State, end: &mut End) -> Result<()> {
     // First pass: where the groups are, and which of them are known to have been durable.
     let mut found = Vec::new();
+    let mut kept = 0;
     let mut from = end.len;
     for (number, _) in segments.lens().into_iter().filter(|(n, _)| *n >= end.segment) {
         let (lines, _) = summary(segments, number, from)?;
         from = SEGMENT_HEADER as u64;
         for l in lines.into_iter().filter(|l| l.kind == Kind::Group) {
             match read_group(segments, l.frame) {
-                Ok(Some(g)) => found.push(Found { at: l.frame, seq: g.seq, durable: g.durable }),
+                Ok(Some(g)) => {
+                    let (at, seq, durable) = (l.frame, g.seq, g.durable);
+                    kept += g.changes.len();
+                    let group = (kept <= KEEP).then_some(g);
+                    found.push(Found { at, seq, durable, group });
+                }
                 Ok(None) => log::error!(
                     "{} offset {}: unreadable group",
                     segment_path(l.frame.segment),
@@ -149,7 +160,7 @@ fn replay(segments: &Segments, state: &mut State, end: &mut End) -> Result<()> {
         if f.seq <= end.seq {
             continue;
         }
-        let group = match read_group(segments, f.at) {
+        let group = match f.group.map_or_else(|| read_group(segments, f.at), |g| Ok(Some(g))) {
             Ok(Some(group)) => group,
             Ok(None) => break,
             Err(e) => {

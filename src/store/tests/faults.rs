@@ -85,7 +85,8 @@ fn a_full_disk_does_not_end_a_store_that_seals() {
     write(&store, a, 0, &[2; 9000]).unwrap();
     store.renew_checkpoint().unwrap();
     drop(store);
-    let (dir, left) = (tempfile::tempdir().unwrap(), Disk::after(&BTreeMap::new(), &volume.events()));
+    let (dir, left) =
+        (tempfile::tempdir().unwrap(), Disk::after(&BTreeMap::new(), &volume.events()));
     let volume = Arc::new(MemVolume::with(left.synced()));
     let store = open::open(dir.path(), &OpenOptions::default(), volume).unwrap();
     assert!(contents(&store, a, 9000).unwrap() == [2; 9000]);
