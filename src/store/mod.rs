@@ -32,7 +32,7 @@ mod summary;
 mod superblock;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod txn;
 
 pub use api::*;

@@ -56,7 +56,11 @@ pub fn create(path: &Path, options: &MkfsOptions) -> Result<()> {
         Err(e) => return Err(io(format!("read {shown}"))(e)),
     }
     let volume = super::io::OsVolume::new(path);
-    create_in(&volume, options, &shown)
+    create_in(&volume, options, &shown)?;
+    // The store's own name, so that nothing acknowledged in it can go with it.
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let synced = File::open(parent).and_then(|d| d.sync_all());
+    synced.map_err(io(format!("fsync {}", parent.display())))
 }
 
 /// Makes a store in an empty volume.
@@ -176,7 +180,7 @@ pub enum IndexFrom {
     Directory,
     /// The log, into a fresh directory.
     Log,
-    /// The log, and it stays in memory.
+    /// The log, and it stays in memory. Nothing happens in the background then.
     Memory,
 }
 
@@ -241,8 +245,10 @@ pub fn open_with(
     });
     if !options.read_only {
         lock(&store.writer).fill_reserve(start.checkpoint.1);
-        store.indexer.start(&store);
-        store.guardian.start(&store);
+        if index != IndexFrom::Memory {
+            store.indexer.start(&store);
+            store.guardian.start(&store);
+        }
     }
     Ok(store)
 }

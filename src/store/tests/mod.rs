@@ -9,7 +9,7 @@ mod failing;
 pub mod faults;
 mod history;
 mod indexes;
-mod memory;
+pub mod memory;
 mod power;
 
 use super::frame::HEADER;
