@@ -1,5 +1,5 @@
 //! kill -9 of a mounted store, again and again: what fsync acknowledged is there, everything else is
-//! a state that it had, and `lmfs fsck` finds nothing wrong.
+//! a state that it had, and `lmfs fsck` finds nothing wrong but parity that is still to be made.
 //!
 //! What was acknowledged is noted here, outside of the store. `LMFS_CRASH_ROUNDS=200` makes it as
 //! many rounds, `LMFS_CRASH_SEED` chooses others.
@@ -204,6 +204,25 @@ impl Place {
         }
         daemon
     }
+    /// Checks the store that nobody uses: the exit code, and what was said.
+    fn checked(&self, args: &[&str]) -> (i32, String) {
+        let mut c = Command::new(LMFS);
+        let out = c.arg(args[0]).arg(self.store()).args(&args[1..]).arg("--json").output().unwrap();
+        let said = [out.stdout, out.stderr].concat();
+        (out.status.code().unwrap(), String::from_utf8_lossy(&said).into_owned())
+    }
+    fn finds_nothing(&self, args: &[&str], when: &str) {
+        let (code, said) = self.checked(args);
+        assert_eq!(code, 0, "{args:?} {when}: {said}");
+    }
+    /// After a crash a sidecar may be missing, which the next user of the store makes; nothing else.
+    fn lacks_sidecars_at_most(&self, when: &str) {
+        let (code, said) = self.checked(&["fsck", "--repair"]);
+        let none = ["damaged_frames", "damaged_pages"].map(|what| format!("\"{what}\": 0"));
+        let empty = ["namespace", "unrecoverable"].map(|what| format!("\"{what}\": []"));
+        let fine = none.iter().chain(&empty).all(|text| said.contains(text));
+        assert!(matches!(code, 0 | 1) && fine, "fsck {when}: code {code}, {said}");
+    }
     fn lmfs(&self, args: &[&str], dir: &Path) -> Child {
         let mut c = Command::new(LMFS);
         c.arg(args[0]).arg(dir).args(&args[1..]).stdout(Stdio::null()).stderr(Stdio::null());
@@ -258,7 +277,7 @@ fn kill_9_loses_nothing_that_fsync_acknowledged() {
     let number = |name: &str, default| {
         std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
     };
-    let (rounds, seed) = (number("LMFS_CRASH_ROUNDS", 8u64), number("LMFS_CRASH_SEED", 1));
+    let (rounds, seed) = (number("LMFS_CRASH_ROUNDS", 10u64), number("LMFS_CRASH_SEED", 1));
     let mut dice = Dice(seed * 2 + 1);
     let place = Place { dir: tempfile::tempdir().unwrap() };
     std::fs::create_dir(place.mnt()).unwrap();
@@ -312,8 +331,9 @@ fn kill_9_loses_nothing_that_fsync_acknowledged() {
             let _ = h.kill();
             h.wait().unwrap();
         }
-        let found = place.lmfs(&["fsck"], &place.store()).wait().unwrap();
-        assert_eq!(found.code(), Some(0), "round {round}: fsck after the crash");
+        let when = format!("in round {round}, after the crash");
+        place.lacks_sidecars_at_most(&when);
+        place.finds_nothing(&["fsck"], &when);
     }
     let mut daemon = place.mount("recode=off");
     for names in &mut writers {
@@ -322,8 +342,7 @@ fn kill_9_loses_nothing_that_fsync_acknowledged() {
     let unmounted = place.lmfs(&["umount"], &place.mnt()).wait().unwrap();
     assert!(unmounted.success() && daemon.wait().unwrap().success());
     for args in [&["fsck"][..], &["scrub", "--decode"]] {
-        let found = place.lmfs(args, &place.store()).wait().unwrap();
-        assert_eq!(found.code(), Some(0), "{args:?} at the end");
+        place.finds_nothing(args, "at the end");
     }
     println!("{rounds} rounds: {tally:?}");
     assert!(

@@ -298,7 +298,7 @@ fn a_truncation_that_finds_no_room_changes_nothing() {
     fs.write(ino, 50_000, &bytes[50_000..], false).unwrap();
     volume.set_full(true);
     let cut = SetAttr { size: Some(800_000), ..SetAttr::default() };
-    assert!(fs.setattr(ino, cut.clone()).is_err());
+    assert!(fs.setattr(ino, cut).is_err());
     assert_eq!(fs.getattr(ino).unwrap().size, 900_000);
     assert!(fs.read_now(ino, 0, 1 << 20).unwrap() == bytes);
     volume.set_full(false);
