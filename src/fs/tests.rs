@@ -283,6 +283,31 @@ fn a_crash_leaves_size_and_bytes_of_one_moment() {
 }
 
 #[test]
+fn a_failed_sync_reaches_whoever_asks_and_reads_go_on() {
+    let (_dir, volume, store) = crate::store::tests::faults::mem_store();
+    let fs = Fs::open(store, options()).unwrap();
+    let (a, b) = (create(&fs, b"a"), create(&fs, b"b"));
+    fs.write(a, 0, b"durable", false).unwrap();
+    fs.fsync(a).unwrap();
+    fs.write(a, 0, b"changed", false).unwrap();
+    fs.write(b, 0, b"other", false).unwrap();
+    for blob in lock(&volume.files).values() {
+        blob.fail_sync.store(true, Ordering::SeqCst);
+    }
+    assert!(fs.fsync(a).is_err());
+    for blob in lock(&volume.files).values() {
+        blob.fail_sync.store(false, Ordering::SeqCst);
+    }
+    // The disk works again, but what the failure took is not known.
+    for ino in [a, b] {
+        assert!(fs.fsync(ino).is_err());
+        assert!(fs.flush(ino).is_err() || ino == a);
+    }
+    assert_eq!(fs.read_now(a, 0, 100).unwrap(), b"changed");
+    assert_eq!(fs.read_now(b, 0, 100).unwrap(), b"other");
+}
+
+#[test]
 fn a_truncation_that_finds_no_room_changes_nothing() {
     let (_dir, volume, store) = crate::store::tests::faults::mem_store();
     let fs = Fs::open(store, options()).unwrap();
