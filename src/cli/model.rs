@@ -1,10 +1,9 @@
 //! `lmfs model`: the registry.
 
 use super::output::{self, Say};
-use super::{FAILED, Failure, Outcome, USAGE, target};
+use super::{FAILED, Failure, Outcome, USAGE, convert, target};
 use crate::block::Lm;
 use crate::control::Request;
-use crate::model::import::{self, SAMPLE, oracle};
 use crate::model::registry::{self, Listed};
 use crate::model::{Model, Registry};
 use crate::models;
@@ -185,24 +184,8 @@ fn verify(name: &str, source: Option<&Path>) -> Outcome {
         began.elapsed().as_secs_f64() * 1e3
     );
     if let Some(path) = source {
-        report(&import::read(path)?, &Model::from_bytes(&bytes)?)?;
+        convert::compare(path, &Model::from_bytes(&bytes)?)?;
     }
-    Ok(())
-}
-
-/// The reference and the exact engine side by side.
-fn report(source: &import::Source, model: &Model) -> Outcome {
-    const TOKENS: usize = 512;
-    let r = oracle::compare(source, model, SAMPLE.as_bytes(), TOKENS)?;
-    println!("on {} tokens of the built-in sample, bits per byte:", r.tokens);
-    println!("  reference (single precision)  {:.4}", r.reference_bpb);
-    println!("  exact engine                  {:.4}", r.exact_bpb);
-    println!("  logits differ by {:.4} (root mean square) of their deviation", r.mean_logit);
-    println!(
-        "  {:.0} tokens/s in one lane, {} of weights",
-        r.tokens_per_s,
-        output::size(r.bytes as u64)
-    );
     Ok(())
 }
 
@@ -224,16 +207,10 @@ fn import_model(
             return taken(&registry.add(&bytes)?, say);
         }
     }
-    let mut source = import::read(path)?;
-    if let Some(name) = name {
-        source.manifest.name = name.into();
-    }
-    source.hyper.unit = unit.unwrap_or(source.hyper.unit);
-    source.hyper.lanes = lanes.unwrap_or(source.hyper.lanes);
-    let model = source.convert()?;
+    let model = convert::convert(path, name, unit, lanes)?;
     let listed = registry.add(&model.to_bytes())?;
     if !say.quiet {
-        report(&source, &model)?;
+        convert::compare(path, &model)?;
     }
     taken(&listed, say)
 }

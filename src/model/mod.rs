@@ -5,6 +5,7 @@
 
 pub mod engine;
 pub mod file;
+#[cfg(feature = "import")]
 pub mod import;
 pub mod registry;
 pub mod tokenizer;

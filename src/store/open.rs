@@ -128,7 +128,7 @@ fn take_lock(path: &Path, read_only: bool) -> Result<File> {
     let file = path.join("lock");
     let shown = file.display().to_string();
     let mut options = std::fs::OpenOptions::new();
-    options.read(true).custom_flags(libc::O_NOFOLLOW);
+    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     if !read_only {
         options.write(true).create(true).truncate(false).mode(0o600);
     }
@@ -140,6 +140,10 @@ fn take_lock(path: &Path, read_only: bool) -> Result<File> {
         }
         Err(e) => return Err(io(format!("open {shown}"))(e)),
     };
+    let found = f.metadata().map_err(io(format!("look at {shown}")))?;
+    if !found.is_file() && !found.is_dir() {
+        return Err(StoreError::Refused(format!("{shown} is not a regular file: remove it")));
+    }
     let kind = if read_only { libc::LOCK_SH } else { libc::LOCK_EX };
     // SAFETY: plain system call on an open descriptor.
     if unsafe { libc::flock(f.as_raw_fd(), kind | libc::LOCK_NB) } != 0 {
@@ -246,10 +250,7 @@ fn trusted(
     let Change::Clean { index, digest, since_checkpoint, checkpoint, totals } = mark else {
         return None;
     };
-    if index.is_empty() || index.contains('/') {
-        return None;
-    }
-    let dir = path.join(&index);
+    let dir = index::place(path, &index)?;
     match index::digest(&dir) {
         Ok(d) if d == digest => {}
         Ok(_) => {
@@ -333,12 +334,9 @@ fn cut_tail(segments: &Segments, end: &replay::End) -> Result<()> {
 
 /// An empty index in a directory of its own; the old ones are removed if they can be.
 fn fresh_index(path: &Path) -> (Arc<dyn Base>, Option<PathBuf>) {
-    let mut newest = 0;
     for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some(rest) = name.to_str().and_then(|n| n.strip_prefix("index")) else { continue };
-        if let Some(n) = rest.strip_prefix('.').and_then(|n| n.parse::<u32>().ok()) {
-            newest = newest.max(n);
+        if !entry.file_name().to_str().is_some_and(|n| n.starts_with("index")) {
+            continue;
         }
         let removed = match entry.file_type() {
             Ok(t) if t.is_dir() => std::fs::remove_dir_all(entry.path()),
@@ -348,9 +346,11 @@ fn fresh_index(path: &Path) -> (Arc<dyn Base>, Option<PathBuf>) {
             log::warn!("{}: {e}", entry.path().display());
         }
     }
-    let dir = match newest {
-        0 if !path.join("index").exists() => path.join("index"),
-        n => path.join(format!("index.{}", n + 1)),
+    // What could not be removed, be it a link to nowhere, keeps its name.
+    let free = |dir: &PathBuf| dir.symlink_metadata().is_err();
+    let numbered = (1_u32..).map(|n| path.join(format!("index.{n}")));
+    let Some(dir) = std::iter::once(path.join("index")).chain(numbered).find(free) else {
+        return (Arc::new(NoBase), None);
     };
     match SledBase::open(&dir) {
         Ok(base) => (base, Some(dir)),
