@@ -154,7 +154,7 @@ fn row(what: &str, mib: f64, seconds: [f64; 3]) {
 fn main() {
     // `cargo test` runs benches with --test: then small runs only.
     let small = std::env::args().any(|a| a == "--test");
-    let (times, coded, raw) = if small { (1, 1, 4) } else { (5, 4, 128) };
+    let (times, coded, raw) = if small { (1, 1, 4) } else { (3, 4, 64) };
     let run = || -> Outcome<()> {
         println!("MiB/s (and what the time is more than without)");
         println!("| | none | standard | archival |\n|---|---|---|---|");

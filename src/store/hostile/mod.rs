@@ -363,14 +363,18 @@ mod tests {
 
     #[test]
     fn mutated_frames_are_refused_or_mended() {
-        seeds::frames().iter().for_each(|s| one_frame(s));
-        mutated(&seeds::frames(), 20_000).for_each(|b| one_frame(&b));
+        let seeds = seeds::frames();
+        for bytes in seeds.iter().cloned().chain(mutated(&seeds, 20_000)) {
+            one_frame(&bytes);
+        }
     }
 
     #[test]
     fn mutated_segments_are_walked() {
-        seeds::segments().iter().for_each(|s| segment(s));
-        mutated(&seeds::segments(), 2000).for_each(|b| segment(&b));
+        let seeds = seeds::segments();
+        for bytes in seeds.iter().cloned().chain(mutated(&seeds, 2000)) {
+            segment(&bytes);
+        }
     }
 
     /// `LMFS_SEEDS=fuzz/corpus cargo test --lib write_seeds -- --ignored` begins the corpora anew.

@@ -53,7 +53,9 @@ impl Writing {
 
     fn group(&mut self, changes: &[Change]) {
         let mut o = Out::default();
-        changes.iter().for_each(|c| c.encode(&mut o));
+        for c in changes {
+            c.encode(&mut o);
+        }
         self.put(2, &o.0);
     }
 
