@@ -194,19 +194,34 @@ enum Damage {
     FlipOne,
     FlipMany,
     Zero(u64),
+    /// So many pages of one segment, anywhere in it.
+    Pages(usize),
     CutIndex,
     DropIndex,
 }
 
-const DAMAGES: [Damage; 7] = [
+const DAMAGES: [Damage; 9] = [
     Damage::FlipOne,
     Damage::FlipMany,
     Damage::Zero(512),
     Damage::Zero(4096),
     Damage::Zero(64 << 10),
+    Damage::Pages(16),
+    Damage::Zero(1 << 20),
     Damage::CutIndex,
     Damage::DropIndex,
 ];
+
+impl Damage {
+    /// True if a level promises that nothing is lost.
+    fn is_covered(self, ecc: Ecc) -> bool {
+        match self {
+            Self::CutIndex | Self::DropIndex => true,
+            Self::Pages(_) | Self::Zero(0x10_0000) => ecc == Ecc::Archival,
+            _ => ecc != Ecc::None,
+        }
+    }
+}
 
 fn change(path: &Path, hit: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = std::fs::read(path).unwrap();
@@ -229,6 +244,18 @@ fn hurt(store: &Path, damage: Damage, dice: &mut Dice) -> String {
             change(&path, |b| b.truncate(keep));
         }
         return format!("{}", path.display());
+    }
+    if let Damage::Pages(n) = damage {
+        all.retain(|(p, _)| p.extension().is_some_and(|e| e == "seg"));
+        let (path, len) = all[dice.below(all.len() as u64) as usize].clone();
+        let pages: Vec<usize> = (0..n).map(|_| dice.below(len.div_ceil(4096)) as usize).collect();
+        change(&path, |b| {
+            for p in &pages {
+                let end = ((p + 1) * 4096).min(b.len());
+                b[p * 4096..end].fill(0);
+            }
+        });
+        return format!("{} pages {pages:?}", path.display());
     }
     let total: u64 = all.iter().map(|(_, n)| n).sum();
     let place = |dice: &mut Dice| {
@@ -336,6 +363,7 @@ fn damage_is_repaired_and_never_returned() {
         })
         .collect();
     let mut failures = Vec::new();
+    let (mut decoded, mut wrong) = (0, 0);
     for damage in DAMAGES {
         let mut row = format!("| {damage:?} |");
         for (ecc, (from, (expected, plain))) in levels.iter().zip(&stores) {
@@ -351,7 +379,7 @@ fn damage_is_repaired_and_never_returned() {
                 let what = hurt(&dir, damage, &mut dice);
                 t.trials += 1;
                 let Ok(store) = Store::open(&dir, &OpenOptions::default()) else {
-                    if *ecc != Ecc::None {
+                    if damage.is_covered(*ecc) {
                         failures.push(format!("{damage:?} {ecc:?} {what}: does not open"));
                     }
                     continue;
@@ -382,7 +410,7 @@ fn damage_is_repaired_and_never_returned() {
                 }
                 t.restored += u32::from(restored);
                 t.at_once += u32::from(restored && at_once);
-                if !restored && *ecc != Ecc::None {
+                if !restored && damage.is_covered(*ecc) {
                     failures.push(format!("{damage:?} {ecc:?} {what}: {:?}", errors.first()));
                 }
                 store.close().unwrap();
@@ -391,11 +419,13 @@ fn damage_is_repaired_and_never_returned() {
             if t.wrong > 0 {
                 failures.push(format!("{damage:?} {ecc:?}: {} wrong answers", t.wrong));
             }
-            assert!(t.decoded > 0 || trials == 0);
+            decoded += t.decoded;
+            wrong += t.wrong;
         }
         println!("{row}");
         table.push_str(&row);
         table.push('\n');
     }
-    assert!(failures.is_empty(), "{}\n{table}", failures.join("\n"));
+    println!("{decoded} trials decoded all files; {wrong} trials returned wrong bytes");
+    assert!(decoded > 0 && failures.is_empty(), "{}\n{table}", failures.join("\n"));
 }

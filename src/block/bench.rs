@@ -24,14 +24,14 @@ pub struct Measured {
     pub roundtrip: bool,
 }
 
-/// Codes `plain` in blocks of `block` bytes, decodes, compares. `header` and `frame` are the bytes
-/// of a frame's first header and of all that a frame adds to its payload.
+/// Codes `plain` in blocks of `block` bytes, decodes, compares. `header` is the length of a frame's
+/// first header, `frame` that of the whole frame of a payload of so many bytes.
 pub fn measure(
     plain: &[u8],
     block: usize,
     tier: &Tier,
     header: u64,
-    frame: u64,
+    frame: impl Fn(usize) -> u64,
 ) -> Result<Measured, BlockError> {
     let mut m = Measured { bytes: plain.len() as u64, roundtrip: true, ..Measured::default() };
     let primed = plain.len() > block && plain.len() > Primer::LEN && looks_like_text(plain);
@@ -52,7 +52,7 @@ pub fn measure(
     }
     for e in made.iter().map(|(_, e)| e).chain(frames.iter().map(|(_, e)| e)) {
         m.coded_bytes += e.payload.len() as u64 + header;
-        m.frame_bytes += e.payload.len() as u64 + frame;
+        m.frame_bytes += frame(e.payload.len());
         m.ideal_bits += e.ideal as f64 / 65536.0;
     }
     let began = Instant::now();

@@ -264,6 +264,35 @@ pub fn decompress(
     Ok(())
 }
 
+/// Puts right the checksums of whatever looks like a record, as whoever forges a container would do;
+/// no plaintext becomes longer than `most`. For fuzzing and tests.
+#[cfg(any(test, fuzzing))]
+pub fn reseal(bytes: &mut [u8], most: u32) {
+    let word = |b: &[u8]| b.iter().rev().fold(0, |n, b| n << 8 | usize::from(*b));
+    let mut at = 8;
+    if bytes.get(5) == Some(&1) && bytes.len() > 41 {
+        let end = 41 + usize::from(bytes[40]);
+        if end + 4 <= bytes.len() {
+            let crc = crc32c::crc32c(&bytes[8..end]);
+            bytes[end..end + 4].copy_from_slice(&crc.to_le_bytes());
+        }
+        at = end + 4;
+    }
+    while at + HEADER <= bytes.len() {
+        let len = word(&bytes[at + 8..at + 12]);
+        let end = at + HEADER + len;
+        if end > bytes.len() {
+            break;
+        }
+        let plain = (word(&bytes[at + 4..at + 8]) as u32).min(most);
+        bytes[at + 4..at + 8].copy_from_slice(&plain.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[at..at + 20]);
+        let crc = crc32c::crc32c_append(crc, &bytes[at + HEADER..end]);
+        bytes[at + 20..at + HEADER].copy_from_slice(&crc.to_le_bytes());
+        at = end;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,6 +331,56 @@ mod tests {
             }
             assert!(decompress(&mut bad.as_slice(), &mut Vec::new(), &nothing, 1).is_err(), "{at}");
             assert!(decompress(&mut &packed[..at], &mut Vec::new(), &nothing, 1).is_err(), "{at}");
+        }
+    }
+
+    /// Containers of all kinds of records; `with` a model, whose forms are in some of them.
+    fn seeds() -> Vec<Vec<u8>> {
+        let tiny = Lm::load(include_bytes!("../../tests/data/tiny.model")).unwrap();
+        let one = |plain: &[u8], block: usize, tier: &Tier| {
+            let mut packed = Vec::new();
+            compress(&mut &*plain, &mut packed, block, tier, 1).unwrap();
+            packed
+        };
+        let lm = Tier { lm: Some(tiny), lm_gain: -1e9 };
+        vec![
+            one(&text(100), 1024, &Tier::FAST),
+            one(&text(4000), 64 << 10, &Tier::FAST),
+            one(b"\0\x01\x02\x03 not text", 4096, &Tier::FAST),
+            one(&text(30), 512, &lm),
+        ]
+    }
+
+    fn tiny(_: &ModelId, _: &str) -> std::result::Result<Arc<Lm>, String> {
+        static TINY: std::sync::OnceLock<Arc<Lm>> = std::sync::OnceLock::new();
+        let load = || Lm::load(include_bytes!("../../tests/data/tiny.model")).unwrap();
+        Ok(Arc::clone(TINY.get_or_init(load)))
+    }
+
+    #[test]
+    fn forged_containers_are_refused_or_read() {
+        let seeds = seeds();
+        for s in &seeds {
+            assert!(decompress(&mut s.as_slice(), &mut Vec::new(), &tiny, 1).is_ok());
+        }
+        let mut behind = 0;
+        for mut bytes in crate::block::mutate::mutated(&seeds, 1500) {
+            reseal(&mut bytes, 4096);
+            let read = decompress(&mut bytes.as_slice(), &mut Vec::new(), &tiny, 1);
+            behind += u32::from(!matches!(&read, Err(e) if e.to_string().contains("checksum")));
+        }
+        // The checksums did not keep them out.
+        assert!(behind > 700, "{behind}");
+    }
+
+    /// `LMFS_SEEDS=fuzz/corpus cargo test --lib write_container_seeds -- --ignored`
+    #[test]
+    #[ignore = "writes files"]
+    fn write_container_seeds() {
+        let place = std::path::PathBuf::from(std::env::var_os("LMFS_SEEDS").unwrap());
+        std::fs::create_dir_all(place.join("container")).unwrap();
+        for (n, seed) in seeds().iter().enumerate() {
+            std::fs::write(place.join("container").join(format!("seed{n}")), seed).unwrap();
         }
     }
 }

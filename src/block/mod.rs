@@ -10,6 +10,8 @@ use std::sync::Arc;
 pub mod bench;
 pub mod container;
 pub mod lm;
+#[cfg(test)]
+pub mod mutate;
 mod primer;
 
 pub use lm::{Lm, LmError, ModelId};

@@ -3,7 +3,7 @@
 use super::{FAILED, Failure, Outcome, mkfs, output};
 use crate::block::{self, Tier, bench};
 use crate::models;
-use crate::store::FRAME_OVERHEAD;
+use crate::store::{Ecc, FRAME_HEADER, frame_len};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -112,8 +112,8 @@ pub fn run(a: &Args) -> Outcome {
         let name = path.display().to_string();
         let plain =
             std::fs::read(path).map_err(|e| Failure::new(FAILED, format!("{name}: {e}")))?;
-        let frame = FRAME_OVERHEAD as u64;
-        let m = bench::measure(&plain, block_size as usize, &tier, frame / 2, frame)?;
+        let frame = |payload| frame_len(Ecc::Standard, payload);
+        let m = bench::measure(&plain, block_size as usize, &tier, FRAME_HEADER as u64, frame)?;
         sum.bytes += m.bytes;
         sum.coded_bytes += m.coded_bytes;
         sum.frame_bytes += m.frame_bytes;

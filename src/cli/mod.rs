@@ -4,6 +4,8 @@ mod bench;
 mod bench_fs;
 mod completions;
 mod compress;
+#[cfg_attr(not(feature = "import"), path = "convert_none.rs")]
+mod convert;
 mod fsck;
 mod gc;
 mod helper;
@@ -20,6 +22,7 @@ mod stat;
 mod status;
 mod syslog;
 mod target;
+#[cfg(feature = "import")]
 mod tune;
 mod umount;
 mod up;

@@ -1,10 +1,9 @@
 //! `lmfs model`: the registry.
 
 use super::output::{self, Say};
-use super::{FAILED, Failure, Outcome, USAGE, target};
+use super::{FAILED, Failure, Outcome, USAGE, convert, target};
 use crate::block::Lm;
 use crate::control::Request;
-use crate::model::import::{self, SAMPLE, oracle};
 use crate::model::registry::{self, Listed};
 use crate::model::{Model, Registry};
 use crate::models;
@@ -59,6 +58,7 @@ enum What {
         lanes: Option<u32>,
     },
     /// Make a model for one's own text: learn from files, starting from another model
+    #[cfg(feature = "import")]
     Tune(super::tune::Args),
     /// Write a model's canonical file
     Export {
@@ -113,6 +113,7 @@ pub fn run(a: &Args, say: Say) -> Outcome {
             let unit = block_size.as_deref().map(super::mkfs::block_size).transpose()?;
             import_model(source, name.as_deref(), unit, *lanes, say)
         }
+        #[cfg(feature = "import")]
         What::Tune(a) => super::tune::run(a, say),
         What::Export { name, output } => export(name, output),
         What::Rm { name, store: Some(store) } => {
@@ -197,24 +198,8 @@ fn verify(name: &str, source: Option<&Path>, text: Option<&Path>) -> Outcome {
                 std::fs::read(t).map_err(|e| Failure::new(FAILED, format!("{}: {e}", t.display())))
             })
             .transpose()?;
-        report(&import::read(path)?, &Model::from_bytes(&bytes)?, text.as_deref())?;
+        convert::compare(path, &Model::from_bytes(&bytes)?, text.as_deref())?;
     }
-    Ok(())
-}
-
-/// The reference and the exact engine side by side, on `text` or the built-in sample.
-fn report(source: &import::Source, model: &Model, text: Option<&[u8]>) -> Outcome {
-    const TOKENS: usize = 8192;
-    let r = oracle::compare(source, model, text.unwrap_or(SAMPLE.as_bytes()), TOKENS)?;
-    println!("on {} tokens, bits per byte:", r.tokens);
-    println!("  reference (single precision)  {:.4}", r.reference_bpb);
-    println!("  exact engine                  {:.4}", r.exact_bpb);
-    println!("  logits differ by {:.4} (root mean square) of their deviation", r.mean_logit);
-    println!(
-        "  {:.0} tokens/s in one lane, {} of weights",
-        r.tokens_per_s,
-        output::size(r.bytes as u64)
-    );
     Ok(())
 }
 
@@ -236,16 +221,10 @@ fn import_model(
             return taken(&registry.add(&bytes)?, say);
         }
     }
-    let mut source = import::read(path)?;
-    if let Some(name) = name {
-        source.manifest.name = name.into();
-    }
-    source.hyper.unit = unit.unwrap_or(source.hyper.unit);
-    source.hyper.lanes = lanes.unwrap_or(source.hyper.lanes);
-    let model = source.convert()?;
+    let model = convert::convert(path, name, unit, lanes)?;
     let listed = registry.add(&model.to_bytes())?;
     if !say.quiet {
-        report(&source, &model, None)?;
+        convert::compare(path, &model, None)?;
     }
     taken(&listed, say)
 }

@@ -62,7 +62,7 @@ pub fn show(s: &Scrubbed, json: bool, say: Say) -> Outcome {
         output::json(s)?;
     } else {
         for l in &s.unrecoverable {
-            println!("{}: inode {} block {}: {}", l.path, l.inode, l.block, l.reason);
+            println!("{}: inode {} offset {}: {}", l.path, l.inode, l.offset, l.reason);
         }
         for problem in &s.namespace {
             println!("{problem}");

@@ -41,6 +41,9 @@ pub fn run(a: &Args) -> Outcome {
     let cache =
         format!("{} of {}, {} hits, {} misses", size(c.used), size(c.capacity), c.hits, c.misses);
     line("cache", cache);
+    if s.repaired > 0 {
+        line("repaired", format!("{} frames and pages since it was mounted", s.repaired));
+    }
     if s.unrecoverable > 0 {
         line("damaged", format!("{} reads of frames beyond repair; see the log", s.unrecoverable));
     }

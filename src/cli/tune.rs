@@ -7,6 +7,7 @@ use crate::model::registry::{self, RegistryError, is_name};
 use crate::model::tune::{self, Corpus, LeftOut, Options, Progress, TuneError};
 use crate::model::{Model, Registry, file::Manifest};
 use crate::models;
+use crate::store::{Ecc, FRAME_HEADER, frame_len};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::io::IsTerminal;
@@ -115,9 +116,9 @@ fn measure(bytes: &[u8], held: &[Vec<u8>], threads: usize) -> Result<Figures, Fa
     let alone = tune::bits_per_byte(&Model::from_bytes(bytes)?, held, threads)?;
     let lm = Lm::load(bytes)?;
     let unit = lm.unit() as usize;
-    let frame = crate::store::FRAME_OVERHEAD as u64;
     let text = held.concat();
-    let m = bench::measure(&text, unit, &Tier::with(lm), frame / 2, frame)?;
+    let frame = |payload| frame_len(Ecc::Standard, payload);
+    let m = bench::measure(&text, unit, &Tier::with(lm), FRAME_HEADER as u64, frame)?;
     Ok(Figures { alone, coded: m.coded_bytes as f64 * 8.0 / (text.len() as f64).max(1.0) })
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Reply, Request, SOCKET};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -26,8 +27,12 @@ pub fn request(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<serde_json::Value, ControlError> {
     let broken = |e: &dyn std::fmt::Display| ControlError::Broken(e.to_string());
-    let mut stream =
-        UnixStream::connect(store.join(SOCKET)).map_err(|_| ControlError::NotMounted)?;
+    let socket = store.join(SOCKET);
+    // Not one that a link leads to: what is asked is for this store's daemon.
+    if !socket.symlink_metadata().is_ok_and(|m| m.file_type().is_socket()) {
+        return Err(ControlError::NotMounted);
+    }
+    let mut stream = UnixStream::connect(socket).map_err(|_| ControlError::NotMounted)?;
     let mut line = serde_json::to_vec(request).map_err(|e| broken(&e))?;
     line.push(b'\n');
     stream.write_all(&line).map_err(|e| broken(&e))?;

@@ -4,7 +4,7 @@ use super::Request;
 use crate::fs::{Fs, FsError};
 use crate::types::Ino;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// A model in the store.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -222,8 +222,12 @@ pub struct Settled {
 
 /// All regular files at or below an inode.
 fn files_below(fs: &Fs, ino: Ino, out: &mut Vec<Ino>) -> Result<(), FsError> {
-    let mut stack = vec![ino];
+    // A forged store may have directories in a circle.
+    let (mut stack, mut seen) = (vec![ino], HashSet::new());
     while let Some(at) = stack.pop() {
+        if !seen.insert(at) {
+            continue;
+        }
         let attr = fs.getattr(at)?;
         if attr.is_file() {
             out.push(at);

@@ -17,6 +17,9 @@ pub struct Lost {
     pub inode: u64,
     /// Byte offset in the file, in units of the store's block size.
     pub block: u64,
+    /// Byte offset in the file.
+    #[serde(default)]
+    pub offset: u64,
     /// What is wrong.
     pub reason: String,
 }
@@ -128,6 +131,7 @@ pub fn scrub(
                 path: String::new(),
                 inode: 0,
                 block: 0,
+                offset: 0,
                 reason: e.to_string(),
             }),
         }
@@ -188,11 +192,12 @@ pub fn scrub(
         path: paths.get(&ino).cloned().unwrap_or_default(),
         inode: ino.0,
         block: off / block,
+        offset: off,
         reason,
     });
     report.unrecoverable.extend(lost);
     for l in &report.unrecoverable {
-        log::error!("{}: inode {} block {}: {}", l.path, l.inode, l.block, l.reason);
+        log::error!("{}: inode {} offset {}: {}", l.path, l.inode, l.offset, l.reason);
     }
     Ok(report)
 }
@@ -279,7 +284,8 @@ fn paths(fs: &Fs) -> Result<HashMap<Ino, String>, FsError> {
     while let Some((dir, path)) = stack.pop() {
         for entry in fs.readdir(dir, 2, usize::MAX)? {
             let path = format!("{path}/{}", String::from_utf8_lossy(&entry.name));
-            if entry.kind == libc::S_IFDIR {
+            // A damaged or forged store may have directories in a circle.
+            if entry.kind == libc::S_IFDIR && !found.contains_key(&entry.ino) {
                 stack.push((entry.ino, path.clone()));
             }
             found.entry(entry.ino).or_insert(path);

@@ -4,6 +4,8 @@ mod attr;
 mod data;
 mod dirty;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod hostile;
 mod names;
 mod node;
 mod pool;

@@ -5,6 +5,7 @@ use super::{Fs, FsError, Result, lock};
 use crate::recode::MODEL_XATTR;
 use crate::store::{Dirent, Op, Txn};
 use crate::types::{Attr, Ino, Time};
+use std::collections::HashSet;
 use std::sync::MutexGuard;
 
 /// Most names of one inode; directories have as many subdirectories as they like.
@@ -353,10 +354,13 @@ impl Fs {
         if moving.kind != libc::S_IFDIR {
             return Ok(());
         }
-        let mut at = into;
+        let (mut at, mut seen) = (into, HashSet::new());
         while at != moving.ino {
             if at == Ino::ROOT {
                 return Ok(());
+            }
+            if !seen.insert(at) {
+                return Err(FsError::Invalid("the directories above lead in a circle"));
             }
             at = Ino(self.getattr(at)?.parent);
         }

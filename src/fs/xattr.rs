@@ -4,7 +4,7 @@ use super::{Fs, FsError, Result};
 use crate::recode::{MODEL_OFF, MODEL_XATTR};
 use crate::store::{Op, Txn};
 use crate::types::{Form, Ino, Time};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
 /// Longest value in bytes, as Linux has it.
@@ -131,8 +131,12 @@ impl Fs {
     pub fn govern(&self, ino: Ino, model: &[u8], files: &mut Vec<Ino>) -> Result<()> {
         self.writable()?;
         let default = model == self.store.superblock().model.as_bytes();
-        let mut stack = vec![ino];
+        // A forged store may have directories in a circle.
+        let (mut stack, mut seen) = (vec![ino], HashSet::new());
         while let Some(at) = stack.pop() {
+            if !seen.insert(at) {
+                continue;
+            }
             let attr = self.getattr(at)?;
             if attr.is_file() {
                 files.push(at);

@@ -49,8 +49,10 @@ fn ino(n: INodeNo) -> Ino {
 }
 
 fn to_system_time(t: Time) -> SystemTime {
-    let sub = Duration::from_nanos(t.nsec.into());
-    let whole = Duration::from_secs(t.sec.unsigned_abs());
+    /// Further away the conversions overflow; no file of this store's making is.
+    const FAR: i64 = 1 << 40;
+    let sub = Duration::from_nanos(t.nsec.min(999_999_999).into());
+    let whole = Duration::from_secs(t.sec.clamp(-FAR, FAR).unsigned_abs());
     if t.sec >= 0 { UNIX_EPOCH + whole + sub } else { UNIX_EPOCH - whole + sub }
 }
 
@@ -631,6 +633,14 @@ mod tests {
                 },
             };
             assert_eq!(d, (sec, nsec));
+        }
+    }
+
+    #[test]
+    fn no_time_is_too_far_away() {
+        for sec in [i64::MIN, i64::MAX, 0] {
+            let t = to_system_time(Time { sec, nsec: u32::MAX });
+            assert!(t.duration_since(UNIX_EPOCH).is_ok() || sec < 0);
         }
     }
 }

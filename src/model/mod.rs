@@ -5,10 +5,12 @@
 
 pub mod engine;
 pub mod file;
+#[cfg(feature = "import")]
 pub mod import;
 pub mod registry;
 pub mod tokenizer;
 pub mod tree;
+#[cfg(feature = "import")]
 pub mod tune;
 
 pub use engine::{Engine, EngineError, Input, Isa, Session};

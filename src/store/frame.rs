@@ -338,6 +338,18 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_without_payload_is_mended_too() {
+        for code in [Code::None, Code::Two, Code::Four] {
+            let good = Header { code, ..sample() }.frame(b"");
+            let mut f = good.clone();
+            assert_eq!(mend(&mut f).map(|(_, changed)| changed), Ok(false));
+            f[3] ^= 1;
+            assert_eq!(mend(&mut f).map(|(_, changed)| changed), Ok(true));
+            assert!(f == good);
+        }
+    }
+
+    #[test]
     fn without_parity_damage_is_only_noticed() {
         let good = Header { code: Code::None, ..sample() }.frame(b"abc");
         for bit in HEADER * 8..(HEADER + 3) * 8 {

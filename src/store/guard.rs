@@ -3,7 +3,7 @@
 
 use super::api::{Ecc, Result, StoreError};
 use super::ecc::pages::STRIPE_BYTES;
-use super::heal::read_whole;
+use super::heal::read_range;
 use super::indexer::Bell;
 use super::models::put_file;
 use super::segments::{Segments, Side, io_error, segment_path, sidecar_path};
@@ -49,6 +49,11 @@ impl Segments {
         self.ecc == Ecc::None || lock(&self.sidecars).get(&number).is_some_and(|s| s.covered >= len)
     }
 
+    /// Has the next sidecar made from the segment's bytes alone.
+    pub fn forget_parts(&self) {
+        *lock(&self.parts) = (0, Vec::new());
+    }
+
     /// Makes the sidecar of the first `len` bytes of a segment, where a frame must end. Its name is
     /// durable once the names are synced.
     pub fn protect(&self, number: u32, len: u64) -> Result<()> {
@@ -59,27 +64,31 @@ impl Segments {
             source: std::io::Error::other(why),
         };
         let mut parts = lock(&self.parts);
-        let mut known = 0;
+        let mut known = SEGMENT_HEADER;
         if parts.0 == number {
-            known = lock(&self.sidecars).get(&number).map_or(0, |s| s.covered as usize);
+            let covered = lock(&self.sidecars).get(&number).map_or(0, |s| s.covered as usize);
+            known = known.max(covered);
         } else {
             *parts = (number, Vec::new());
         }
-        let (bytes, unreadable) = read_whole(&*segment.blob, len as usize);
+        // Whole stripes that were protected before stay as they are, and are not read again.
+        parts.1.truncate(known.min(len as usize) / STRIPE_BYTES);
+        let done = parts.1.len() * STRIPE_BYTES;
+        let (mut bytes, unreadable) = read_range(&*segment.blob, done, len as usize);
         if unreadable {
             return Err(fail("it cannot be read".into()));
         }
         // What is protected must be right. What was protected before was looked at then.
-        let mut checked = bytes;
-        let found = mend::frames(&mut checked, known.max(SEGMENT_HEADER), self.stamp.tag);
+        let found = mend::frames(&mut bytes, known - done, self.stamp.tag);
         if let Some((at, why)) = found.bad.first() {
-            log::warn!("{}: {why} at {}..{}", segment_path(number), at.start, at.end);
+            let (start, end) = (done + at.start, done + at.end);
+            log::warn!("{}: {why} at {start}..{end}", segment_path(number));
         }
-        let whole = checked.len() / STRIPE_BYTES;
-        parts.1.truncate(whole);
+        let whole = len as usize / STRIPE_BYTES;
         let mut all: Vec<Part> = parts.1.clone();
-        for (n, stripe) in checked.chunks(STRIPE_BYTES).enumerate().skip(all.len()) {
-            let part = sidecar::part(self.ecc, self.stamp, number.into(), n as u64, stripe);
+        for (n, stripe) in bytes.chunks(STRIPE_BYTES).enumerate() {
+            let number_of = (parts.1.len() + n) as u64;
+            let part = sidecar::part(self.ecc, self.stamp, number.into(), number_of, stripe);
             all.push(part.map_err(fail)?);
         }
         parts.1 = all[..whole].to_vec();

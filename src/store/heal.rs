@@ -22,21 +22,25 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// A file's first `len` bytes; what the system cannot read, and what is missing at the end, are
-/// zeros. Also whether anything could not be read.
-pub fn read_whole(blob: &dyn Blob, len: usize) -> (Vec<u8>, bool) {
+/// The bytes of a file from `from` to `end`; what the system cannot read, and what is missing at the
+/// end, are zeros. Also whether anything could not be read.
+pub fn read_range(blob: &dyn Blob, from: usize, end: usize) -> (Vec<u8>, bool) {
     const STEP: usize = 1 << 20;
-    let mut out = Vec::with_capacity(len);
+    let len = end.saturating_sub(from);
+    let mut out = Vec::new();
+    if out.try_reserve_exact(len).is_err() {
+        return (out, true);
+    }
     let mut failed = false;
     while out.len() < len {
         let (at, step) = (out.len(), STEP.min(len - out.len()));
-        match read_up_to(blob, at as u64, step) {
+        match read_up_to(blob, (from + at) as u64, step) {
             Ok(bytes) if !bytes.is_empty() => out.extend_from_slice(&bytes),
             Ok(_) => out.resize(len, 0),
             Err(_) => {
                 for at in (at..at + step).step_by(PAGE) {
                     let n = PAGE.min(len - at);
-                    let page = read_up_to(blob, at as u64, n);
+                    let page = read_up_to(blob, (from + at) as u64, n);
                     failed |= page.is_err();
                     let mut page = page.unwrap_or_default();
                     page.resize(n, 0);
@@ -46,6 +50,11 @@ pub fn read_whole(blob: &dyn Blob, len: usize) -> (Vec<u8>, bool) {
         }
     }
     (out, failed)
+}
+
+/// The first `len` bytes of a file, in the same way.
+pub fn read_whole(blob: &dyn Blob, len: usize) -> (Vec<u8>, bool) {
+    read_range(blob, 0, len)
 }
 
 /// Runs of pages in which two states of a file differ, up to the end of the newer.

@@ -103,13 +103,20 @@ impl Base for SledBase {
     }
 }
 
-/// All files below `dir`, sorted. What is neither file nor directory was not put there by us, and
-/// opening it might hang, or lead elsewhere.
+/// Where the index of this name lies in the store at `path`; `None` if that is no name of an index.
+pub fn place(path: &Path, name: &str) -> Option<PathBuf> {
+    (name.starts_with("index") && !name.contains('/')).then(|| path.join(name))
+}
+
+/// All files below `dir`, sorted. sled would follow a symbolic link, out of the store: there must be
+/// none, nor anything else that is neither file nor directory.
 fn files(dir: &Path, out: &mut Vec<PathBuf>) -> std::io::Result<()> {
-    let foreign =
-        |p: &Path| std::io::Error::other(format!("{} is not a regular file", p.display()));
-    if !std::fs::symlink_metadata(dir)?.is_dir() {
-        return Err(foreign(dir));
+    let odd = |path: &Path| {
+        let what = format!("{} is neither a file nor a directory", path.display());
+        Err(std::io::Error::new(std::io::ErrorKind::InvalidData, what))
+    };
+    if !dir.symlink_metadata()?.is_dir() {
+        return odd(dir);
     }
     let mut here: Vec<_> = std::fs::read_dir(dir)?.collect::<std::io::Result<_>>()?;
     here.sort_by_key(std::fs::DirEntry::path);
@@ -120,7 +127,7 @@ fn files(dir: &Path, out: &mut Vec<PathBuf>) -> std::io::Result<()> {
         } else if kind.is_file() {
             out.push(entry.path());
         } else {
-            return Err(foreign(&entry.path()));
+            return odd(&entry.path());
         }
     }
     Ok(())

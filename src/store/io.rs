@@ -1,11 +1,12 @@
 //! The file layer under the store: the few calls it makes, behind traits, so that tests can drop,
 //! tear and fail them.
 
+use rustix::fs::{AtFlags, Mode, OFlags};
 use std::fmt::Debug;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -59,7 +60,8 @@ pub fn read_up_to(blob: &dyn Blob, offset: u64, len: usize) -> io::Result<Vec<u8
     Ok(out)
 }
 
-/// The operating system's files below a directory.
+/// The operating system's files below a directory, which may come from anywhere: nothing in it is
+/// reached through a symbolic link, and only regular files are opened.
 #[derive(Debug)]
 pub struct OsVolume {
     root: PathBuf,
@@ -70,34 +72,53 @@ impl OsVolume {
     pub fn new(root: &Path) -> Self {
         Self { root: root.to_owned() }
     }
+
+    /// A directory below the root.
+    fn dir(&self, path: &str) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // The root itself is the user's choice.
+        let mut fd = rustix::fs::open(&self.root, flags, Mode::empty())?;
+        for part in path.split('/').filter(|p| *p != ".") {
+            fd = rustix::fs::openat(&fd, part, flags | OFlags::NOFOLLOW, Mode::empty())?;
+        }
+        Ok(fd)
+    }
+
+    /// The directory in which a path's last part is, and that part.
+    fn at<'a>(&self, path: &'a str) -> io::Result<(OwnedFd, &'a str)> {
+        let (dir, name) = path.rsplit_once('/').unwrap_or((".", path));
+        Ok((self.dir(dir)?, name))
+    }
+
+    fn file(&self, path: &str, flags: OFlags) -> io::Result<Arc<dyn Blob>> {
+        let (dir, name) = self.at(path)?;
+        // A pipe or a device must not make us wait.
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&dir, name, flags, Mode::RUSR | Mode::WUSR)?;
+        let file = File::from(fd);
+        if file.metadata()?.is_file() {
+            Ok(Arc::new(file))
+        } else {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"))
+        }
+    }
 }
 
 impl Volume for OsVolume {
     fn create(&self, path: &str) -> io::Result<Arc<dyn Blob>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(self.root.join(path))?;
-        Ok(Arc::new(file))
+        self.file(path, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
     }
 
     fn open(&self, path: &str, write: bool) -> io::Result<Arc<dyn Blob>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(write)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(self.root.join(path))?;
-        Ok(Arc::new(file))
+        self.file(path, if write { OFlags::RDWR } else { OFlags::RDONLY })
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(self.root.join(dir))? {
-            if let Ok(name) = entry?.file_name().into_string() {
-                names.push(name);
+        for entry in rustix::fs::Dir::new(self.dir(dir)?)? {
+            match entry?.file_name().to_str() {
+                Ok("." | "..") | Err(_) => {}
+                Ok(name) => names.push(name.to_owned()),
             }
         }
         names.sort();
@@ -105,31 +126,29 @@ impl Volume for OsVolume {
     }
 
     fn mkdir(&self, dir: &str) -> io::Result<()> {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(self.root.join(dir))
+        let (parent, name) = self.at(dir)?;
+        match rustix::fs::mkdirat(&parent, name, Mode::RWXU) {
+            Err(rustix::io::Errno::EXIST) => self.dir(dir).map(drop),
+            made => Ok(made?),
+        }
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        std::fs::rename(self.root.join(from), self.root.join(to))
+        let ((dir, from), (to_dir, to)) = (self.at(from)?, self.at(to)?);
+        Ok(rustix::fs::renameat(&dir, from, &to_dir, to)?)
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        std::fs::remove_file(self.root.join(path))
+        let (dir, name) = self.at(path)?;
+        Ok(rustix::fs::unlinkat(&dir, name, AtFlags::empty())?)
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        File::open(self.root.join(dir))?.sync_all()
+        Ok(rustix::fs::fsync(self.dir(dir)?)?)
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        let dir = File::open(&self.root)?;
-        let mut s = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-        // SAFETY: the descriptor is open and the buffer is large enough; it is read only on success.
-        let s = unsafe {
-            if libc::fstatvfs(dir.as_raw_fd(), s.as_mut_ptr()) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            s.assume_init()
-        };
+        let s = rustix::fs::statvfs(&self.root)?;
         Ok(s.f_bavail * s.f_frsize)
     }
 }

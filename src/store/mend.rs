@@ -84,7 +84,8 @@ pub struct Mended {
 pub fn file(bytes: &mut Vec<u8>, from: usize, tag: u64, sidecar: Option<&Sidecar>) -> Mended {
     let covered = sidecar.map_or(0, Sidecar::covered) as usize;
     let len = bytes.len();
-    if covered > len {
+    let missing = covered.saturating_sub(len) as u64;
+    if missing > 0 && sidecar.is_some_and(|s| missing <= s.spare()) {
         bytes.resize(covered, 0);
     }
     let mut pages = 0;

@@ -15,6 +15,8 @@ mod frame;
 mod fsck;
 mod guard;
 mod heal;
+#[cfg(any(test, fuzzing))]
+pub mod hostile;
 mod index;
 mod indexer;
 mod io;
@@ -36,7 +38,7 @@ pub(crate) mod tests;
 mod txn;
 
 pub use api::*;
-pub use frame::OVERHEAD as FRAME_OVERHEAD;
+pub use frame::HEADER as FRAME_HEADER;
 pub use fsck::Problem;
 pub use models::{ModelCheck, ModelId};
 pub use scrub::SegmentCheck;
@@ -53,6 +55,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use txn::{change, data_frame, op_bytes};
+
+/// Bytes of the frame of a payload of so many bytes, its own parity included.
+pub fn frame_len(ecc: Ecc, payload: usize) -> u64 {
+    (payload + segments::code(ecc).parity_len(payload) + frame::OVERHEAD) as u64
+}
 
 /// Room promised by [`Store::reserve`]; given back when dropped.
 #[derive(Debug)]

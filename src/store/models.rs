@@ -4,7 +4,7 @@ use super::api::{Ecc, Result, StoreError};
 use super::ecc::pages::PAGE;
 use super::frame::{HEADER, Header, Kind, MAX_U40};
 use super::heal::{differing, read_whole, write_back};
-use super::io::Volume;
+use super::io::{Blob, Volume};
 use super::segments::{Segments, code};
 use super::sidecar::{self, Sidecar};
 use super::{Store, mend};
@@ -17,6 +17,8 @@ pub type ModelId = [u8; 32];
 
 /// Bytes of a model file in one frame.
 const CHUNK: usize = 256 << 10;
+/// Most bytes of a model file or its sidecar: they are read whole.
+const LARGEST: u64 = 4 << 30;
 
 fn hex(id: &ModelId) -> String {
     blake3::Hash::from_bytes(*id).to_hex().to_string()
@@ -50,6 +52,14 @@ fn io_error(what: &str, path: &str) -> impl FnOnce(io::Error) -> StoreError {
             StoreError::NoSpace { path: what.clone(), detail: what }
         }
         _ => StoreError::Io { what, source },
+    }
+}
+
+/// Length of a file that is to be read whole.
+fn measure(blob: &dyn Blob, path: &str) -> Result<usize> {
+    match blob.len().map_err(io_error("measure", path))? {
+        len if len <= LARGEST => Ok(len as usize),
+        len => Err(StoreError::Refused(format!("{path} has {len} bytes, more than {LARGEST}"))),
     }
 }
 
@@ -144,6 +154,10 @@ impl Store {
         if !is_id(id, bytes) {
             return Err(damaged(id, "its bytes have another hash"));
         }
+        if bytes.len() as u64 > LARGEST / 2 {
+            let text = format!("a model of {} bytes is too large", bytes.len());
+            return Err(StoreError::Refused(text));
+        }
         if self.model_file(id).is_ok() {
             return Ok(());
         }
@@ -168,8 +182,8 @@ impl Store {
         let volume = &self.segments.volume;
         let at = path(id);
         let blob = volume.open(&at, false).map_err(io_error("open", &at))?;
-        let len = blob.len().map_err(io_error("measure", &at))?;
-        let (bytes, _) = read_whole(&*blob, len as usize);
+        let len = measure(&*blob, &at)?;
+        let (bytes, _) = read_whole(&*blob, len);
         let plain = payloads(&bytes);
         if is_id(id, &plain) {
             return Ok(plain);
@@ -187,8 +201,8 @@ impl Store {
     ) -> Result<(ModelCheck, Vec<u8>)> {
         let (segments, at) = (&self.segments, path(id));
         let side = segments.volume.open(&sidecar_path(id), false).ok().map(|blob| {
-            let len = blob.len().unwrap_or(0);
-            let (bytes, failed) = read_whole(&*blob, len as usize);
+            let len = measure(&*blob, &sidecar_path(id)).unwrap_or(0);
+            let (bytes, failed) = read_whole(&*blob, len);
             let mut s = Sidecar::read(bytes, segments.stamp, number(id));
             s.hurt |= failed;
             s
@@ -235,8 +249,8 @@ impl Store {
     pub fn check_model_file(&self, id: &ModelId, repair: bool) -> Result<ModelCheck> {
         let at = path(id);
         let blob = self.segments.volume.open(&at, false).map_err(io_error("open", &at))?;
-        let len = blob.len().map_err(io_error("measure", &at))?;
-        let (bytes, _) = read_whole(&*blob, len as usize);
+        let len = measure(&*blob, &at)?;
+        let (bytes, _) = read_whole(&*blob, len);
         self.mend_model(id, &bytes, repair && !self.read_only).map(|(check, _)| check)
     }
 

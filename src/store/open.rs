@@ -132,7 +132,7 @@ fn take_lock(path: &Path, read_only: bool) -> Result<File> {
     let file = path.join("lock");
     let shown = file.display().to_string();
     let mut options = std::fs::OpenOptions::new();
-    options.read(true).custom_flags(libc::O_NOFOLLOW);
+    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     if !read_only {
         options.write(true).create(true).truncate(false).mode(0o600);
     }
@@ -144,6 +144,10 @@ fn take_lock(path: &Path, read_only: bool) -> Result<File> {
         }
         Err(e) => return Err(io(format!("open {shown}"))(e)),
     };
+    let found = f.metadata().map_err(io(format!("look at {shown}")))?;
+    if !found.is_file() && !found.is_dir() {
+        return Err(StoreError::Refused(format!("{shown} is not a regular file: remove it")));
+    }
     let kind = if read_only { libc::LOCK_SH } else { libc::LOCK_EX };
     // SAFETY: plain system call on an open descriptor.
     if unsafe { libc::flock(f.as_raw_fd(), kind | libc::LOCK_NB) } != 0 {
@@ -259,10 +263,7 @@ fn trusted(path: &Path, superblock: &Superblock, segments: &Arc<Segments>) -> Op
     let Change::Clean { index, digest, since_checkpoint, checkpoint, totals } = mark else {
         return None;
     };
-    if index.is_empty() || index.contains('/') {
-        return None;
-    }
-    let dir = path.join(&index);
+    let dir = index::place(path, &index)?;
     match index::digest(&dir) {
         Ok(d) if d == digest => {}
         Ok(_) => {
@@ -369,9 +370,12 @@ fn fresh_index(path: &Path) -> (Arc<dyn Base>, Option<PathBuf>) {
             log::warn!("{}: {e}", entry.path().display());
         }
     }
-    let dir = match newest {
-        None => path.join("index"),
-        Some(n) => path.join(format!("index.{}", n.wrapping_add(1).max(1))),
+    // What could not be removed, be it a link to nowhere, keeps its name.
+    let free = |dir: &PathBuf| dir.symlink_metadata().is_err();
+    let first = newest.map_or(0, |n| n.saturating_add(1));
+    let name = |n: u32| if n == 0 { "index".to_owned() } else { format!("index.{n}") };
+    let Some(dir) = (first..=u32::MAX).map(|n| path.join(name(n))).find(free) else {
+        return (Arc::new(NoBase), None);
     };
     match SledBase::open(&dir) {
         Ok(base) => (base, Some(dir)),

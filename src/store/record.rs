@@ -1,6 +1,7 @@
 //! Changes as they stand in a group's payload, and the fields that index values are made of.
 
 use super::api::ModelEntry;
+use super::frame::MAX_U48;
 use crate::types::{Attr, Extent, Form, FrameRef, Ino, Time};
 
 /// One change of state with its frames in place: what is logged, and all that replay knows.
@@ -196,9 +197,9 @@ impl<'a> In<'a> {
             parent: self.u64()?,
         })
     }
-    /// An extent.
+    /// An extent; `None` if it lies beyond all files or is no part of its frame.
     pub fn extent(&mut self) -> Option<Extent> {
-        Some(Extent {
+        let e = Extent {
             off: self.u64()?,
             len: self.u64()?,
             frame: self.frame()?,
@@ -209,7 +210,10 @@ impl<'a> In<'a> {
             model: self.u16()?,
             generation: self.u64()?,
             primer: self.u64()?,
-        })
+        };
+        let in_file = e.off.checked_add(e.len).is_some_and(|end| end <= MAX_U48);
+        let in_frame = u64::from(e.frame_off).checked_add(e.len)? <= u64::from(e.plain_len);
+        (e.len > 0 && in_file && in_frame).then_some(e)
     }
     /// A model.
     pub fn model(&mut self) -> Option<ModelEntry> {
@@ -391,7 +395,7 @@ mod tests {
             len: 2,
             frame,
             frame_off: 3,
-            plain_len: 4,
+            plain_len: 5,
             form: Form::Lm,
             staged: true,
             generation: 5,

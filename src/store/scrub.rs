@@ -82,8 +82,10 @@ impl Store {
                 }
             }
             drop(turn);
-            if repair && segments.ecc != Ecc::None && (side_hurt || (changed && !protected)) {
-                segments.drop_sidecar(number);
+            // What cannot be read now may be another time; then the parity is still needed.
+            let renew = segments.ecc != Ecc::None && !e.unreadable;
+            if repair && renew && (side_hurt || (changed && !protected)) {
+                segments.forget_parts();
                 segments.protect(number, self.settled_len(number))?;
                 segments.sync_names()?;
             }
@@ -157,7 +159,8 @@ impl Store {
     pub fn index_is_whole(&self) -> bool {
         match replay::clean_mark(&self.segments) {
             Some((_, Change::Clean { index, digest, .. }, ..)) => {
-                super::index::digest(&self.path.join(index)).is_ok_and(|d| d == digest)
+                let dir = super::index::place(&self.path, &index);
+                dir.is_some_and(|dir| super::index::digest(&dir).is_ok_and(|d| d == digest))
             }
             _ => true,
         }

@@ -108,7 +108,8 @@ impl Segments {
         let (mut map, mut sidecars) = (BTreeMap::new(), BTreeMap::<u32, Side>::new());
         for name in names {
             let path = format!("segments/{name}");
-            if let Some((number, covered)) = sidecar_name(&name) {
+            let canonical = |(n, covered): &(u32, u64)| sidecar_path(*n, *covered) == path;
+            if let Some((number, covered)) = sidecar_name(&name).filter(canonical) {
                 let len = volume.open(&path, false).and_then(|b| b.len()).unwrap_or(0);
                 let old = sidecars.get(&number).copied();
                 if old.is_none_or(|o| o.covered < covered) {
@@ -116,7 +117,10 @@ impl Segments {
                 }
                 continue;
             }
-            let Some(number) = name.strip_suffix(".seg").and_then(|n| n.parse().ok()) else {
+            let number = name.strip_suffix(".seg").and_then(|n| n.parse().ok());
+            // The last number of all has none after it.
+            let usable = |n: &u32| *n < u32::MAX && segment_path(*n) == path;
+            let Some(number) = number.filter(usable) else {
                 if !name.ends_with(".tmp") {
                     log::warn!("{path}: not a segment, ignored");
                 }
@@ -127,7 +131,12 @@ impl Segments {
                 let len = blob.len()?;
                 Ok(Segment { blob, len })
             };
-            map.insert(number, open().map_err(|e| io_error("open", number, e))?);
+            let segment = open().map_err(|e| io_error("open", number, e))?;
+            if segment.len > u64::from(u32::MAX) {
+                let text = format!("{path} has {} bytes: no segment has as many", segment.len);
+                return Err(StoreError::Refused(text));
+            }
+            map.insert(number, segment);
         }
         let stamp = Stamp { tag: tag(&superblock.uuid), code: code(superblock.ecc) };
         Ok(Self {

@@ -4,7 +4,7 @@
 //! bytes of a file, up to where the file ended when it was made; appending leaves it valid.
 
 use super::api::Ecc;
-use super::ecc::pages::{self, PAGE, STRIPE_BYTES};
+use super::ecc::pages::{self, PAGE, STRIPE, STRIPE_BYTES};
 use super::frame::{Header, Kind, MAX_U40, Stamp};
 use super::mend;
 use super::record::{In, Out};
@@ -107,7 +107,7 @@ impl Sidecar {
             if h.off & TABLE == 0 {
                 let number = (h.off & ((1 << SHIFT) - 1)) as usize;
                 pages.push((stripe, number, payload.to_vec()));
-            } else if let Some(s) = table(payload) {
+            } else if let Some(s) = table(stripe, payload) {
                 tables += 1;
                 out.stripes.insert(stripe, s);
             }
@@ -119,14 +119,19 @@ impl Sidecar {
                 s.parity.insert(number, page);
             }
         }
-        let expected = |(n, s): (&u64, &Stripe)| s.parity.len() == s.count && *n < 1 << 20;
-        out.hurt |= tables != 2 * out.stripes.len() || !out.stripes.iter().all(expected);
+        let whole = out.stripes.values().all(|s| s.parity.len() == s.count);
+        out.hurt |= tables != 2 * out.stripes.len() || !whole;
         out
     }
 
     /// Bytes of the file that it covers.
     pub fn covered(&self) -> u64 {
         self.stripes.values().map(|s| s.end).max().unwrap_or(0)
+    }
+
+    /// Most bytes that can be brought back at the end of a file.
+    pub fn spare(&self) -> u64 {
+        self.stripes.values().map(|s| (s.parity.len() * PAGE) as u64).sum()
     }
 
     /// Pages, parity pages included.
@@ -195,12 +200,16 @@ impl Stripe {
     }
 }
 
-fn table(payload: &[u8]) -> Option<Stripe> {
+/// What a table says of stripe `number`; `None` if that cannot be.
+fn table(number: u64, payload: &[u8]) -> Option<Stripe> {
     let mut i = In(payload);
     let (end, count) = (i.u64()?, i.u32()? as usize);
     let mut sums = Vec::with_capacity(i.0.len() / 4);
     while !i.0.is_empty() {
         sums.push(i.u32()?);
     }
-    Some(Stripe { end, count, sums, parity: BTreeMap::new() })
+    let len = usize::try_from(end.checked_sub(number * STRIPE_BYTES as u64)?).ok()?;
+    let fits = len.div_ceil(PAGE) == sums.len() && (1..=STRIPE).contains(&sums.len());
+    let table = Stripe { end, count, sums, parity: BTreeMap::new() };
+    (fits && count <= STRIPE).then_some(table)
 }

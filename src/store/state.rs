@@ -183,6 +183,11 @@ struct PrimerEntry {
     refs: u64,
 }
 
+/// Sums may begin at what a forged store says.
+fn add(sum: &mut u64, n: u64) {
+    *sum = sum.saturating_add(n);
+}
+
 impl State {
     /// Over an empty or trusted table.
     pub fn new(table: Table, totals: Totals, code: Code) -> Self {
@@ -196,8 +201,8 @@ impl State {
     fn put(&mut self, k: Vec<u8>, v: Vec<u8>) -> Result<()> {
         if Self::counts(&k) {
             let old = self.table.get(&k)?.map_or(0, |o| k.len() + o.len());
-            self.totals.meta += (k.len() + v.len()) as u64;
-            self.totals.meta = self.totals.meta.saturating_sub(old as u64);
+            let meta = self.totals.meta.saturating_add((k.len() + v.len()) as u64);
+            self.totals.meta = meta.saturating_sub(old as u64);
         }
         self.table.put(k, v);
         Ok(())
@@ -250,8 +255,8 @@ impl State {
     fn put_inode(&mut self, ino: Ino, attr: &Attr) -> Result<()> {
         let old = self.inode(ino)?;
         if old.is_none() {
-            self.totals.inodes += 1;
-            self.totals.files += u64::from(!attr.is_dir());
+            add(&mut self.totals.inodes, 1);
+            add(&mut self.totals.files, u64::from(!attr.is_dir()));
         }
         let was_orphan = old.is_some_and(|a| a.nlink == 0);
         match (was_orphan, attr.nlink == 0) {
@@ -285,7 +290,8 @@ impl State {
         let cookie = if let Some(v) = self.table.get(&k)? {
             In(&v).u64().ok_or_else(|| bad("name"))?
         } else {
-            self.totals.last_cookie = self.totals.last_cookie.max(FIRST_COOKIE - 1) + 1;
+            self.totals.last_cookie =
+                self.totals.last_cookie.max(FIRST_COOKIE - 1).saturating_add(1);
             self.totals.last_cookie
         };
         let mut o = Out::default();
@@ -304,14 +310,14 @@ impl State {
     fn count(&mut self, segment: u32, l: &Live, alive: bool) {
         let t = &mut self.totals;
         let parity = self.code.parity_in((l.len as usize).saturating_sub(OVERHEAD)) as u64;
-        let (whole, bytes) = (u64::from(l.len), u64::from(l.len) - parity);
+        let (whole, bytes) = (u64::from(l.len), u64::from(l.len).saturating_sub(parity));
         let sum = if l.staged { &mut t.staged } else { &mut t.coded };
         let live = t.live.entry(segment).or_default();
         if alive {
-            *sum += bytes;
-            t.parity += parity;
-            *live += whole;
-            t.frames += 1;
+            add(sum, bytes);
+            add(&mut t.parity, parity);
+            add(live, whole);
+            add(&mut t.frames, 1);
         } else {
             *sum = sum.saturating_sub(bytes);
             t.parity = t.parity.saturating_sub(parity);
@@ -323,7 +329,7 @@ impl State {
     /// One more reference to a frame; `fresh` describes it if it is the first.
     fn hold(&mut self, f: FrameRef, fresh: Live) -> Result<()> {
         let l = if let Some(l) = self.live(f)? {
-            Live { refs: l.refs + 1, ..l }
+            Live { refs: l.refs.saturating_add(1), ..l }
         } else {
             self.count(f.segment, &fresh, true);
             Live { refs: 1, ..fresh }
@@ -371,7 +377,7 @@ impl State {
             return Ok(());
         }
         let Some(mut e) = self.primer_entry(id)? else { return Ok(()) };
-        e.refs = if more { e.refs + 1 } else { e.refs.saturating_sub(1) };
+        e.refs = if more { e.refs.saturating_add(1) } else { e.refs.saturating_sub(1) };
         if e.refs == 0 {
             self.del(key(b'p', id))?;
             return self.release(e.frame);
@@ -385,7 +391,7 @@ impl State {
         }
         let k = key(b's', ino.0);
         let n = self.table.get(&k)?.map_or(0, |v| In(&v).u64().unwrap_or(0));
-        let n = if more { n + 1 } else { n.saturating_sub(1) };
+        let n = if more { n.saturating_add(1) } else { n.saturating_sub(1) };
         if n == 0 {
             self.table.del(k);
         } else {
@@ -410,7 +416,7 @@ impl State {
         self.hold(e.frame, fresh)?;
         self.name_primer(e.primer, true)?;
         self.stage_count(ino, e.staged, true)?;
-        self.totals.logical += e.len;
+        add(&mut self.totals.logical, e.len);
         self.totals.last_generation = self.totals.last_generation.max(e.generation);
         let mut o = Out::default();
         o.extent(e);
@@ -537,7 +543,7 @@ impl State {
     /// Names of extended attributes.
     pub fn xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
         let pairs = self.table.scan(&key(b'x', ino.0), &after(b'x', ino.0), usize::MAX)?;
-        Ok(pairs.into_iter().map(|(k, _)| k[9..].to_vec()).collect())
+        Ok(pairs.into_iter().filter_map(|(k, _)| Some(k.get(9..)?.to_vec())).collect())
     }
 
     /// Extents that overlap a range.

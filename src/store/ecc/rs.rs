@@ -87,18 +87,15 @@ impl Code {
     /// True if payload and parity belong together.
     pub fn holds(self, payload: &[u8], parity: &[u8]) -> bool {
         let (rows, cols) = (self.rows(), self.columns(payload.len()));
-        if cols == 0 {
-            return parity.is_empty();
-        }
-        parity.len() == rows * cols
-            && syndromes(rows, cols, payload, parity).iter().all(|s| *s == 0)
+        let none = || cols == 0 || syndromes(rows, cols, payload, parity).iter().all(|s| *s == 0);
+        parity.len() == rows * cols && none()
     }
 
     /// Corrects payload and parity in place; returns how many bytes were wrong. Beyond what the code
     /// can do it says so, or does harm: a checksum has the last word.
     pub fn correct(self, payload: &mut [u8], parity: &mut [u8]) -> Result<usize, TooMany> {
         let (rows, cols) = (self.rows(), self.columns(payload.len()));
-        if rows == 0 || cols == 0 || parity.len() != rows * cols {
+        if rows * cols == 0 || parity.len() != rows * cols {
             return Err(TooMany);
         }
         let sums = syndromes(rows, cols, payload, parity);
@@ -336,6 +333,15 @@ mod tests {
                 let word = noise(n, n as u32);
                 assert_eq!(code.parity(&word), slow(code, &word), "{code:?} {n}");
             }
+        }
+    }
+
+    #[test]
+    fn no_payload_has_no_parity() {
+        for code in [Code::None, Code::Two, Code::Four] {
+            assert!(code.parity(&[]).is_empty());
+            assert!(code.holds(&[], &[]) && !code.holds(&[], &[1]));
+            assert_eq!(code.correct(&mut [], &mut []), Err(TooMany));
         }
     }
 

@@ -1,0 +1,39 @@
+//! Models of other formats.
+
+use super::{Failure, Outcome, output};
+use crate::model::Model;
+use crate::model::import::{self, SAMPLE, oracle};
+use std::path::Path;
+
+/// The canonical model of what lies at `path`; by default named, cut and laned as the source says.
+pub fn convert(
+    path: &Path,
+    name: Option<&str>,
+    unit: Option<u32>,
+    lanes: Option<u32>,
+) -> Result<Model, Failure> {
+    let mut source = import::read(path)?;
+    if let Some(name) = name {
+        source.manifest.name = name.into();
+    }
+    source.hyper.unit = unit.unwrap_or(source.hyper.unit);
+    source.hyper.lanes = lanes.unwrap_or(source.hyper.lanes);
+    Ok(source.convert()?)
+}
+
+/// The reference and the exact engine side by side, on `text` or the built-in sample.
+pub fn compare(path: &Path, model: &Model, text: Option<&[u8]>) -> Outcome {
+    const TOKENS: usize = 8192;
+    let text = text.unwrap_or(SAMPLE.as_bytes());
+    let r = oracle::compare(&import::read(path)?, model, text, TOKENS)?;
+    println!("on {} tokens, bits per byte:", r.tokens);
+    println!("  reference (single precision)  {:.4}", r.reference_bpb);
+    println!("  exact engine                  {:.4}", r.exact_bpb);
+    println!("  logits differ by {:.4} (root mean square) of their deviation", r.mean_logit);
+    println!(
+        "  {:.0} tokens/s in one lane, {} of weights",
+        r.tokens_per_s,
+        output::size(r.bytes as u64)
+    );
+    Ok(())
+}

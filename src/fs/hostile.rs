@@ -1,0 +1,117 @@
+//! Looking at all there is in a store of any bytes, as a mount of it would; for fuzzing and tests.
+
+use super::{Fs, FsOptions};
+use crate::block::Primer;
+use crate::fetch::Fetcher;
+use crate::recode::RecodeOptions;
+use crate::store::{Store, hostile};
+use crate::types::{Extent, Form, Ino};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Inodes and extents looked at, so that a look ends soon.
+const MOST: usize = 300;
+/// Longest modelled plaintext that is decoded: decoding time is linear in it.
+const LONGEST: u32 = 64 << 10;
+
+fn inodes(store: &Store) -> Vec<Ino> {
+    let (mut all, mut seen) = (vec![Ino::ROOT], HashSet::from([Ino::ROOT]));
+    let mut at = 0;
+    while let Some(ino) = all.get(at).copied().filter(|_| at < MOST) {
+        at += 1;
+        for d in store.dirents(ino, 0, MOST).unwrap_or_default() {
+            let _ = store.dirent(ino, &d.name);
+            if seen.insert(d.ino) {
+                all.push(d.ino);
+            }
+        }
+    }
+    all
+}
+
+fn short(e: &Extent) -> bool {
+    matches!(e.form, Form::Raw | Form::Zstd) || e.plain_len <= LONGEST
+}
+
+/// Reads names, attributes and extents and decodes the frames; `served`, also through [`Fs`].
+pub fn explore(store: &Arc<Store>, served: bool) {
+    hostile::question(store);
+    let fetcher = Fetcher::new(Arc::clone(store), 3.0);
+    let inodes = inodes(store);
+    let mut primers: HashMap<u64, Option<Primer>> = HashMap::new();
+    let mut all_short = true;
+    for ino in &inodes {
+        let _ = (store.inode(*ino), store.symlink(*ino));
+        for name in store.xattrs(*ino).unwrap_or_default() {
+            let _ = store.xattr(*ino, &name);
+        }
+        let extents = store.extents_in(*ino, 0, u64::MAX).unwrap_or_default();
+        all_short &= extents.iter().all(short);
+        for e in extents.iter().filter(|e| short(e)).take(MOST) {
+            let primer = primers.entry(e.primer).or_insert_with(|| {
+                let at = store.primer(e.primer).ok().flatten()?;
+                let f = store.read_frame(at).ok().filter(|f| f.plain_len <= LONGEST)?;
+                fetcher.primer(e.primer, e.frame).ok().filter(|_| f.plain_len > 0)
+            });
+            let _ = fetcher.frame(e, primer.as_ref());
+        }
+    }
+    if !served || !all_short {
+        return;
+    }
+    let day = Duration::from_secs(86_400);
+    let recode = RecodeOptions { rest: day, threads: 1, enabled: false };
+    let options = FsOptions { commit: day, cache_bytes: 1 << 20, recode, ..FsOptions::default() };
+    let Ok(fs) = Fs::open(Arc::clone(store), options) else { return };
+    for ino in inodes {
+        let size = fs.getattr(ino).map_or(0, |a| a.size);
+        let _ = (fs.entry(ino), fs.readlink(ino), fs.listxattr(ino), fs.damaged(ino));
+        for name in fs.readdir(ino, 0, MOST).unwrap_or_default() {
+            let _ = fs.lookup(ino, &name.name);
+        }
+        for name in [&b"user.lmfs.ratio"[..], b"user.lmfs.codecs", b"user.lmfs.model"] {
+            let _ = fs.getxattr(ino, name);
+        }
+        for at in [0, size.saturating_sub(1000), size / 2, u64::MAX - 5000] {
+            let _ = (fs.read_now(ino, at, 4096), fs.seek(ino, at, true), fs.seek(ino, at, false));
+        }
+    }
+    let _ = (fs.statfs(), fs.shutdown());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::mutate::mutated;
+
+    #[test]
+    fn a_seed_opens_and_reads() {
+        for seed in hostile::seeds::logs() {
+            let store = hostile::log(&seed).unwrap();
+            let names = store.dirents(Ino::ROOT, 0, 10).unwrap();
+            assert_eq!(names.len(), 2);
+            assert!(store.frames_by_model().is_ok() && store.live_frames().unwrap().len() == 4);
+            let fetcher = Fetcher::new(Arc::clone(&store), 3.0);
+            let extents = store.extents_in(Ino(5), 0, u64::MAX).unwrap();
+            assert_eq!(extents.len(), 3);
+            for e in &extents {
+                let primer = (e.primer > 0).then(|| fetcher.primer(e.primer, e.frame).unwrap());
+                assert_eq!(fetcher.frame(e, primer.as_ref()).unwrap().len(), e.plain_len as usize);
+            }
+            explore(&store, true);
+        }
+    }
+
+    #[test]
+    fn mutated_stores_are_refused_or_read() {
+        let mut opened = 0;
+        for (n, bytes) in mutated(&hostile::seeds::logs(), 3000).enumerate() {
+            if let Some(store) = hostile::log(&bytes) {
+                opened += 1;
+                explore(&store, n % 16 == 0);
+            }
+        }
+        assert!(opened > 1000, "{opened}");
+    }
+}
