@@ -19,6 +19,7 @@ mod softmax;
 mod team;
 
 pub use kernel::Isa;
+#[cfg(feature = "import")]
 pub(super) use math::exp;
 pub use math::{GROUP, WEIGHT_MAX};
 pub use session::{Input, Session};
