@@ -169,7 +169,12 @@ impl Fs {
         let gone = change(&mut s)?;
         let before = s.dirty.memory();
         let mut ops = Vec::new();
+        let mut removed = Dirty::default();
         if let Some((off, end)) = gone {
+            for (at, bytes) in s.dirty.ranges_from(off).take_while(|(at, _)| *at < end) {
+                let (from, to) = (at.max(off), (at + bytes.len() as u64).min(end));
+                removed.write(from, &bytes[(from - at) as usize..(to - at) as usize]);
+            }
             s.dirty.cut(off, end);
             if off < s.stored_size {
                 ops.push(Op::Punch { ino: node.ino, off, len: end - off });
@@ -185,6 +190,7 @@ impl Fs {
         if let Err(e) = self.store.append(Txn { frames, ops, ..Txn::default() }) {
             s.attr = old;
             s.attr_dirty = true;
+            s.dirty.put_below(removed);
             self.account(before, s.dirty.memory());
             return Err(e.into());
         }

@@ -283,6 +283,56 @@ fn a_crash_leaves_size_and_bytes_of_one_moment() {
 }
 
 #[test]
+fn a_failed_sync_reaches_whoever_asks_and_reads_go_on() {
+    let (_dir, volume, store) = crate::store::tests::faults::mem_store();
+    let fs = Fs::open(store, options()).unwrap();
+    let (a, b) = (create(&fs, b"a"), create(&fs, b"b"));
+    fs.write(a, 0, b"durable", false).unwrap();
+    fs.fsync(a).unwrap();
+    fs.write(a, 0, b"changed", false).unwrap();
+    fs.write(b, 0, b"other", false).unwrap();
+    for blob in lock(&volume.files).values() {
+        blob.fail_sync.store(true, Ordering::SeqCst);
+    }
+    assert!(fs.fsync(a).is_err());
+    for blob in lock(&volume.files).values() {
+        blob.fail_sync.store(false, Ordering::SeqCst);
+    }
+    // The disk works again, but what the failure took is not known.
+    for ino in [a, b] {
+        assert!(fs.fsync(ino).is_err());
+        assert!(fs.flush(ino).is_err() || ino == a);
+    }
+    assert_eq!(fs.read_now(a, 0, 100).unwrap(), b"changed");
+    assert_eq!(fs.read_now(b, 0, 100).unwrap(), b"other");
+}
+
+#[test]
+fn a_truncation_that_finds_no_room_changes_nothing() {
+    let (_dir, volume, store) = crate::store::tests::faults::mem_store();
+    let fs = Fs::open(store, options()).unwrap();
+    let ino = create(&fs, b"f");
+    let mut x = 1u32;
+    let mut noise = || {
+        x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (x >> 24) as u8
+    };
+    let bytes: Vec<u8> = (0..900_000).map(|_| noise()).collect();
+    fs.write(ino, 0, &bytes[..50_000], false).unwrap();
+    fs.fsync(ino).unwrap();
+    fs.write(ino, 50_000, &bytes[50_000..], false).unwrap();
+    volume.set_full(true);
+    let cut = SetAttr { size: Some(800_000), ..SetAttr::default() };
+    assert!(fs.setattr(ino, cut).is_err());
+    assert_eq!(fs.getattr(ino).unwrap().size, 900_000);
+    assert!(fs.read_now(ino, 0, 1 << 20).unwrap() == bytes);
+    volume.set_full(false);
+    fs.setattr(ino, cut).unwrap();
+    assert!(fs.read_now(ino, 0, 1 << 20).unwrap() == bytes[..800_000]);
+    fs.shutdown().unwrap();
+}
+
+#[test]
 fn rename_over_a_file_brings_the_new_bytes_along() {
     let dir = tempfile::tempdir().unwrap();
     let fs = fresh(&dir);

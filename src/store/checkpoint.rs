@@ -64,6 +64,9 @@ pub fn write(w: &mut Writer, state: &RwLock<State>) -> Result<u64> {
         }
     }
     emit(w, &mut out)?;
+    // Whoever finds the end believes all that the checkpoint says, so what it refers to has to be on
+    // the medium before. It lies in older segments.
+    w.sync_older()?;
     let mut o = Out::default();
     o.u32(parts).u64(w.seq).u64(w.chain);
     read(state).totals.encode(&mut o);

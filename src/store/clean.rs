@@ -24,20 +24,31 @@ pub fn clean(store: &Store, dead_percent: u32) -> Result<CleanReport> {
         report.after_bytes = report.before_bytes;
         return Ok(report);
     }
-    for number in &victims {
-        report.moved_frames += empty(store, *number)?;
+    // On a full disk what is dead goes first; that makes room for moving the rest.
+    let mut full = None;
+    for _ in 0..2 {
+        let moved: Result<u64> = victims.iter().map(|n| empty(store, *n)).sum();
+        full = match moved {
+            Ok(n) => {
+                report.moved_frames += n;
+                None
+            }
+            Err(e @ StoreError::NoSpace { .. }) => Some(e),
+            Err(e) => return Err(e),
+        };
+        store.renew_checkpoint()?;
+        if full.is_none() {
+            break;
+        }
     }
-    {
-        let mut w = lock(&store.writer);
-        w.usable()?;
-        store.write_checkpoint(&mut w)?;
-    }
-    store.commit(&lock(&store.sync))?;
     report.after_bytes = total();
-    Ok(report)
+    match full {
+        Some(e) if report.after_bytes >= report.before_bytes => Err(e),
+        _ => Ok(report),
+    }
 }
 
-/// Segments whose dead share exceeds the threshold. The one being written counts too: a checkpoint
+/// Segments whose dead share exceeds the threshold, those with the least in them first. The one being written counts too: a checkpoint
 /// seals it.
 fn victims(store: &Store, dead_percent: u32) -> Vec<u32> {
     let state = store.state();
@@ -45,7 +56,10 @@ fn victims(store: &Store, dead_percent: u32) -> Vec<u32> {
         let live = state.totals.live.get(number).copied().unwrap_or(0).min(*len);
         (len - live) * 100 > len * u64::from(dead_percent)
     };
-    store.segments.lens().into_iter().filter(dead_share).map(|(n, _)| n).collect()
+    let mut out: Vec<u32> =
+        store.segments.lens().into_iter().filter(dead_share).map(|(n, _)| n).collect();
+    out.sort_by_key(|n| state.totals.live.get(n).copied().unwrap_or(0));
+    out
 }
 
 /// Moves all live frames of a segment; damaged ones stay, and the segment with them.
@@ -69,7 +83,7 @@ fn empty(store: &Store, number: u32) -> Result<u64> {
                     continue;
                 }
             };
-            w.ensure(bytes.len() as u64 + 64, true)?;
+            w.ensure(bytes.len() as u64 + 64, false)?;
             let kind = if live.primer == 0 { Kind::Data } else { Kind::Primer };
             if w.group_is_full(64) {
                 w.close_group(store.durable.load(Ordering::Acquire))?;

@@ -90,10 +90,12 @@ impl Segments {
         made.map_err(|e| io_error("write the sidecar of", number, e))?;
         let side = Side { covered: len, len: bytes.len() as u64 };
         let old = lock(&self.sidecars).insert(number, side);
-        if let Some(old) = old.filter(|o| o.covered != len)
-            && let Err(e) = self.volume.remove(&sidecar_path(number, old.covered))
-        {
-            log::warn!("{}", io_error("remove the old sidecar of", number, e));
+        if let Some(old) = old.filter(|o| o.covered != len) {
+            // A crash must not take both.
+            self.sync_names()?;
+            if let Err(e) = self.volume.remove(&sidecar_path(number, old.covered)) {
+                log::warn!("{}", io_error("remove the old sidecar of", number, e));
+            }
         }
         if self.get(number).is_none() {
             // It was deleted meanwhile.

@@ -32,32 +32,44 @@ fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
     caught.unwrap_or_else(|_| Err(StoreError::Index("it panicked".into())))
 }
 
+/// Runs `f` on a thread of its own. If it takes too long it is given up, and left to itself.
+fn within<T: Send + 'static>(
+    patience: Duration,
+    f: impl FnOnce() -> std::result::Result<T, String> + Send + 'static,
+) -> std::result::Result<T, String> {
+    let (tx, rx) = mpsc::channel();
+    let work = move || {
+        let got = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+        let _ = tx.send(got.unwrap_or_else(|_| Err("it panicked".into())));
+    };
+    std::thread::Builder::new().name("index-open".into()).spawn(work).map_err(|e| e.to_string())?;
+    rx.recv_timeout(patience).unwrap_or_else(|_| Err("it hangs".into()))
+}
+
+/// An index directory whose opening hangs, in tests.
+#[cfg(test)]
+pub static HANGS: std::sync::Mutex<Option<PathBuf>> = std::sync::Mutex::new(None);
+
 impl SledBase {
     /// Opens or creates the index in `dir`; the error says why not.
     pub fn open(dir: &Path) -> std::result::Result<Arc<Self>, String> {
-        let (tx, rx) = mpsc::channel();
-        let dir = dir.to_owned();
-        let work = move || {
-            let open = || {
-                sled::Config::new()
-                    .path(&dir)
-                    .cache_capacity(CACHE)
-                    .flush_every_ms(None)
-                    .mode(sled::Mode::HighThroughput)
-                    .open()
-            };
-            let got = std::panic::catch_unwind(open);
-            let _ = tx.send(match got {
-                Ok(Ok(db)) => Ok(Arc::new(Self { db })),
-                Ok(Err(e)) => Err(e.to_string()),
-                Err(_) => Err("it panicked".into()),
-            });
+        let at = dir.to_owned();
+        let open = move || {
+            let config = sled::Config::new()
+                .path(at)
+                .cache_capacity(CACHE)
+                .flush_every_ms(None)
+                .mode(sled::Mode::HighThroughput);
+            config.open().map(|db| Arc::new(Self { db })).map_err(|e| e.to_string())
         };
-        std::thread::Builder::new()
-            .name("index-open".into())
-            .spawn(work)
-            .map_err(|e| e.to_string())?;
-        rx.recv_timeout(PATIENCE).unwrap_or_else(|_| Err("it hangs".into()))
+        #[cfg(test)]
+        if super::lock(&HANGS).as_deref() == Some(dir) {
+            let hang = || loop {
+                std::thread::park();
+            };
+            return within(Duration::from_millis(200), hang);
+        }
+        within(PATIENCE, open)
     }
 }
 
@@ -91,15 +103,24 @@ impl Base for SledBase {
     }
 }
 
-/// All files below `dir`, sorted.
+/// All files below `dir`, sorted. What is neither file nor directory was not put there by us, and
+/// opening it might hang, or lead elsewhere.
 fn files(dir: &Path, out: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    let foreign =
+        |p: &Path| std::io::Error::other(format!("{} is not a regular file", p.display()));
+    if !std::fs::symlink_metadata(dir)?.is_dir() {
+        return Err(foreign(dir));
+    }
     let mut here: Vec<_> = std::fs::read_dir(dir)?.collect::<std::io::Result<_>>()?;
     here.sort_by_key(std::fs::DirEntry::path);
     for entry in here {
-        if entry.file_type()?.is_dir() {
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
             files(&entry.path(), out)?;
-        } else {
+        } else if kind.is_file() {
             out.push(entry.path());
+        } else {
+            return Err(foreign(&entry.path()));
         }
     }
     Ok(())

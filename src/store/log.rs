@@ -19,9 +19,11 @@ const BUFFER: usize = 4 << 20;
 /// A group is closed once its changes have this many bytes.
 const GROUP_SOFT: usize = 1 << 20;
 /// Room is allocated in steps of this many bytes.
-const STEP: u64 = 8 << 20;
+const STEP: u64 = if cfg!(test) { 64 << 10 } else { 8 << 20 };
 /// Room kept for changes that free space, so that a full disk can be emptied.
-const RESERVE: u64 = 2 << 20;
+const RESERVE: u64 = if cfg!(test) { 256 << 10 } else { 2 << 20 };
+/// A file that holds room and no bytes. It is deleted when a change that frees space finds none.
+const RESERVE_FILE: &str = "reserve";
 
 /// Appends to the last segment. One at a time, behind the store's writer lock.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub struct Writer {
     len: u64,
     buffer: Vec<u8>,
     allocated: u64,
+    /// Room is set aside in a file.
+    reserve: bool,
     lines: Vec<Line>,
     /// Segments before this one that are not durable yet.
     unsynced: Vec<(u32, Arc<dyn Blob>)>,
@@ -70,6 +74,7 @@ impl Writer {
             len,
             buffer: Vec::new(),
             allocated: len,
+            reserve: false,
             lines,
             unsynced: Vec::new(),
             seq: 0,
@@ -80,18 +85,23 @@ impl Writer {
         })
     }
 
-    /// Creates a segment and writes its header; its name is durable on return.
-    pub fn create_segment(segments: &Segments, header: SegmentHeader) -> Result<Arc<dyn Blob>> {
+    /// Creates a segment and writes its header; its name is durable on return. If there is no room
+    /// for it, nothing has changed.
+    fn create_segment(segments: &Segments, header: SegmentHeader) -> Result<Arc<dyn Blob>> {
         let number = header.number;
+        let path = segment_path(number);
         let make = || {
-            let blob = segments.volume.create(&segment_path(number))?;
-            blob.write_at(&header.encode(), 0)?;
+            let blob = segments.volume.create(&path)?;
+            if let Err(e) = blob.write_at(&header.encode(), 0) {
+                let _ = segments.volume.remove(&path);
+                return Err(e);
+            }
             Ok(blob)
         };
-        let blob: Arc<dyn Blob> = make().map_err(|e| io_error("create", number, e))?;
+        let blob = make().map_err(|e| io_error("create", number, e))?;
+        segments.sync_names()?;
         let segment = Segment { blob: Arc::clone(&blob), len: SEGMENT_HEADER as u64 };
         segments.put(number, segment);
-        segments.sync_names()?;
         Ok(blob)
     }
 
@@ -165,11 +175,43 @@ impl Writer {
                     self.allocated = end;
                     return Ok(());
                 }
-                Err(e) if end == want => return Err(io_error("extend", self.number, e)),
+                Err(e) if end == want => {
+                    if !(frees && self.open_reserve() && self.blob.allocate(want).is_ok()) {
+                        return Err(io_error("extend", self.number, e));
+                    }
+                    self.allocated = want;
+                }
                 Err(_) => {}
             }
         }
         Ok(())
+    }
+
+    /// Sets room aside, if it is not yet and there is enough: at least for a checkpoint of `len`
+    /// bytes.
+    pub fn fill_reserve(&mut self, len: u64) {
+        let volume = &self.segments.volume;
+        let want = RESERVE + len + len / 4;
+        if self.reserve || volume.free_bytes().is_ok_and(|free| free < want + RESERVE) {
+            return;
+        }
+        let fill = || {
+            let blob = match volume.open(RESERVE_FILE, true) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => volume.create(RESERVE_FILE)?,
+                opened => opened?,
+            };
+            blob.allocate(want)
+        };
+        match fill() {
+            Ok(()) => self.reserve = true,
+            Err(e) => log::debug!("{RESERVE_FILE}: {e}"),
+        }
+    }
+
+    /// Gives back what was set aside; true if there was anything.
+    pub fn open_reserve(&mut self) -> bool {
+        self.reserve = false;
+        self.segments.volume.remove(RESERVE_FILE).is_ok()
     }
 
     /// Appends a whole frame; it is in the file after [`Self::flush`].
@@ -178,7 +220,10 @@ impl Writer {
         if kind != Kind::Footer && self.len + len > SEGMENT_MAX && self.len > SEGMENT_MAX / 4 {
             // On a full disk the segment just grows: better large than lost.
             if self.segments.volume.free_bytes().is_ok_and(|f| f > 2 * (STEP + RESERVE)) {
-                self.roll(false)?;
+                match self.roll(false) {
+                    Err(StoreError::NoSpace { .. }) => {}
+                    rolled => rolled?,
+                }
             }
         }
         if self.len + len > u64::from(u32::MAX) {
@@ -248,29 +293,23 @@ impl Writer {
         Ok(())
     }
 
-    /// Seals the segment with its footer and begins another.
+    /// Seals the segment with its footer and begins another. `NoSpace`: nothing has changed.
     pub fn roll(&mut self, checkpoint: bool) -> Result<()> {
         self.flush()?;
-        let mut o = Out::default();
-        for l in std::mem::take(&mut self.lines) {
-            o.u32(l.frame.offset).u32(l.frame.len).u8(l.kind as u8);
-        }
-        let (form, plain_len, payload) = squeeze(o.0);
-        if payload.len() <= frame::MAX_LEN {
-            let stamp = self.segments.stamp;
-            let footer = meta_frame(stamp, Kind::Footer, self.seq, plain_len, form, &payload);
-            self.append(Kind::Footer, &footer)?;
-        }
-        let flushed = self.flush();
-        self.or_fail(flushed)?;
-        // What was allocated beyond the end goes back.
-        if let Err(e) = self.blob.truncate(self.len) {
-            log::warn!("{}", io_error("trim", self.number, e));
-        }
         let number = self.number + 1;
         let header = SegmentHeader { number, uuid: self.uuid, checkpoint };
-        let made = Self::create_segment(&self.segments, header);
-        let blob = self.or_fail(made)?;
+        // The other one first: if there is no room for it, this one goes on.
+        let mut made = Self::create_segment(&self.segments, header);
+        if checkpoint && matches!(made, Err(StoreError::NoSpace { .. })) && self.open_reserve() {
+            made = Self::create_segment(&self.segments, header);
+        }
+        let blob = match made {
+            Err(e @ StoreError::NoSpace { .. }) => return Err(e),
+            made => self.or_fail(made)?,
+        };
+        self.write_footer()?;
+        // What was allocated beyond the end goes back.
+        self.trim();
         self.unsynced.push((self.number, std::mem::replace(&mut self.blob, blob)));
         self.number = number;
         self.len = SEGMENT_HEADER as u64;
@@ -279,11 +318,54 @@ impl Writer {
         Ok(())
     }
 
-    /// All files that have to be synced for what was appended to be durable.
-    pub fn take_unsynced(&mut self) -> Vec<(u32, Arc<dyn Blob>)> {
-        let mut all = std::mem::take(&mut self.unsynced);
+    /// Ends the segment with its summary. Without room for it, it is done without: what has no
+    /// footer is walked.
+    fn write_footer(&mut self) -> Result<()> {
+        let mut o = Out::default();
+        for l in std::mem::take(&mut self.lines) {
+            o.u32(l.frame.offset).u32(l.frame.len).u8(l.kind as u8);
+        }
+        let (form, plain_len, payload) = squeeze(o.0);
+        if payload.len() > frame::MAX_LEN {
+            return Ok(());
+        }
+        let stamp = self.segments.stamp;
+        let footer = meta_frame(stamp, Kind::Footer, self.seq, plain_len, form, &payload);
+        let before = self.len;
+        let written = self.append(Kind::Footer, &footer).and_then(|_| self.flush());
+        match written {
+            Err(StoreError::NoSpace { .. }) => {
+                self.buffer.clear();
+                self.len = before;
+                let segment = Segment { blob: Arc::clone(&self.blob), len: before };
+                self.segments.put(self.number, segment);
+                Ok(())
+            }
+            written => self.or_fail(written),
+        }
+    }
+
+    /// All files that have to be synced for what was appended to be durable. They stay on the list
+    /// until [`Self::note_synced`].
+    pub fn unsynced(&self) -> Vec<(u32, Arc<dyn Blob>)> {
+        let mut all = self.unsynced.clone();
         all.push((self.number, Arc::clone(&self.blob)));
         all
+    }
+
+    /// Segments before this one are durable.
+    pub fn note_synced(&mut self, number: u32) {
+        self.unsynced.retain(|(n, _)| *n >= number);
+    }
+
+    /// Makes everything in segments before this one durable, with the hold on the writer.
+    pub fn sync_older(&mut self) -> Result<()> {
+        for (number, blob) in self.unsynced.clone() {
+            let synced = blob.sync().map_err(|e| io_error("fdatasync", number, e));
+            self.or_fail(synced)?;
+        }
+        self.unsynced.clear();
+        Ok(())
     }
 
     /// Copies buffered bytes, if all of `f` are.

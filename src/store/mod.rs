@@ -4,7 +4,8 @@
 //! durable as a whole when [`Store::sync`] returns. Nothing here knows what a file's bytes mean.
 //!
 //! Lock order: `sync` → `writer` → `state`. Reads take `state` only, and the writer's lock for a
-//! moment when a frame is still in its buffer. No lock is held across an `fdatasync` but `sync`.
+//! moment when a frame is still in its buffer. No lock is held across an `fdatasync` but `sync`, and
+//! the writer's before the end of a checkpoint.
 
 mod api;
 mod checkpoint;
@@ -31,7 +32,7 @@ mod summary;
 mod superblock;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod txn;
 
 pub use api::*;
@@ -118,7 +119,8 @@ impl Store {
 
     /// Opens a store for writing and makes its index anew, whatever the old one looks like.
     pub fn open_anew(path: &Path) -> Result<Arc<Self>> {
-        open::open_with(path, &OpenOptions::default(), Arc::new(io::OsVolume::new(path)), true)
+        let volume = Arc::new(io::OsVolume::new(path));
+        open::open_with(path, &OpenOptions::default(), volume, open::IndexFrom::Log)
     }
 
     /// The directory it lies in.
@@ -420,7 +422,7 @@ impl Store {
             // only a later change empties must not go before that change is safe.
             let prune = self.prune.swap(false, Ordering::AcqRel);
             let dead = if prune { self.dead_segments() } else { Vec::new() };
-            (w.seq, w.position(), w.take_unsynced(), dead)
+            (w.seq, w.position(), w.unsynced(), dead)
         };
         for (number, blob) in blobs {
             if let Err(e) = blob.sync() {
@@ -429,12 +431,28 @@ impl Store {
                 return Err(e);
             }
         }
+        lock(&self.writer).note_synced((position >> 32) as u32);
         self.durable.store(seq, Ordering::Release);
         self.synced.store(position, Ordering::Release);
-        for number in &dead {
-            self.segments.remove(*number)?;
+        self.delete(&dead);
+        let checkpoint = lock(&self.checkpoint).1;
+        lock(&self.writer).fill_reserve(checkpoint);
+        Ok(())
+    }
+
+    /// Deletes dead segments. What fails is tried again after the next mount: it is no matter of
+    /// whoever wanted something to be durable.
+    fn delete(&self, dead: &[u32]) {
+        for number in dead {
+            if let Err(e) = self.segments.remove(*number) {
+                ::log::warn!("{e}");
+            }
         }
-        if dead.is_empty() { Ok(()) } else { self.segments.sync_names() }
+        if !dead.is_empty()
+            && let Err(e) = self.segments.sync_names()
+        {
+            ::log::warn!("{e}");
+        }
     }
 
     /// Reads and checks a frame, appended but not yet written ones too.

@@ -56,7 +56,11 @@ pub fn create(path: &Path, options: &MkfsOptions) -> Result<()> {
         Err(e) => return Err(io(format!("read {shown}"))(e)),
     }
     let volume = super::io::OsVolume::new(path);
-    create_in(&volume, options, &shown)
+    create_in(&volume, options, &shown)?;
+    // The store's own name, so that nothing acknowledged in it can go with it.
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let synced = File::open(parent).and_then(|d| d.sync_all());
+    synced.map_err(io(format!("fsync {}", parent.display())))
 }
 
 /// Makes a store in an empty volume.
@@ -169,18 +173,30 @@ struct Start {
     checkpoint: (u32, u64),
 }
 
-/// See [`Store::open`].
-pub fn open(path: &Path, options: &OpenOptions, volume: Arc<dyn Volume>) -> Result<Arc<Store>> {
-    open_with(path, options, volume, false)
+/// Where the index comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IndexFrom {
+    /// The directory, if the log vouches for it; else the log.
+    Directory,
+    /// The log, into a fresh directory.
+    Log,
+    /// The log, and it stays in memory. Nothing happens in the background then.
+    Memory,
 }
 
-/// As [`open`]; `anew` makes the index from the log even if it could be trusted.
+/// See [`Store::open`].
+pub fn open(path: &Path, options: &OpenOptions, volume: Arc<dyn Volume>) -> Result<Arc<Store>> {
+    open_with(path, options, volume, IndexFrom::Directory)
+}
+
+/// As [`open`], with a choice of index. sled always writes, so a read-only store does without.
 pub fn open_with(
     path: &Path,
     options: &OpenOptions,
     volume: Arc<dyn Volume>,
-    anew: bool,
+    index: IndexFrom,
 ) -> Result<Arc<Store>> {
+    let index = if options.read_only { IndexFrom::Memory } else { index };
     let shown = path.display().to_string();
     if !path.is_dir() {
         return Err(StoreError::Refused(format!(
@@ -190,11 +206,14 @@ pub fn open_with(
     let superblock = superblock::read(&*volume, &shown)?;
     let lock_file = take_lock(path, options.read_only)?;
     let segments = Arc::new(Segments::open(volume, &superblock, !options.read_only)?);
-    let old = (!anew).then(|| trusted(path, options.read_only, &superblock, &segments)).flatten();
+    let old = match index {
+        IndexFrom::Directory => trusted(path, &superblock, &segments),
+        _ => None,
+    };
     let index_rebuilt = old.is_none() && !options.read_only;
     let start = match old {
         Some(start) => start,
-        None => rebuilt(path, options.read_only, &superblock, &segments)?,
+        None => rebuilt(path, index, &superblock, &segments)?,
     };
     if !options.read_only {
         segments.drop_stale_sidecars();
@@ -225,23 +244,17 @@ pub fn open_with(
         _lock: lock_file,
     });
     if !options.read_only {
-        store.indexer.start(&store);
-        store.guardian.start(&store);
+        lock(&store.writer).fill_reserve(start.checkpoint.1);
+        if index != IndexFrom::Memory {
+            store.indexer.start(&store);
+            store.guardian.start(&store);
+        }
     }
     Ok(store)
 }
 
 /// The state from the index on disk, if the log's last word vouches for it.
-fn trusted(
-    path: &Path,
-    read_only: bool,
-    superblock: &Superblock,
-    segments: &Arc<Segments>,
-) -> Option<Start> {
-    // sled always writes, so a read-only store does without.
-    if read_only {
-        return None;
-    }
+fn trusted(path: &Path, superblock: &Superblock, segments: &Arc<Segments>) -> Option<Start> {
     let (group, mark, number, len) = replay::clean_mark(segments)?;
     let Change::Clean { index, digest, since_checkpoint, checkpoint, totals } = mark else {
         return None;
@@ -282,16 +295,18 @@ fn trusted(
 /// The state from the log alone, and a fresh index to be filled with it.
 fn rebuilt(
     path: &Path,
-    read_only: bool,
+    index: IndexFrom,
     superblock: &Superblock,
     segments: &Arc<Segments>,
 ) -> Result<Start> {
-    let (base, index_dir): (Arc<dyn Base>, _) =
-        if read_only { (Arc::new(NoBase), None) } else { fresh_index(path) };
+    let (base, index_dir): (Arc<dyn Base>, _) = match index {
+        IndexFrom::Memory => (Arc::new(NoBase), None),
+        _ => fresh_index(path),
+    };
     let began = std::time::Instant::now();
     let (mut state, end) = replay::rebuild(segments, &base)?;
     log::info!("replayed the log: {} inodes in {:?}", state.totals.inodes, began.elapsed());
-    if !read_only {
+    if segments.write {
         cut_tail(segments, &end)?;
     }
     let mut writer =
@@ -309,37 +324,43 @@ fn rebuilt(
     })
 }
 
-/// Cuts off what a crash left behind the last good group.
+/// Cuts off what a crash left behind the last good group, and makes durable what is left: whoever
+/// ended without a sync may have left it in the system's memory only.
 fn cut_tail(segments: &Segments, end: &replay::End) -> Result<()> {
     for (number, len) in segments.lens() {
         if number > end.segment {
             log::warn!("segment {number}: {len} bytes after the last whole group, dropped");
             segments.remove(number)?;
-        } else if number == end.segment {
-            let Some(s) = segments.get(number) else { continue };
+            continue;
+        }
+        let Some(s) = segments.get(number) else { continue };
+        if number == end.segment {
             if len > end.len {
                 log::warn!(
                     "segment {number}: {} bytes after the last whole group, dropped",
                     len - end.len
                 );
             }
-            let cut = s.blob.truncate(end.len).and_then(|()| s.blob.sync());
-            cut.map_err(|e| io_error("truncate", number, e))?;
-            segments.put(number, Segment { blob: s.blob, len: end.len });
+            s.blob.truncate(end.len).map_err(|e| io_error("truncate", number, e))?;
+            segments.put(number, Segment { blob: Arc::clone(&s.blob), len: end.len });
         }
+        s.blob.sync().map_err(|e| io_error("fdatasync", number, e))?;
     }
     segments.sync_names()
 }
 
-/// An empty index in a directory of its own; the old ones are removed if they can be.
+/// An empty index in a directory that no opener before can still be busy with; the old ones are
+/// removed if they can be.
 fn fresh_index(path: &Path) -> (Arc<dyn Base>, Option<PathBuf>) {
-    let mut newest = 0;
+    let mut newest = None;
     for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let Some(rest) = name.to_str().and_then(|n| n.strip_prefix("index")) else { continue };
-        if let Some(n) = rest.strip_prefix('.').and_then(|n| n.parse::<u32>().ok()) {
-            newest = newest.max(n);
-        }
+        let number = match name.to_str().and_then(|n| n.strip_prefix("index")) {
+            Some("") => Some(0),
+            Some(rest) => rest.strip_prefix('.').and_then(|n| n.parse::<u32>().ok()),
+            None => continue,
+        };
+        newest = newest.max(number);
         let removed = match entry.file_type() {
             Ok(t) if t.is_dir() => std::fs::remove_dir_all(entry.path()),
             _ => std::fs::remove_file(entry.path()),
@@ -349,8 +370,8 @@ fn fresh_index(path: &Path) -> (Arc<dyn Base>, Option<PathBuf>) {
         }
     }
     let dir = match newest {
-        0 if !path.join("index").exists() => path.join("index"),
-        n => path.join(format!("index.{}", n + 1)),
+        None => path.join("index"),
+        Some(n) => path.join(format!("index.{}", n.wrapping_add(1).max(1))),
     };
     match SledBase::open(&dir) {
         Ok(base) => (base, Some(dir)),
@@ -381,11 +402,16 @@ pub fn close(store: &Store) -> Result<()> {
         w.log(&Change::Clean { index, digest, since_checkpoint, checkpoint, totals });
         w.close_group(store.durable.load(Ordering::Acquire))?;
         w.flush()?;
-        for (number, blob) in w.take_unsynced() {
+        for (number, blob) in w.unsynced() {
             blob.sync().map_err(|e| io_error("fdatasync", number, e))?;
         }
     }
     w.trim();
+    /// With this many bytes free, none need be set aside for the next mount.
+    const ROOMY: u64 = 64 << 20;
+    if store.segments.volume.free_bytes().is_ok_and(|free| free > ROOMY) {
+        w.open_reserve();
+    }
     store.synced.store(w.position(), Ordering::Release);
     w.shut();
     drop(w);

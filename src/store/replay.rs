@@ -8,7 +8,7 @@ use super::checkpoint;
 use super::frame::{self, HEADER, Kind};
 use super::io::read_up_to;
 use super::record::{Change, Group};
-use super::segments::{Segments, segment_path};
+use super::segments::{Segments, io_error, segment_path};
 use super::state::State;
 use super::summary::{Line, summary};
 use super::superblock::{SEGMENT_HEADER, SegmentHeader};
@@ -40,34 +40,57 @@ pub struct End {
 /// Changes kept in memory while replaying, before they are handed to the base.
 const OVERLAY_MAX: usize = 1_200_000;
 
-fn read_group(segments: &Segments, at: FrameRef) -> Option<Group> {
-    let (h, bytes) = segments.frame(at).ok().filter(|(h, _)| h.kind == Kind::Group)?;
-    Group::decode(h.form, h.payload(&bytes), h.plain_len)
+/// A group, or `None` if it is damaged. An error: nobody can tell, since it cannot be read.
+fn read_group(segments: &Segments, at: FrameRef) -> Result<Option<Group>> {
+    match segments.frame(at) {
+        Ok((h, bytes)) if h.kind == Kind::Group => {
+            Ok(Group::decode(h.form, h.payload(&bytes), h.plain_len))
+        }
+        Err(e @ StoreError::Io { .. }) => Err(e),
+        _ => Ok(None),
+    }
 }
 
-/// Segments that begin with a checkpoint, newest first.
-fn checkpoints(segments: &Segments) -> Vec<u32> {
-    let read = |number: u32| {
-        let blob = segments.get(number)?.blob;
-        SegmentHeader::decode(&read_up_to(&*blob, 0, SEGMENT_HEADER).ok()?)
+/// What the system fails to read may be whole: a store that is to be written to is not opened then,
+/// since history would go on without it.
+fn unless_unreadable(segments: &Segments, e: StoreError) -> Result<()> {
+    log::error!("{e}");
+    match e {
+        StoreError::Io { .. } if segments.write => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// True if a segment begins with a checkpoint.
+fn has_checkpoint(segments: &Segments, number: u32) -> Result<bool> {
+    let read = || {
+        let Some(s) = segments.get(number) else { return Ok(None) };
+        let bytes = read_up_to(&*s.blob, 0, SEGMENT_HEADER);
+        Ok(SegmentHeader::decode(&bytes.map_err(|e| io_error("read", number, e))?))
     };
-    let header = |number: u32| {
-        read(number).or_else(|| segments.heal(number).is_ok_and(|h| h).then(|| read(number))?)
+    let header = match read() {
+        Ok(Some(h)) => Some(h),
+        // An empty file was created just before a crash.
+        _ if segments.heal(number).is_ok_and(|healed| healed) => read()?,
+        first => first?,
     };
-    let all = segments.lens().into_iter().rev();
-    all.filter(|(n, _)| {
-        header(*n).is_some_and(|h| {
-            h.checkpoint && h.number == *n && frame::tag(&h.uuid) == segments.stamp.tag
-        })
-    })
-    .map(|(n, _)| n)
-    .collect()
+    Ok(header.is_some_and(|h| {
+        h.checkpoint && h.number == number && frame::tag(&h.uuid) == segments.stamp.tag
+    }))
 }
 
 /// Rebuilds the state over an empty `base`.
 pub fn rebuild(segments: &Segments, base: &Arc<dyn Base>) -> Result<(State, End)> {
-    for number in checkpoints(segments) {
-        let mut table = Table::new(Arc::clone(base));
+    for (number, _) in segments.lens().into_iter().rev() {
+        match has_checkpoint(segments, number) {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(e) => {
+                unless_unreadable(segments, e)?;
+                continue;
+            }
+        }
+        let mut table = Table::over_nothing(Arc::clone(base));
         match checkpoint::load(segments, number, &mut table) {
             Ok((end, segment, offset)) => {
                 let mut state = State::new(table, end.totals, segments.stamp.code);
@@ -84,7 +107,10 @@ pub fn rebuild(segments: &Segments, base: &Arc<dyn Base>) -> Result<(State, End)
                 replay(segments, &mut state, &mut log_end)?;
                 return Ok((state, log_end));
             }
-            Err(e) => log::error!("{e}; trying the checkpoint before"),
+            Err(e) => {
+                unless_unreadable(segments, e)?;
+                log::error!("trying the checkpoint before");
+            }
         }
     }
     Err(StoreError::Refused(
@@ -97,23 +123,35 @@ struct Found {
     at: FrameRef,
     seq: u64,
     durable: u64,
+    /// What is in it, if it is kept.
+    group: Option<Group>,
 }
+
+/// Groups of so many bytes together are kept from the first pass for the second.
+const KEEP: usize = 64 << 20;
 
 fn replay(segments: &Segments, state: &mut State, end: &mut End) -> Result<()> {
     // First pass: where the groups are, and which of them are known to have been durable.
     let mut found = Vec::new();
+    let mut kept = 0;
     let mut from = end.len;
     for (number, _) in segments.lens().into_iter().filter(|(n, _)| *n >= end.segment) {
         let (lines, _) = summary(segments, number, from)?;
         from = SEGMENT_HEADER as u64;
         for l in lines.into_iter().filter(|l| l.kind == Kind::Group) {
             match read_group(segments, l.frame) {
-                Some(g) => found.push(Found { at: l.frame, seq: g.seq, durable: g.durable }),
-                None => log::error!(
+                Ok(Some(g)) => {
+                    let (at, seq, durable) = (l.frame, g.seq, g.durable);
+                    kept += g.changes.len();
+                    let group = (kept <= KEEP).then_some(g);
+                    found.push(Found { at, seq, durable, group });
+                }
+                Ok(None) => log::error!(
                     "{} offset {}: unreadable group",
                     segment_path(l.frame.segment),
                     l.frame.offset
                 ),
+                Err(e) => unless_unreadable(segments, e)?,
             }
         }
     }
@@ -122,7 +160,14 @@ fn replay(segments: &Segments, state: &mut State, end: &mut End) -> Result<()> {
         if f.seq <= end.seq {
             continue;
         }
-        let Some(group) = read_group(segments, f.at) else { break };
+        let group = match f.group.map_or_else(|| read_group(segments, f.at), |g| Ok(Some(g))) {
+            Ok(Some(group)) => group,
+            Ok(None) => break,
+            Err(e) => {
+                unless_unreadable(segments, e)?;
+                break;
+            }
+        };
         let follows = f.seq == end.seq + 1 && group.prev == end.chain;
         if !follows {
             if end.seq >= durable {
@@ -135,7 +180,7 @@ fn replay(segments: &Segments, state: &mut State, end: &mut End) -> Result<()> {
             );
         }
         let changes = group.changes();
-        if f.seq > durable && !frames_are_there(segments, &changes) {
+        if f.seq > durable && !frames_are_there(segments, &changes)? {
             break;
         }
         state.table.seq = f.seq;
@@ -172,8 +217,14 @@ fn drain(state: &mut State, seq: u64) -> Result<()> {
 }
 
 /// True if every frame that the changes put into use is whole: the group was not torn.
-fn frames_are_there(segments: &Segments, changes: &[Option<Change>]) -> bool {
-    changes.iter().flatten().filter_map(Change::frame).all(|f| segments.frame(f).is_ok())
+fn frames_are_there(segments: &Segments, changes: &[Option<Change>]) -> Result<bool> {
+    for f in changes.iter().flatten().filter_map(Change::frame) {
+        match segments.frame(f) {
+            Ok(_) => {}
+            Err(e) => return unless_unreadable(segments, e).map(|()| false),
+        }
+    }
+    Ok(true)
 }
 
 /// The clean-unmount record, if it is the very last thing in the log.
@@ -195,7 +246,7 @@ pub fn clean_mark(segments: &Segments) -> Option<(Group, Change, u32, u64)> {
         }
         None => return None,
     };
-    let group = read_group(segments, place)?;
+    let group = read_group(segments, place).ok()??;
     let last = group.changes().pop()??;
     matches!(last, Change::Clean { .. }).then_some((group, last, number, len))
 }

@@ -60,6 +60,8 @@ struct Slot {
 #[derive(Debug)]
 pub struct Table {
     base: Arc<dyn Base>,
+    /// The base has nothing yet, and need not be asked.
+    bare: bool,
     overlay: BTreeMap<Vec<u8>, Slot>,
     /// The group that changes belong to from now on.
     pub seq: u64,
@@ -68,7 +70,12 @@ pub struct Table {
 impl Table {
     /// An empty overlay over `base`.
     pub fn new(base: Arc<dyn Base>) -> Self {
-        Self { base, overlay: BTreeMap::new(), seq: 0 }
+        Self { base, bare: false, overlay: BTreeMap::new(), seq: 0 }
+    }
+
+    /// As [`Self::new`], over a base that has nothing yet.
+    pub fn over_nothing(base: Arc<dyn Base>) -> Self {
+        Self { bare: true, ..Self::new(base) }
     }
 
     /// What lies below.
@@ -85,6 +92,7 @@ impl Table {
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         match self.overlay.get(key) {
             Some(slot) => Ok(slot.value.clone()),
+            None if self.bare => Ok(None),
             None => self.base.get(key),
         }
     }
@@ -103,7 +111,7 @@ impl Table {
     pub fn scan(&self, lo: &[u8], hi: &[u8], max: usize) -> Result<Vec<Pair>> {
         let mut out = Vec::new();
         self.merge(
-            self.base.range(lo, hi),
+            self.below(lo, hi),
             self.over(lo, hi),
             |a, b| a < b,
             |p| {
@@ -117,7 +125,7 @@ impl Table {
     /// The last pair with `lo <= key < hi`.
     pub fn last(&self, lo: &[u8], hi: &[u8]) -> Result<Option<Pair>> {
         let mut out = None;
-        let (base, over) = (self.base.range(lo, hi).rev(), self.over(lo, hi).rev());
+        let (base, over) = (self.below(lo, hi).rev(), self.over(lo, hi).rev());
         self.merge(
             base,
             over,
@@ -128,6 +136,10 @@ impl Table {
             },
         )?;
         Ok(out)
+    }
+
+    fn below<'a>(&'a self, lo: &[u8], hi: &[u8]) -> Pairs<'a> {
+        if self.bare { Box::new(std::iter::empty()) } else { self.base.range(lo, hi) }
     }
 
     fn over(
@@ -183,6 +195,7 @@ impl Table {
 
     /// Drops changes that the base has now, unless they were changed again meanwhile.
     pub fn settle(&mut self, written: &[(Vec<u8>, Option<Vec<u8>>)], seq: u64) {
+        self.bare = false;
         for (key, _) in written {
             if self.overlay.get(key).is_some_and(|s| s.seq <= seq) {
                 self.overlay.remove(key);

@@ -87,6 +87,9 @@ impl Code {
     /// True if payload and parity belong together.
     pub fn holds(self, payload: &[u8], parity: &[u8]) -> bool {
         let (rows, cols) = (self.rows(), self.columns(payload.len()));
+        if cols == 0 {
+            return parity.is_empty();
+        }
         parity.len() == rows * cols
             && syndromes(rows, cols, payload, parity).iter().all(|s| *s == 0)
     }
@@ -95,7 +98,7 @@ impl Code {
     /// can do it says so, or does harm: a checksum has the last word.
     pub fn correct(self, payload: &mut [u8], parity: &mut [u8]) -> Result<usize, TooMany> {
         let (rows, cols) = (self.rows(), self.columns(payload.len()));
-        if rows == 0 || parity.len() != rows * cols {
+        if rows == 0 || cols == 0 || parity.len() != rows * cols {
             return Err(TooMany);
         }
         let sums = syndromes(rows, cols, payload, parity);
@@ -292,6 +295,15 @@ mod tests {
     fn golden_parity() {
         assert_eq!(hex(&Code::Two.parity(b"lmfs")), "aedbcdac");
         assert_eq!(hex(&Code::Four.parity(b"lmfs")), "2fa126b3ea275c9e");
+    }
+
+    #[test]
+    fn no_bytes_need_no_parity() {
+        for code in [Code::None, Code::Two, Code::Four] {
+            assert!(code.parity(&[]).is_empty());
+            assert!(code.holds(&[], &[]) && !code.holds(&[], &[0; 4]));
+            assert_eq!(code.correct(&mut [], &mut []), Err(TooMany));
+        }
     }
 
     /// Parity by polynomial division, for one word.

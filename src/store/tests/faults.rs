@@ -1,7 +1,12 @@
 //! Full disks, failing calls, rotten and foreign bytes.
 
-use super::memory::MemVolume;
+use super::disk::Disk;
+use super::history::hand_over;
+use super::io::Volume;
+use super::memory::{Event, MemVolume};
+use super::power::opened;
 use super::*;
+use std::collections::BTreeMap;
 
 pub fn mem_store() -> (tempfile::TempDir, Arc<MemVolume>, Arc<Store>) {
     let dir = tempfile::tempdir().unwrap();
@@ -34,6 +39,61 @@ fn a_full_disk_refuses_writers_and_lets_files_go() {
     volume.set_full(false);
     create(&store, b"b").unwrap();
     store.sync().unwrap();
+}
+
+/// Room for changes that free some is set aside, and outlives a mount that found it scarce.
+#[test]
+fn a_disk_that_is_full_at_mount_lets_files_go() {
+    let (dir, volume, store) = mem_store();
+    for (name, pieces) in [(b"a", 6), (b"b", 1)] {
+        let ino = create(&store, name).unwrap();
+        for n in 0..pieces {
+            write(&store, ino, n * 300_000, &[1; 300_000]).unwrap();
+        }
+    }
+    store.sync().unwrap();
+    volume.set_free(40 << 20);
+    store.close().unwrap();
+    drop(store);
+    volume.set_full(true);
+    let store = open::open(dir.path(), &OpenOptions::default(), volume.clone()).unwrap();
+    let ino = store.dirent(Ino::ROOT, b"a").unwrap().unwrap().ino;
+    assert!(matches!(write(&store, ino, 0, &[2; 100_000]), Err(StoreError::NoSpace { .. })));
+    let name = b"a".to_vec();
+    let ops = vec![Op::DelDirent { parent: Ino::ROOT, name }, Op::DelInode(ino)];
+    store.append(Txn { ops, ..Txn::default() }).unwrap();
+    store.sync().unwrap();
+    let before = volume.free_bytes().unwrap();
+    store.clean(0).unwrap();
+    assert!(volume.free_bytes().unwrap() > before + 1_000_000);
+    let b = store.dirent(Ino::ROOT, b"b").unwrap().unwrap().ino;
+    assert!(contents(&store, b, 300_000).unwrap() == [1; 300_000]);
+    write(&store, b, 0, &[2; 100_000]).unwrap();
+    store.sync().unwrap();
+}
+
+/// Neither a checkpoint nor a segment that finds no room ends the store's life.
+#[test]
+fn a_full_disk_does_not_end_a_store_that_seals() {
+    let (_dir, volume, store) = mem_store();
+    let a = create(&store, b"a").unwrap();
+    write(&store, a, 0, &[1; 9000]).unwrap();
+    store.sync().unwrap();
+    lock(&store.writer).open_reserve();
+    volume.set_full(true);
+    // The writer has some room allocated; the new segment finds none.
+    assert!(matches!(store.renew_checkpoint(), Err(StoreError::NoSpace { .. })));
+    assert!(matches!(lock(&store.writer).roll(false), Err(StoreError::NoSpace { .. })));
+    assert!(contents(&store, a, 9000).unwrap() == [1; 9000]);
+    volume.set_full(false);
+    write(&store, a, 0, &[2; 9000]).unwrap();
+    store.renew_checkpoint().unwrap();
+    drop(store);
+    let (dir, left) =
+        (tempfile::tempdir().unwrap(), Disk::after(&BTreeMap::new(), &volume.events()));
+    let volume = Arc::new(MemVolume::with(left.synced()));
+    let store = open::open(dir.path(), &OpenOptions::default(), volume).unwrap();
+    assert!(contents(&store, a, 9000).unwrap() == [2; 9000]);
 }
 
 #[test]
@@ -74,8 +134,53 @@ fn without_room_allocated_ahead_a_full_disk_may_be_tried_again() {
     store.sync().unwrap();
     drop(store);
     let dir = tempfile::tempdir().unwrap();
-    let store = open::open(dir.path(), &OpenOptions::default(), volume.crashed(|| 0)).unwrap();
+    let left = Arc::new(MemVolume::with(Disk::after(&BTreeMap::new(), &volume.events()).synced()));
+    let store = open::open(dir.path(), &OpenOptions::default(), left).unwrap();
     assert_eq!(store.stats().unwrap().logical_bytes, written + 4);
+}
+
+/// The state of a volume after a power loss that took all that was not synced.
+fn after_power_loss(volume: &MemVolume) -> Arc<MemVolume> {
+    Arc::new(MemVolume::with(Disk::after(&BTreeMap::new(), &volume.events()).synced()))
+}
+
+#[test]
+fn what_a_killed_mount_left_is_durable_after_the_next_one_syncs() {
+    let (dir, volume, store) = mem_store();
+    create(&store, b"a").unwrap();
+    hand_over(&store);
+    lock(&store.writer).roll(false).unwrap();
+    create(&store, b"b").unwrap();
+    hand_over(&store);
+    drop(store);
+    let store = opened(dir.path(), volume.clone(), open::IndexFrom::Directory).unwrap();
+    assert_eq!(names(&store), [b"a", b"b"]);
+    store.sync().unwrap();
+    drop(store);
+    assert_eq!(reopened(after_power_loss(&volume)), [b"a", b"b"]);
+}
+
+#[test]
+fn a_checkpoint_says_nothing_that_is_not_durable() {
+    let (_dir, volume, store) = mem_store();
+    let a = create(&store, b"a").unwrap();
+    write(&store, a, 0, &[5; 1000]).unwrap();
+    store.renew_checkpoint().unwrap();
+    let events = volume.events();
+    let file = |number| {
+        let path = segments::segment_path(number);
+        events.iter().find_map(|e| match e {
+            Event::Create(p, n) if *p == path => Some(*n),
+            _ => None,
+        })
+    };
+    let (old, new) = (file(1).unwrap(), file(2).unwrap());
+    let last = |want: &dyn Fn(&Event) -> bool| events.iter().rposition(want).unwrap();
+    let first = |want: &dyn Fn(&Event) -> bool| events.iter().position(want).unwrap();
+    let data = last(&|e| matches!(e, Event::Write(n, ..) if *n == old));
+    let end = first(&|e| matches!(e, Event::Write(n, at, _) if *n == new && *at > 0));
+    let synced = |e: &Event| matches!(e, Event::Sync(n) if *n == old);
+    assert!(events[data..end].iter().any(synced), "{data} {end}");
 }
 
 /// Three durable groups, and where their frames lie.

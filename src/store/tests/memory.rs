@@ -1,27 +1,70 @@
-//! Files in memory under a store.
+//! Files in memory under a store, with a record of everything that was done to them.
 
 use crate::store::io::{Blob, Volume};
 use crate::store::lock;
 use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Result as IoResult};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Files in memory that can lose what was not synced, run full, and fail.
+/// Something that was done to a volume. Files go by number: names come and go.
+#[derive(Debug, Clone)]
+pub enum Event {
+    Create(String, usize),
+    Rename(String, String, usize),
+    Remove(String),
+    SyncDir(String),
+    Write(usize, u64, Vec<u8>),
+    Truncate(usize, u64),
+    Sync(usize),
+    /// A bit of what is on the medium turned over.
+    Rot(usize, u64, u8),
+    /// Not of the volume: the test was here.
+    Mark(usize),
+}
+
+/// Files in memory that remember how they came about, run full, and fail.
 #[derive(Debug, Default)]
 pub struct MemVolume {
     pub files: Mutex<BTreeMap<String, Arc<MemBlob>>>,
-    /// The names as of the last sync of the directory.
-    synced: Mutex<BTreeMap<String, Arc<MemBlob>>>,
-    full: AtomicBool,
+    events: Arc<Mutex<Vec<Event>>>,
+    numbers: AtomicUsize,
+    room: Arc<Room>,
+}
+
+/// Bytes that files take, and may take.
+#[derive(Debug)]
+struct Room {
+    used: AtomicU64,
+    limit: AtomicU64,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { used: AtomicU64::new(0), limit: AtomicU64::new(1 << 40) }
+    }
+}
+
+impl Room {
+    /// A file that took `before` bytes takes `after`.
+    fn change(&self, before: usize, after: usize) -> IoResult<()> {
+        let (before, after) = (before as u64, after as u64);
+        let used = self.used.load(Ordering::SeqCst);
+        if after > before && used + after - before > self.limit.load(Ordering::SeqCst) {
+            return Err(Error::from_raw_os_error(libc::ENOSPC));
+        }
+        self.used.store(used + after - before, Ordering::SeqCst);
+        Ok(())
+    }
 }
 
 #[derive(Debug, Default)]
 pub struct MemBlob {
+    number: usize,
     pub inner: Mutex<MemInner>,
+    events: Arc<Mutex<Vec<Event>>>,
+    room: Arc<Room>,
     pub fail_sync: AtomicBool,
-    /// Writes beyond what is allocated fail.
-    full: AtomicBool,
     /// Room cannot be allocated ahead, as on some file systems.
     pub no_allocate: AtomicBool,
 }
@@ -29,21 +72,83 @@ pub struct MemBlob {
 #[derive(Debug, Default, Clone)]
 pub struct MemInner {
     pub bytes: Vec<u8>,
-    synced: Vec<u8>,
-    /// Writes since the last sync.
-    pending: Vec<(usize, Vec<u8>)>,
     allocated: usize,
+}
+
+impl MemInner {
+    fn takes(&self) -> usize {
+        self.allocated.max(self.bytes.len())
+    }
+}
+
+impl MemVolume {
+    /// A volume with these files, all of them durable.
+    pub fn with(files: BTreeMap<String, Vec<u8>>) -> Self {
+        let volume = Self::default();
+        for (path, bytes) in files {
+            let blob = volume.enter(&path);
+            volume.room.used.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+            lock(&blob.inner).bytes = bytes;
+        }
+        volume
+    }
+
+    /// What was done since the volume was made.
+    pub fn events(&self) -> Vec<Event> {
+        lock(&self.events).clone()
+    }
+
+    /// Enters a mark into the record.
+    pub fn mark(&self, n: usize) {
+        lock(&self.events).push(Event::Mark(n));
+    }
+
+    /// Turns a bit over, in the file and on the medium.
+    pub fn rot(&self, path: &str, at: u64, bit: u8) {
+        let files = lock(&self.files);
+        let blob = &files[path];
+        let mut events = lock(&self.events);
+        lock(&blob.inner).bytes[at as usize] ^= 1 << bit;
+        events.push(Event::Rot(blob.number, at, bit));
+    }
+
+    fn enter(&self, path: &str) -> Arc<MemBlob> {
+        let number = self.numbers.fetch_add(1, Ordering::SeqCst);
+        let events = Arc::clone(&self.events);
+        let room = Arc::clone(&self.room);
+        let blob = Arc::new(MemBlob { number, events, room, ..MemBlob::default() });
+        lock(&self.files).insert(path.into(), Arc::clone(&blob));
+        blob
+    }
+
+    /// Without room for another byte, or with as much as one likes.
+    pub fn set_full(&self, full: bool) {
+        let limit = if full { self.room.used.load(Ordering::SeqCst) } else { 1 << 40 };
+        self.room.limit.store(limit, Ordering::SeqCst);
+    }
+
+    /// Room for so many bytes more.
+    pub fn set_free(&self, bytes: u64) {
+        self.room.limit.store(self.room.used.load(Ordering::SeqCst) + bytes, Ordering::SeqCst);
+    }
+}
+
+fn missing() -> Error {
+    Error::from_raw_os_error(libc::ENOENT)
 }
 
 impl Volume for MemVolume {
     fn create(&self, path: &str) -> IoResult<Arc<dyn Blob>> {
-        let blob = Arc::new(MemBlob::default());
-        lock(&self.files).insert(path.into(), Arc::clone(&blob));
+        if lock(&self.files).contains_key(path) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        let blob = self.enter(path);
+        lock(&self.events).push(Event::Create(path.into(), blob.number));
         Ok(blob)
     }
     fn open(&self, path: &str, _write: bool) -> IoResult<Arc<dyn Blob>> {
         let files = lock(&self.files);
-        let blob = files.get(path).ok_or_else(|| Error::from(ErrorKind::NotFound))?;
+        let blob = files.get(path).ok_or_else(missing)?;
         Ok(Arc::clone(blob) as Arc<dyn Blob>)
     }
     fn list(&self, dir: &str) -> IoResult<Vec<String>> {
@@ -56,21 +161,37 @@ impl Volume for MemVolume {
     }
     fn rename(&self, from: &str, to: &str) -> IoResult<()> {
         let mut files = lock(&self.files);
-        let blob = files.remove(from).ok_or_else(|| Error::from(ErrorKind::NotFound))?;
+        let blob = files.remove(from).ok_or_else(missing)?;
+        if let Some(old) = files.get(to) {
+            self.room.change(lock(&old.inner).takes(), 0)?;
+        }
+        lock(&self.events).push(Event::Rename(from.into(), to.into(), blob.number));
         files.insert(to.into(), blob);
         Ok(())
     }
     fn remove(&self, path: &str) -> IoResult<()> {
-        let gone = lock(&self.files).remove(path);
-        gone.map(drop).ok_or_else(|| Error::from(ErrorKind::NotFound))
+        let gone = lock(&self.files).remove(path).ok_or_else(missing)?;
+        self.room.change(lock(&gone.inner).takes(), 0)?;
+        lock(&self.events).push(Event::Remove(path.into()));
+        Ok(())
     }
-    fn sync_dir(&self, _dir: &str) -> IoResult<()> {
-        *lock(&self.synced) = lock(&self.files).clone();
+    fn sync_dir(&self, dir: &str) -> IoResult<()> {
+        lock(&self.events).push(Event::SyncDir(dir.into()));
         Ok(())
     }
     fn free_bytes(&self) -> IoResult<u64> {
-        Ok(if self.full.load(Ordering::SeqCst) { 0 } else { 1 << 40 })
+        let used = self.room.used.load(Ordering::SeqCst);
+        Ok(self.room.limit.load(Ordering::SeqCst).saturating_sub(used))
     }
+}
+
+/// Changes a file's bytes as a write does.
+pub fn put(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
+    let end = at + data.len();
+    if bytes.len() < end {
+        bytes.resize(end, 0);
+    }
+    bytes[at..end].copy_from_slice(data);
 }
 
 impl Blob for MemBlob {
@@ -82,29 +203,31 @@ impl Blob for MemBlob {
         Ok(n)
     }
     fn write_at(&self, data: &[u8], offset: u64) -> IoResult<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let mut events = lock(&self.events);
         let mut inner = lock(&self.inner);
         let end = offset as usize + data.len();
-        if self.full.load(Ordering::SeqCst) && end > inner.allocated {
-            return Err(Error::from_raw_os_error(libc::ENOSPC));
-        }
-        if inner.bytes.len() < end {
-            inner.bytes.resize(end, 0);
-        }
-        inner.bytes[offset as usize..end].copy_from_slice(data);
-        inner.pending.push((offset as usize, data.to_vec()));
+        self.room.change(inner.takes(), inner.takes().max(end))?;
+        put(&mut inner.bytes, offset as usize, data);
+        events.push(Event::Write(self.number, offset, data.to_vec()));
         Ok(())
     }
     fn sync(&self) -> IoResult<()> {
         if self.fail_sync.load(Ordering::SeqCst) {
             return Err(Error::from_raw_os_error(libc::EIO));
         }
-        let mut inner = lock(&self.inner);
-        inner.synced = inner.bytes.clone();
-        inner.pending.clear();
+        lock(&self.events).push(Event::Sync(self.number));
         Ok(())
     }
     fn truncate(&self, len: u64) -> IoResult<()> {
+        let mut events = lock(&self.events);
         let mut inner = lock(&self.inner);
+        if inner.bytes.len() != len as usize {
+            events.push(Event::Truncate(self.number, len));
+        }
+        self.room.change(inner.takes(), len as usize)?;
         inner.bytes.resize(len as usize, 0);
         inner.allocated = len as usize;
         Ok(())
@@ -113,59 +236,12 @@ impl Blob for MemBlob {
         Ok(lock(&self.inner).bytes.len() as u64)
     }
     fn allocate(&self, end: u64) -> IoResult<()> {
-        if self.no_allocate.load(Ordering::SeqCst) {
+        let mut inner = lock(&self.inner);
+        if self.no_allocate.load(Ordering::SeqCst) || inner.allocated >= end as usize {
             return Ok(());
         }
-        if self.full.load(Ordering::SeqCst) {
-            return Err(Error::from_raw_os_error(libc::ENOSPC));
-        }
-        lock(&self.inner).allocated = end as usize;
+        self.room.change(inner.takes(), inner.takes().max(end as usize))?;
+        inner.allocated = end as usize;
         Ok(())
-    }
-}
-
-impl MemVolume {
-    /// What a power loss may leave: of the writes and names not synced, those that `keep` says, torn at 512
-    /// bytes where it says.
-    pub fn crashed(&self, mut keep: impl FnMut() -> u8) -> Arc<Self> {
-        // Names created or removed since their directory was synced may be there or not.
-        let (now, then) = (lock(&self.files), lock(&self.synced));
-        let mut files = BTreeMap::new();
-        for (path, blob) in now.iter().chain(then.iter()) {
-            let sure = now.contains_key(path) && then.contains_key(path);
-            if sure || !keep().is_multiple_of(2) {
-                files.insert(path.clone(), Arc::clone(blob));
-            }
-        }
-        let mut survive = |b: &MemBlob| {
-            let inner = lock(&b.inner);
-            let mut bytes = inner.synced.clone();
-            for (at, data) in &inner.pending {
-                for (n, sector) in data.chunks(512).enumerate() {
-                    if !keep().is_multiple_of(4) {
-                        let from = at + n * 512;
-                        if bytes.len() < from + sector.len() {
-                            bytes.resize(from + sector.len(), 0);
-                        }
-                        bytes[from..from + sector.len()].copy_from_slice(sector);
-                    }
-                }
-            }
-            let inner = MemInner { synced: bytes.clone(), bytes, ..MemInner::default() };
-            Arc::new(MemBlob { inner: Mutex::new(inner), ..MemBlob::default() })
-        };
-        let files: BTreeMap<_, _> = files.iter().map(|(k, b)| (k.clone(), survive(b))).collect();
-        Arc::new(Self {
-            synced: Mutex::new(files.clone()),
-            files: Mutex::new(files),
-            ..Self::default()
-        })
-    }
-
-    pub fn set_full(&self, full: bool) {
-        self.full.store(full, Ordering::SeqCst);
-        for b in lock(&self.files).values() {
-            b.full.store(full, Ordering::SeqCst);
-        }
     }
 }

@@ -3,9 +3,14 @@
 
 #![allow(clippy::large_stack_arrays)]
 
+mod disk;
+mod each_call;
+mod failing;
 pub mod faults;
 mod history;
-mod memory;
+mod indexes;
+pub mod memory;
+mod power;
 
 use super::frame::HEADER;
 use super::*;
@@ -167,6 +172,25 @@ fn an_older_or_damaged_index_is_not_believed() {
         let store = open(dir.path());
         assert_eq!(names(&store), [b"a", b"b"], "damage {damage}");
     }
+}
+
+/// A segment with nothing in it has a footer of no bytes.
+#[test]
+fn sealing_what_is_empty_harms_nothing() {
+    let dir = made();
+    let store = open(dir.path());
+    create(&store, b"a").unwrap();
+    for _ in 0..3 {
+        lock(&store.writer).roll(false).unwrap();
+    }
+    store.sync().unwrap();
+    guard::protect_all(&store).unwrap();
+    for number in store.segment_numbers() {
+        assert!(!store.check_segment(number, true).unwrap().damaged);
+    }
+    store.close().unwrap();
+    drop(store);
+    assert_eq!(names(&open(dir.path())), [b"a"]);
 }
 
 #[test]
