@@ -53,7 +53,9 @@ impl Disk {
             disk.names.insert(path.clone(), disk.files.len());
             disk.files.push(Medium { bytes: bytes.clone(), pending: Vec::new() });
         }
-        events.iter().for_each(|e| disk.apply(e));
+        for e in events {
+            disk.apply(e);
+        }
         disk
     }
 
@@ -80,7 +82,9 @@ impl Disk {
                 let (now, later) = std::mem::take(&mut self.pending).into_iter().partition(here);
                 self.pending = later;
                 let now: Vec<Event> = now;
-                now.iter().for_each(|e| name(&mut self.names, e));
+                for e in &now {
+                    name(&mut self.names, e);
+                }
             }
             Event::Write(n, ..) | Event::Truncate(n, _) => {
                 self.file(*n).pending.push(event.clone());
