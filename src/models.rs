@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The model of a new store, and where none is named.
-pub const DEFAULT: &str = "fast";
+pub const DEFAULT: &str = "base";
 /// Canonical files that are part of the program, by name.
-pub const EMBEDDED: &[(&str, &[u8])] = &[];
+pub const EMBEDDED: &[(&str, &[u8])] = &[("base", include_bytes!("models/base.lmfsmodel"))];
 
 /// Why a model cannot be had.
 #[derive(Debug, thiserror::Error)]

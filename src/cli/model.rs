@@ -56,6 +56,9 @@ enum What {
         /// Lanes per block: 1 gives the best ratio, more the faster decoding of a block
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
         lanes: Option<u32>,
+        /// Its licence, where the source does not say
+        #[arg(long)]
+        licence: Option<String>,
     },
     /// Make a model for one's own text: learn from files, starting from another model
     #[cfg(feature = "import")]
@@ -109,9 +112,9 @@ pub fn run(a: &Args, say: Say) -> Outcome {
         What::List { json } => list(*json),
         What::Info { name } => info(name),
         What::Verify { name, oracle, text } => verify(name, oracle.as_deref(), text.as_deref()),
-        What::Import { source, name, block_size, lanes } => {
+        What::Import { source, name, block_size, lanes, licence } => {
             let unit = block_size.as_deref().map(super::mkfs::block_size).transpose()?;
-            import_model(source, name.as_deref(), unit, *lanes, say)
+            import_model(source, name.as_deref(), unit, *lanes, licence.as_deref(), say)
         }
         #[cfg(feature = "import")]
         What::Tune(a) => super::tune::run(a, say),
@@ -208,6 +211,7 @@ fn import_model(
     name: Option<&str>,
     unit: Option<u32>,
     lanes: Option<u32>,
+    licence: Option<&str>,
     say: Say,
 ) -> Outcome {
     if let Some(name) = name.filter(|n| !registry::is_name(n)) {
@@ -221,7 +225,10 @@ fn import_model(
             return taken(&registry.add(&bytes)?, say);
         }
     }
-    let model = convert::convert(path, name, unit, lanes)?;
+    let mut model = convert::convert(path, name, unit, lanes)?;
+    if let Some(licence) = licence {
+        model.manifest.licence = licence.into();
+    }
     let listed = registry.add(&model.to_bytes())?;
     if !say.quiet {
         convert::compare(path, &model, None)?;
