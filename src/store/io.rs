@@ -46,8 +46,15 @@ pub trait Blob: Send + Sync + Debug {
     fn allocate(&self, end: u64) -> io::Result<()>;
 }
 
-/// Reads exactly `len` bytes at `offset`, or as many as there are.
+/// Reads exactly `len` bytes at `offset`, or as many as there are. A forged length takes no memory
+/// that the file does not fill.
 pub fn read_up_to(blob: &dyn Blob, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    const BELIEVED: usize = 1 << 20;
+    let len = if len > BELIEVED {
+        len.min(usize::try_from(blob.len()?.saturating_sub(offset)).unwrap_or(usize::MAX))
+    } else {
+        len
+    };
     let mut out = vec![0; len];
     let mut at = 0;
     while at < len {

@@ -458,3 +458,12 @@ fn fsck_puts_the_namespace_right_and_then_finds_nothing() {
     assert_eq!(up, Ino::ROOT);
     assert_eq!(store.inode(Ino::ROOT).unwrap().unwrap().nlink, 3);
 }
+
+#[test]
+fn a_forged_length_takes_no_memory() {
+    use super::io::Volume;
+    let volume = memory::MemVolume::default();
+    let blob = volume.create("x").unwrap();
+    blob.write_at(b"0123456789", 0).unwrap();
+    assert_eq!(super::io::read_up_to(&*blob, 4, 1 << 45).unwrap(), b"456789");
+}
