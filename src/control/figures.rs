@@ -97,7 +97,7 @@ pub fn status(fs: &Fs, pid: Option<u32>) -> Result<Status, FsError> {
     let (sb, s) = (store.superblock(), store.stats()?);
     let coder = fs.recoder().status();
     let cache = fs.cache_stats();
-    let live = s.coded_bytes + s.staged_bytes + s.parity_bytes + s.meta_bytes;
+    let live = s.live_bytes();
     let u = hex(&sb.uuid);
     let models = fs.fetcher().pins().list()?;
     let frames = store.frames_by_model()?;

@@ -279,8 +279,7 @@ impl Recoder {
     }
 
     fn live_bytes(&self) -> Result<u64, FetchError> {
-        let s = self.store().stats()?;
-        Ok(s.coded_bytes + s.staged_bytes + s.meta_bytes + s.parity_bytes)
+        Ok(self.store().stats()?.live_bytes())
     }
 
     fn run(&self) {

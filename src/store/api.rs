@@ -279,6 +279,15 @@ pub struct StoreStats {
     pub frames: u64,
 }
 
+impl StoreStats {
+    /// All that something refers to. A forged checkpoint may claim any totals, so the sum stops at
+    /// the largest number.
+    pub fn live_bytes(&self) -> u64 {
+        let parts = [self.coded_bytes, self.staged_bytes, self.meta_bytes, self.parity_bytes];
+        parts.into_iter().fold(0, u64::saturating_add)
+    }
+}
+
 /// What the cleaner did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CleanReport {

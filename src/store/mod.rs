@@ -507,8 +507,7 @@ impl Store {
         let sidecars = self.segments.sidecar_bytes();
         let state = self.state();
         let t = &state.totals;
-        let live = t.coded + t.staged + t.parity + t.meta;
-        Ok(StoreStats {
+        let mut stats = StoreStats {
             files: t.files,
             inodes: t.inodes,
             logical_bytes: t.logical,
@@ -518,12 +517,16 @@ impl Store {
             coded_bytes: t.coded,
             staged_bytes: t.staged,
             meta_bytes: t.meta,
-            parity_bytes: t.parity + sidecars,
-            dead_bytes: in_segments.saturating_sub(live),
+            parity_bytes: t.parity,
+            dead_bytes: 0,
             repaired: self.segments.repaired.load(Ordering::Relaxed),
             unrecoverable: self.unrecoverable.load(Ordering::Relaxed),
             frames: t.frames,
-        })
+        };
+        // Sidecars are files of their own.
+        stats.dead_bytes = in_segments.saturating_sub(stats.live_bytes());
+        stats.parity_bytes = stats.parity_bytes.saturating_add(sidecars);
+        Ok(stats)
     }
 
     /// Moves live frames out of segments whose dead share exceeds `dead_percent` and deletes those.
