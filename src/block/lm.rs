@@ -46,7 +46,7 @@ struct Core {
     engine: Arc<Engine>,
     vocab: Arc<Vocab>,
     /// Blocks being coded or decoded now.
-    busy: AtomicUsize,
+    busy: Arc<AtomicUsize>,
     idle: Mutex<Vec<Lanes>>,
 }
 
@@ -74,7 +74,7 @@ impl Lm {
             start: model.hyper.start,
             engine,
             vocab,
-            busy: AtomicUsize::new(0),
+            busy: Arc::default(),
             idle: Mutex::default(),
         };
         let (unit, lanes) = (model.hyper.unit, model.hyper.lanes as usize);
@@ -142,7 +142,7 @@ impl Lm {
     }
 
     /// Lanes at the start of text. A block that is coded alone gets all cores, several at a time
-    /// share them.
+    /// a core each.
     pub(super) fn session(&self) -> Result<Borrowed<'_>, EngineError> {
         let others = self.core.busy.fetch_add(1, Ordering::SeqCst);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -154,7 +154,7 @@ impl Lm {
         };
         let lanes = match found {
             Some(l) => Ok(l),
-            None => Lanes::new(Arc::clone(&self.core.engine), self.core.start, self.lanes, threads),
+            None => Lanes::new(&self.core, self.lanes, threads),
         };
         match lanes {
             Ok(mut lanes) => {
@@ -226,6 +226,8 @@ impl Drop for Borrowed<'_> {
 #[derive(Debug)]
 struct Lanes {
     engine: Arc<Engine>,
+    /// Blocks being coded or decoded now, this one among them.
+    busy: Arc<AtomicUsize>,
     start: u32,
     threads: usize,
     stop: Option<Arc<AtomicBool>>,
@@ -248,16 +250,12 @@ impl Lanes {
     const COLUMNS: usize = 64;
 
     /// Lanes for at most `threads` threads; [`TokenModel::reset`] readies them.
-    fn new(
-        engine: Arc<Engine>,
-        start: u32,
-        lanes: usize,
-        threads: usize,
-    ) -> Result<Self, EngineError> {
-        let session = Session::new(Arc::clone(&engine), lanes, threads)?;
+    fn new(core: &Core, lanes: usize, threads: usize) -> Result<Self, EngineError> {
+        let session = Session::new(Arc::clone(&core.engine), lanes, threads)?;
         Ok(Self {
-            engine,
-            start,
+            engine: Arc::clone(&core.engine),
+            busy: Arc::clone(&core.busy),
+            start: core.start,
             threads,
             stop: None,
             session,
@@ -274,6 +272,12 @@ impl Lanes {
         self.stop.as_ref().is_some_and(|s| s.load(Ordering::Relaxed))
     }
 
+    /// Feeds the inputs. A block that began alone leaves the other cores to those that came since.
+    fn step(&mut self) {
+        self.session.compute_alone(self.busy.load(Ordering::Relaxed) > 1);
+        self.session.step(&self.inputs);
+    }
+
     /// Computes as many steps as fit one call, from the one at hand on.
     fn compute_ahead(&mut self) {
         let steps = (Self::COLUMNS / self.lanes().max(1)).clamp(1, Session::AHEAD);
@@ -288,7 +292,7 @@ impl Lanes {
             }
             self.ahead.push_back(columns);
         }
-        self.session.step(&self.inputs);
+        self.step();
     }
 }
 
@@ -316,7 +320,7 @@ impl TokenModel for Lanes {
         self.future.clear();
         self.ahead.clear();
         self.at = 0;
-        self.session.step(&self.inputs);
+        self.step();
     }
 
     fn foresee(&mut self, tokens: &[Vec<Token>]) {
@@ -336,7 +340,7 @@ impl TokenModel for Lanes {
                     self.inputs.push(Input { lane, token: u32::from(*token) });
                 }
             }
-            self.session.step(&self.inputs);
+            self.step();
             return;
         }
         if self.ahead.is_empty() {

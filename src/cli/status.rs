@@ -33,6 +33,13 @@ pub fn run(a: &Args) -> Outcome {
     line("  names etc.", size(s.meta_bytes));
     line("  parity", size(s.parity_bytes));
     line("  dead", size(s.dead_bytes));
+    for m in &s.models {
+        let wrong = m.error.as_ref().map_or(String::new(), |e| format!("; {e}"));
+        line(
+            "model",
+            format!("{} ({}): {} frames{wrong}", m.name, &m.id[..16.min(m.id.len())], m.frames),
+        );
+    }
     let eta = s.eta_s.map_or(String::new(), |t| format!(", {t} s left"));
     let waiting = format!("{} blocks, {}{eta}", s.pending_blocks, size(s.backlog_bytes));
     line("waiting", waiting);

@@ -103,6 +103,8 @@ pub struct Session {
     /// Lane `l` is lane `l / parts` of part `l % parts`.
     parts: Vec<Part>,
     team: Team,
+    /// The caller's thread computes alone.
+    alone: bool,
     /// Where the outputs behind input `column` of the last call are: (part, row of it).
     placed: Vec<(usize, usize)>,
 }
@@ -128,12 +130,17 @@ impl Session {
                 }
             })
             .collect();
-        Ok(Self { engine, parts, team, placed: Vec::new() })
+        Ok(Self { engine, parts, team, alone: false, placed: Vec::new() })
     }
 
     /// The model.
     pub fn engine(&self) -> &Arc<Engine> {
         &self.engine
+    }
+
+    /// Whether the caller's thread computes alone from now on, because others need the processor.
+    pub fn compute_alone(&mut self, alone: bool) {
+        self.alone = alone;
     }
 
     /// Forgets what a lane has read.
@@ -192,7 +199,7 @@ impl Session {
         let engine = &*self.engine;
         let most = self.parts.iter().map(|p| p.inputs.len()).max().unwrap_or(0);
         // Each thread its own lanes where that is even; all at each part's columns where not.
-        if count > 1 && most * 4 <= inputs.len() * 3 {
+        if !self.alone && count > 1 && most * 4 <= inputs.len() * 3 {
             let parts = View::new(&mut self.parts, 1);
             self.team.run(&|me| {
                 if me < count {
@@ -206,7 +213,7 @@ impl Session {
         }
         for part in &mut self.parts {
             // What waiting for each other costs must be little against the work.
-            if part.inputs.len() * engine.bytes() < TOGETHER {
+            if self.alone || part.inputs.len() * engine.bytes() < TOGETHER {
                 part.run(engine, want, 1, |pass| pass.run(0, &Barrier::new(1)));
                 continue;
             }
