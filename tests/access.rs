@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod place;
+
+use place::Place;
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
@@ -57,29 +60,12 @@ fn chmod(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// A directory that others may enter, with a store and a mount point.
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new() -> Self {
-        let p = Self(tempfile::tempdir().unwrap());
-        chmod(p.0.path(), 0o755);
-        std::fs::create_dir(p.path("mnt")).unwrap();
-        works(&["mkfs", &p.text("s"), "--model", "fast"]);
-        p
-    }
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-    fn text(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.path("mnt")).output();
-    }
+/// A place that others may enter, with a store.
+fn open_place() -> Place {
+    let p = Place::new();
+    chmod(&p.path(""), 0o755);
+    works(&["mkfs", &p.text("s"), "--model", "fast"]);
+    p
 }
 
 #[test]
@@ -87,7 +73,7 @@ fn without_allow_other_nobody_else_gets_in() {
     if !can_run() {
         return;
     }
-    let p = Place::new();
+    let p = open_place();
     works(&["mount", &p.text("s"), &p.text("mnt")]);
     std::fs::write(p.path("mnt/open"), "x").unwrap();
     chmod(&p.path("mnt/open"), 0o666);
@@ -103,7 +89,7 @@ fn with_allow_other_the_permission_bits_decide() {
     if !can_run() {
         return;
     }
-    let p = Place::new();
+    let p = open_place();
     works(&["mount", &p.text("s"), &p.text("mnt"), "-o", "allow_other"]);
     let mnt = p.text("mnt");
     for (name, mode) in [("read", 0o644), ("secret", 0o600), ("open", 0o666), ("run", 0o4755)] {
@@ -146,7 +132,7 @@ fn the_store_is_for_its_owner_alone() {
     if !can_run() {
         return;
     }
-    let p = Place::new();
+    let p = open_place();
     let mode = |name: &str| p.path(name).metadata().unwrap().mode() & 0o7777;
     assert_eq!(mode("s"), 0o700);
     // An empty directory that is there already is closed as well.
@@ -212,7 +198,7 @@ fn no_link_leads_out_of_the_store() {
     if !can_run() {
         return;
     }
-    let p = Place::new();
+    let p = open_place();
     used(&p);
     let sidecar = std::fs::read_dir(p.path("s/segments")).unwrap().map(|e| e.unwrap().file_name());
     let sidecar = sidecar.into_iter().find(|n| n.to_str().unwrap().ends_with(".par")).unwrap();
@@ -263,7 +249,7 @@ fn pipes_in_the_place_of_files_make_nobody_wait() {
     if !can_run() {
         return;
     }
-    let p = Place::new();
+    let p = open_place();
     used(&p);
     std::fs::rename(p.path("s"), p.path("good")).unwrap();
     for entry in ["superblock", "segments/00000001.seg", "lock", "index/db", "control.sock"] {
@@ -284,7 +270,7 @@ fn a_segment_or_model_of_absurd_size_is_refused_not_read() {
     if !can_run() {
         return;
     }
-    let p = Place::new();
+    let p = open_place();
     used(&p);
     let model = format!("models/{}.lmm", "00".repeat(32));
     for entry in ["segments/00000009.seg", &model] {

@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
+mod place;
+
+use place::Place;
+use std::path::Path;
 use std::process::{Command, Output};
 
 const LMFS: &str = env!("CARGO_BIN_EXE_lmfs");
@@ -30,31 +33,6 @@ fn has_fuse() -> bool {
         println!("skipped: /dev/fuse is missing");
     }
     there
-}
-
-/// A directory with room for a store and a mount, unmounted at the end.
-struct Place {
-    dir: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("mnt")).unwrap();
-        Self { dir }
-    }
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-    fn text(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.path("mnt")).output();
-    }
 }
 
 #[test]

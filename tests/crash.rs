@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod dice;
+
+use dice::Dice;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -17,18 +20,7 @@ use std::time::{Duration, Instant};
 
 const LMFS: &str = env!("CARGO_BIN_EXE_lmfs");
 
-struct Dice(u64);
-
 impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-    fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 11) % n.max(1)
-    }
     /// Bytes that code well, or not at all.
     fn bytes(&mut self, len: usize) -> Vec<u8> {
         if self.below(3) == 0 {

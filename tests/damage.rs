@@ -5,6 +5,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod dice;
+
+use dice::Dice;
 use lmfs::fs::{Fs, FsOptions, NewInode};
 use lmfs::recode::RecodeOptions;
 use lmfs::store::{Ecc, MkfsOptions, ModelId, OpenOptions, Store};
@@ -13,21 +16,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Numbers that look random.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-    fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 11) % n.max(1)
-    }
-}
 
 fn options() -> FsOptions {
     let day = std::time::Duration::from_secs(86_400);
@@ -325,7 +313,7 @@ fn is_clean(store: &Store) -> bool {
     let models = store.model_files().unwrap();
     let clean = |n: &u32| {
         let c = store.check_segment(*n, false).unwrap();
-        !c.damaged && c.lost.is_empty()
+        !c.checked.damaged && c.lost.is_empty()
     };
     store.check_superblocks(false).unwrap() == 0
         && models.iter().all(|id| store.check_model_file(id, false).is_ok_and(|c| !c.damaged))

@@ -12,6 +12,18 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+fn mount_options(source: &str) -> MountOptions {
+    MountOptions {
+        read_only: false,
+        allow_other: false,
+        allow_root: false,
+        default_permissions: true,
+        threads: 4,
+        source: source.into(),
+        extra: Vec::new(),
+    }
+}
+
 struct Mounted {
     scratch: tempfile::TempDir,
     fs: Arc<Fs>,
@@ -36,15 +48,7 @@ impl Mounted {
         let options = OpenOptions::default();
         let store = Store::open(&scratch.path().join("store"), &options).expect("store");
         let fs = Fs::open(store, FsOptions::default()).expect("file system");
-        let options = MountOptions {
-            read_only: false,
-            allow_other: false,
-            allow_root: false,
-            default_permissions: true,
-            threads: 4,
-            source: "a,b".into(),
-            extra: Vec::new(),
-        };
+        let options = mount_options("a,b");
         let dir = scratch.path().join("mnt");
         let session = fuse::mount(Arc::clone(&fs), &dir, &options).expect("mount");
         Some(Self { scratch, fs, session: Some(session) })
@@ -112,15 +116,7 @@ fn mounting_on_a_full_directory_or_a_file_is_refused() {
     let dir = m.scratch.path().join("mnt");
     File::create(dir.join("x")).expect("file");
     let fs = Arc::clone(&m.fs);
-    let options = MountOptions {
-        read_only: false,
-        allow_other: false,
-        allow_root: false,
-        default_permissions: true,
-        threads: 4,
-        source: "s".into(),
-        extra: Vec::new(),
-    };
+    let options = mount_options("s");
     let full = fuse::mount(Arc::clone(&fs), &dir, &options).expect_err("full");
     assert!(full.to_string().contains("not empty"), "{full}");
     let file = fuse::mount(fs, &dir.join("x"), &options).expect_err("file");

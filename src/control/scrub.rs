@@ -3,6 +3,7 @@
 use crate::block::Primer;
 use crate::fetch::FetchError;
 use crate::fs::{Fs, FsError};
+use crate::store::Checked;
 use crate::types::Ino;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
@@ -60,6 +61,15 @@ pub struct Scrubbed {
 }
 
 impl Scrubbed {
+    fn add(&mut self, c: Checked) {
+        self.frames += c.frames;
+        self.pages += c.pages;
+        self.bytes += c.bytes;
+        self.damaged_frames += c.damaged_frames;
+        self.damaged_pages += c.damaged_pages;
+        self.damaged_files += u64::from(c.damaged);
+    }
+
     /// True if anything was found that is not as it should be.
     pub fn found_any(&self) -> bool {
         self.damaged_frames + self.damaged_pages + self.damaged_files > 0
@@ -119,14 +129,7 @@ pub fn scrub(
     let total = (numbers.len() + models.len()) as u64;
     for id in models {
         match store.check_model_file(&id, repair) {
-            Ok(c) => {
-                report.frames += c.frames;
-                report.pages += c.pages;
-                report.bytes += c.bytes;
-                report.damaged_frames += c.damaged_frames;
-                report.damaged_pages += c.damaged_pages;
-                report.damaged_files += u64::from(c.damaged);
-            }
+            Ok(c) => report.add(c),
             Err(e) => report.unrecoverable.push(Lost {
                 path: String::new(),
                 inode: 0,
@@ -152,12 +155,7 @@ pub fn scrub(
         }
         let c = store.check_segment(number, repair)?;
         report.segments += 1;
-        report.frames += c.frames;
-        report.pages += c.pages;
-        report.bytes += c.bytes;
-        report.damaged_frames += c.damaged_frames;
-        report.damaged_pages += c.damaged_pages;
-        report.damaged_files += u64::from(c.damaged);
+        report.add(c.checked);
         log_lost |= c.log_lost;
         // Read once more: it may have been moved, coded anew or deleted meanwhile.
         for (frame, ino, off) in c.lost {

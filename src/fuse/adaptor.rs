@@ -1,13 +1,16 @@
 //! Unpack, call, reply.
 
 use super::errno::errno;
-use crate::fs::{Entry, Fs, FsError, NewInode, RenameHow, SetAttr, SetHow};
-use crate::types::{Ino, Time};
+use super::reply::{
+    TTL, file_attr, kind, no_entry, reply_attr, reply_empty, reply_entry, reply_xattr, time,
+};
+use crate::fs::{Fs, FsError, NewInode, RenameHow, SetAttr, SetHow};
+use crate::types::Ino;
 use fuser::{
-    CopyFileRangeFlags, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use std::ffi::OsStr;
 use std::io;
@@ -15,10 +18,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-/// How long the kernel may believe names and attributes: nobody else changes them.
-const TTL: Duration = Duration::from_secs(86_400);
 /// Largest read or write request in bytes.
 const REQUEST_MAX: u32 = 1 << 20;
 /// Names fetched from the store at a time.
@@ -46,113 +47,6 @@ fn guarded(what: &str, ino: INodeNo, handler: impl FnOnce()) {
 
 fn ino(n: INodeNo) -> Ino {
     Ino(n.0)
-}
-
-fn to_system_time(t: Time) -> SystemTime {
-    /// Further away the conversions overflow; no file of this store's making is.
-    const FAR: i64 = 1 << 40;
-    let sub = Duration::from_nanos(t.nsec.min(999_999_999).into());
-    let whole = Duration::from_secs(t.sec.clamp(-FAR, FAR).unsigned_abs());
-    if t.sec >= 0 { UNIX_EPOCH + whole + sub } else { UNIX_EPOCH - whole + sub }
-}
-
-/// Undoes fuser's conversion: before the epoch it subtracts the nanoseconds, too.
-fn from_system_time(t: SystemTime) -> Time {
-    match t.duration_since(UNIX_EPOCH) {
-        Ok(d) => Time { sec: d.as_secs() as i64, nsec: d.subsec_nanos() },
-        Err(e) => {
-            let d = e.duration();
-            Time { sec: (d.as_secs() as i64).wrapping_neg(), nsec: d.subsec_nanos() }
-        }
-    }
-}
-
-fn time(t: TimeOrNow) -> Time {
-    match t {
-        TimeOrNow::Now => Time::now(),
-        TimeOrNow::SpecificTime(t) => from_system_time(t),
-    }
-}
-
-fn kind(mode: u32) -> FileType {
-    match mode & libc::S_IFMT {
-        libc::S_IFDIR => FileType::Directory,
-        libc::S_IFLNK => FileType::Symlink,
-        libc::S_IFIFO => FileType::NamedPipe,
-        libc::S_IFSOCK => FileType::Socket,
-        libc::S_IFCHR => FileType::CharDevice,
-        libc::S_IFBLK => FileType::BlockDevice,
-        _ => FileType::RegularFile,
-    }
-}
-
-fn file_attr(e: &Entry) -> FileAttr {
-    let a = &e.attr;
-    FileAttr {
-        ino: INodeNo(e.ino.0),
-        size: a.size,
-        blocks: e.mapped.div_ceil(512),
-        atime: to_system_time(a.atime),
-        mtime: to_system_time(a.mtime),
-        ctime: to_system_time(a.ctime),
-        crtime: to_system_time(a.btime),
-        kind: kind(a.mode),
-        perm: (a.mode & 0o7777) as u16,
-        nlink: a.nlink,
-        uid: a.uid,
-        gid: a.gid,
-        rdev: a.rdev,
-        blksize: 4096,
-        flags: 0,
-    }
-}
-
-/// "No such name", which the kernel may remember, too.
-fn no_entry() -> FileAttr {
-    let attr = crate::types::Attr {
-        mode: libc::S_IFREG,
-        uid: 0,
-        gid: 0,
-        nlink: 0,
-        rdev: 0,
-        size: 0,
-        atime: Time::default(),
-        mtime: Time::default(),
-        ctime: Time::default(),
-        btime: Time::default(),
-        parent: 0,
-    };
-    file_attr(&Entry { ino: Ino(0), attr, mapped: 0 })
-}
-
-fn reply_entry(reply: ReplyEntry, result: crate::fs::Result<Entry>) {
-    match result {
-        Ok(e) => reply.entry(&TTL, &file_attr(&e), Generation(0)),
-        Err(e) => reply.error(errno(&e)),
-    }
-}
-
-fn reply_attr(reply: ReplyAttr, result: crate::fs::Result<Entry>) {
-    match result {
-        Ok(e) => reply.attr(&TTL, &file_attr(&e)),
-        Err(e) => reply.error(errno(&e)),
-    }
-}
-
-fn reply_empty(reply: ReplyEmpty, result: crate::fs::Result<()>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(e) => reply.error(errno(&e)),
-    }
-}
-
-fn reply_xattr(reply: ReplyXattr, size: u32, result: crate::fs::Result<Vec<u8>>) {
-    match result {
-        Ok(v) if size == 0 => reply.size(v.len() as u32),
-        Ok(v) if v.len() > size as usize => reply.error(fuser::Errno::ERANGE),
-        Ok(v) => reply.data(&v),
-        Err(e) => reply.error(errno(&e)),
-    }
 }
 
 fn new_inode(req: &Request, mode: u32, rdev: u32) -> NewInode<'static> {
@@ -608,39 +502,6 @@ impl Adaptor {
             if batch.len() < DIR_BATCH {
                 return Ok(());
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_survive_fusers_conversion() {
-        for (sec, nsec) in [(0, 0), (1, 999_999_999), (-1, 0), (-5, 1), (1 << 33, 7)] {
-            let t = Time { sec, nsec };
-            // What fuser makes of a time from the kernel.
-            let sub = Duration::new(sec.unsigned_abs(), nsec);
-            let from_kernel = if sec >= 0 { UNIX_EPOCH + sub } else { UNIX_EPOCH - sub };
-            assert_eq!(from_system_time(from_kernel), t);
-            // What it needs to be told to give the kernel the same again.
-            let d = match to_system_time(t).duration_since(UNIX_EPOCH) {
-                Ok(d) => (d.as_secs() as i64, d.subsec_nanos()),
-                Err(e) => match (e.duration().as_secs() as i64, e.duration().subsec_nanos()) {
-                    (s, 0) => (-s, 0),
-                    (s, n) => (-s - 1, 1_000_000_000 - n),
-                },
-            };
-            assert_eq!(d, (sec, nsec));
-        }
-    }
-
-    #[test]
-    fn no_time_is_too_far_away() {
-        for sec in [i64::MIN, i64::MAX, 0] {
-            let t = to_system_time(Time { sec, nsec: u32::MAX });
-            assert!(t.duration_since(UNIX_EPOCH).is_ok() || sec < 0);
         }
     }
 }

@@ -4,5 +4,6 @@ mod adaptor;
 mod errno;
 mod helper;
 mod mount;
+mod reply;
 
 pub use mount::{MountError, MountOptions, Session, Unmounter, mount, remount, unmount};

@@ -5,10 +5,11 @@ use super::frame::{self, Kind, meta_frame, squeeze};
 use super::log::Writer;
 use super::record::{In, Out, unsqueeze};
 use super::segments::Segments;
-use super::state::{State, Totals};
+use super::state::State;
 use super::summary::summary;
 use super::superblock::SEGMENT_HEADER;
 use super::table::Table;
+use super::totals::Totals;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 /// Pairs taken from the table at a time.

@@ -4,15 +4,13 @@
 use super::api::{Ecc, Result, StoreError};
 use super::ecc::pages::STRIPE_BYTES;
 use super::heal::read_range;
-use super::indexer::Bell;
 use super::models::put_file;
 use super::segments::{Segments, Side, io_error, segment_path, sidecar_path};
 use super::sidecar::{self, Part};
 use super::superblock::SEGMENT_HEADER;
 use super::{Store, lock, mend};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Weak};
-use std::thread::JoinHandle;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The thread looks this often.
@@ -135,52 +133,19 @@ pub fn protect_all(store: &Store) -> Result<()> {
     if made { result.and(segments.sync_names()) } else { result }
 }
 
-/// The thread's handle.
-#[derive(Debug, Default)]
-pub struct Guardian {
-    bell: Arc<Bell>,
-    stop: Arc<AtomicBool>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-impl Guardian {
-    /// Starts the thread; it ends with the store, or at [`Self::stop`].
-    pub fn start(&self, store: &Arc<Store>) {
-        if store.segments.ecc == Ecc::None {
-            return;
-        }
-        let weak: Weak<Store> = Arc::downgrade(store);
-        let (bell, stop) = (Arc::clone(&self.bell), Arc::clone(&self.stop));
-        let run = move || {
-            idle();
-            loop {
-                bell.wait(EVERY);
-                if stop.load(Ordering::SeqCst) {
-                    return;
-                }
-                let Some(store) = weak.upgrade() else { return };
-                if let Err(e) = protect_all(&store) {
-                    log::warn!("{e}");
-                }
-            }
-        };
-        match std::thread::Builder::new().name("guardian".into()).spawn(run) {
-            Ok(h) => *lock(&self.thread) = Some(h),
-            Err(e) => log::warn!("segments get their sidecars at unmount only: {e}"),
-        }
+/// Starts the thread, unless segments have no sidecars here.
+pub fn start(store: &Arc<Store>) {
+    if store.segments.ecc == Ecc::None {
+        return;
     }
-
-    /// Ends the thread.
-    pub fn stop(&self) {
-        self.stop.store(true, Ordering::SeqCst);
-        self.bell.ring();
-        let handle = lock(&self.thread).take();
-        if let Some(h) = handle
-            && h.thread().id() != std::thread::current().id()
-            && h.join().is_err()
-        {
-            log::error!("the guardian panicked");
+    let started = store.guardian.start("guardian", store, EVERY, idle, |store| {
+        if let Err(e) = protect_all(store) {
+            log::warn!("{e}");
         }
+        false
+    });
+    if let Err(e) = started {
+        log::warn!("segments get their sidecars at unmount only: {e}");
     }
 }
 

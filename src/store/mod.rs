@@ -35,13 +35,15 @@ mod superblock;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
+mod totals;
 mod txn;
+mod worker;
 
 pub use api::*;
 pub use frame::HEADER as FRAME_HEADER;
 pub use fsck::Problem;
-pub use models::{ModelCheck, ModelId};
-pub use scrub::SegmentCheck;
+pub use models::ModelId;
+pub use scrub::{Checked, SegmentCheck};
 pub use superblock::FORMAT;
 
 use self::log::Writer;
@@ -100,7 +102,7 @@ pub struct Store {
     unrecoverable: AtomicU64,
     closed: AtomicBool,
     indexer: indexer::Indexer,
-    guardian: guard::Guardian,
+    guardian: worker::Worker,
     /// The index was made anew.
     index_rebuilt: bool,
     /// Directory of the index; `None` if it is in memory only.

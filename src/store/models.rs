@@ -5,6 +5,7 @@ use super::ecc::pages::PAGE;
 use super::frame::{HEADER, Header, Kind, MAX_U40};
 use super::heal::{differing, read_whole, write_back};
 use super::io::{Blob, Volume};
+use super::scrub::Checked;
 use super::segments::{Segments, code};
 use super::sidecar::{self, Sidecar};
 use super::{Store, mend};
@@ -128,23 +129,6 @@ pub(super) fn put_file(volume: &dyn Volume, path: &str, bytes: &[u8]) -> io::Res
     made
 }
 
-/// What a look at a model file came to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ModelCheck {
-    /// Bytes of file and sidecar.
-    pub bytes: u64,
-    /// Frames in it.
-    pub frames: u64,
-    /// Pages checked.
-    pub pages: u64,
-    /// Frames that had to be corrected.
-    pub damaged_frames: u64,
-    /// Pages that had to be rebuilt.
-    pub damaged_pages: u64,
-    /// It was not as it should be (and was repaired, if that was asked for).
-    pub damaged: bool,
-}
-
 impl Store {
     /// Keeps a model file under the BLAKE3 of its bytes; durable on return. Keeping it twice is fine.
     pub fn put_model_file(&self, id: &ModelId, bytes: &[u8]) -> Result<()> {
@@ -193,12 +177,7 @@ impl Store {
     }
 
     /// Mends a model file whose bytes these are; `write` puts it right on disk too.
-    fn mend_model(
-        &self,
-        id: &ModelId,
-        before: &[u8],
-        write: bool,
-    ) -> Result<(ModelCheck, Vec<u8>)> {
+    fn mend_model(&self, id: &ModelId, before: &[u8], write: bool) -> Result<(Checked, Vec<u8>)> {
         let (segments, at) = (&self.segments, path(id));
         let side = segments.volume.open(&sidecar_path(id), false).ok().map(|blob| {
             let len = measure(&*blob, &sidecar_path(id)).unwrap_or(0);
@@ -234,7 +213,7 @@ impl Store {
         if sidecar_hurt && write {
             self.write_model_sidecar(id, &now)?;
         }
-        let check = ModelCheck {
+        let check = Checked {
             bytes: now.len() as u64,
             frames: found.whole.len() as u64,
             pages: side.as_ref().map_or(now.len().div_ceil(PAGE) as u64, Sidecar::pages),
@@ -246,7 +225,7 @@ impl Store {
     }
 
     /// Checks every byte of a model file and its sidecar.
-    pub fn check_model_file(&self, id: &ModelId, repair: bool) -> Result<ModelCheck> {
+    pub fn check_model_file(&self, id: &ModelId, repair: bool) -> Result<Checked> {
         let at = path(id);
         let blob = self.segments.volume.open(&at, false).map_err(io_error("open", &at))?;
         let len = measure(&*blob, &at)?;

@@ -3,16 +3,16 @@
 use super::api::{Ecc, MkfsOptions, OpenOptions, Result, StoreError, Superblock};
 use super::frame::{self, Kind, Stamp, meta_frame, squeeze};
 use super::index::{self, SledBase};
-use super::indexer;
 use super::io::Volume;
 use super::log::Writer;
 use super::record::{Change, In, Out};
 use super::replay;
 use super::segments::{Segment, Segments, code, io_error, segment_path};
-use super::state::{State, Totals};
+use super::state::State;
 use super::superblock::{self, FILES, FORMAT, SEGMENT_HEADER, SegmentHeader};
 use super::table::{Base, NoBase, Table};
-use super::{Store, lock};
+use super::totals::Totals;
+use super::{Store, guard, indexer, lock};
 use crate::types::{Attr, Ino, Time};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -242,7 +242,7 @@ pub fn open_with(
         unrecoverable: AtomicU64::new(0),
         closed: AtomicBool::new(false),
         indexer: indexer::Indexer::default(),
-        guardian: super::guard::Guardian::default(),
+        guardian: super::worker::Worker::default(),
         index_rebuilt,
         index_dir: Mutex::new(start.index_dir),
         _lock: lock_file,
@@ -250,8 +250,8 @@ pub fn open_with(
     if !options.read_only {
         lock(&store.writer).fill_reserve(start.checkpoint.1);
         if index != IndexFrom::Memory {
-            store.indexer.start(&store);
-            store.guardian.start(&store);
+            indexer::start(&store);
+            guard::start(&store);
         }
     }
     Ok(store)

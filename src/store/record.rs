@@ -74,7 +74,7 @@ pub enum Change {
         since_checkpoint: u64,
         /// Segment and length in bytes of the last checkpoint.
         checkpoint: (u32, u64),
-        /// The totals, see [`super::state::Totals::encode`].
+        /// The totals, see [`super::totals::Totals::encode`].
         totals: Vec<u8>,
     },
 }

@@ -12,21 +12,28 @@ use crate::types::{FrameRef, Ino};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-/// What a look at a segment came to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SegmentCheck {
+/// What a look at a file of the store came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Bytes looked at.
+    pub bytes: u64,
     /// Frames found whole, or made so.
     pub frames: u64,
     /// Pages that its sidecar knows of.
     pub pages: u64,
-    /// Bytes looked at.
-    pub bytes: u64,
     /// Frames that had to be corrected.
     pub damaged_frames: u64,
     /// Pages that had to be rebuilt.
     pub damaged_pages: u64,
-    /// Anything was wrong, the sidecar included.
+    /// Anything was not as it should be, the sidecar included; put right if that was asked for.
     pub damaged: bool,
+}
+
+/// What a look at a segment came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SegmentCheck {
+    /// The file.
+    pub checked: Checked,
     /// Records of the log are lost that opening without the index would need.
     pub log_lost: bool,
     /// Live frames beyond repair: owner and offset in its file.
@@ -91,15 +98,14 @@ impl Store {
             }
             whole.extend(e.found.whole.iter().map(|(at, h)| (*at as u32, h.frame_len())));
             let old = lock(&self.checkpoint).0;
-            out = SegmentCheck {
+            out.log_lost = number >= old && !e.found.bad.is_empty();
+            out.checked = Checked {
+                bytes: len,
                 frames: whole.len() as u64,
                 pages: e.pages,
-                bytes: len,
                 damaged_frames: e.found.frames,
                 damaged_pages: e.found.pages,
                 damaged: changed || side_hurt || e.unreadable,
-                log_lost: number >= old && !e.found.bad.is_empty(),
-                lost: Vec::new(),
             };
         }
         for (f, live) in self.state().frames(number, 0, usize::MAX)? {

@@ -10,8 +10,8 @@ use super::ecc::rs::Code;
 use super::frame::OVERHEAD;
 use super::record::{Change, In, Out};
 use super::table::{Pair, Table};
+use super::totals::Totals;
 use crate::types::{Attr, Extent, FrameRef, Ino};
-use std::collections::BTreeMap;
 
 /// Cookies up to this one are `.` and `..`.
 const FIRST_COOKIE: u64 = 3;
@@ -33,73 +33,6 @@ pub struct Live {
     pub off: u64,
     /// Plaintext length.
     pub plain_len: u32,
-}
-
-/// Sums over the table; kept with it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Inodes that are not directories.
-    pub files: u64,
-    /// Inodes.
-    pub inodes: u64,
-    /// Sum of extents' lengths.
-    pub logical: u64,
-    /// Live coded frames, without their parity.
-    pub coded: u64,
-    /// Live staged frames, without their parity.
-    pub staged: u64,
-    /// Parity in live frames.
-    pub parity: u64,
-    /// Keys and values of metadata.
-    pub meta: u64,
-    /// Live frames.
-    pub frames: u64,
-    /// Highest number used for an inode or a primer.
-    pub last_ino: u64,
-    /// Highest content generation.
-    pub last_generation: u64,
-    /// Highest directory cookie.
-    pub last_cookie: u64,
-    /// Live bytes by segment.
-    pub live: BTreeMap<u32, u64>,
-}
-
-impl Totals {
-    /// For the checkpoint's end and the clean-unmount record.
-    pub fn encode(&self, o: &mut Out) {
-        o.u64(self.files).u64(self.inodes).u64(self.logical).u64(self.coded).u64(self.staged);
-        o.u64(self.parity)
-            .u64(self.meta)
-            .u64(self.frames)
-            .u64(self.last_ino)
-            .u64(self.last_generation);
-        o.u64(self.last_cookie).u32(self.live.len() as u32);
-        for (s, n) in &self.live {
-            o.u32(*s).u64(*n);
-        }
-    }
-
-    /// Reads them back.
-    pub fn decode(i: &mut In<'_>) -> Option<Self> {
-        let mut t = Self {
-            files: i.u64()?,
-            inodes: i.u64()?,
-            logical: i.u64()?,
-            coded: i.u64()?,
-            staged: i.u64()?,
-            parity: i.u64()?,
-            meta: i.u64()?,
-            frames: i.u64()?,
-            last_ino: i.u64()?,
-            last_generation: i.u64()?,
-            last_cookie: i.u64()?,
-            live: BTreeMap::new(),
-        };
-        for _ in 0..i.u32()? {
-            t.live.insert(i.u32()?, i.u64()?);
-        }
-        Some(t)
-    }
 }
 
 /// The table and its totals.

@@ -8,8 +8,8 @@ use crate::store::frame::{Header, Kind, Stamp, tag};
 use crate::store::record::{Change, Out};
 use crate::store::segments::code;
 use crate::store::sidecar;
-use crate::store::state::Totals;
 use crate::store::superblock::SEGMENT_HEADER;
+use crate::store::totals::Totals;
 use crate::types::{Attr, Extent, Form, FrameRef, Ino, Time};
 
 /// Records as they are written, and what they amount to.

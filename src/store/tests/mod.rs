@@ -186,7 +186,7 @@ fn sealing_what_is_empty_harms_nothing() {
     store.sync().unwrap();
     guard::protect_all(&store).unwrap();
     for number in store.segment_numbers() {
-        assert!(!store.check_segment(number, true).unwrap().damaged);
+        assert!(!store.check_segment(number, true).unwrap().checked.damaged);
     }
     store.close().unwrap();
     drop(store);

@@ -1,0 +1,90 @@
+//! A thread that looks after a store: at intervals, and when it is woken.
+
+use super::{Store, lock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// What the thread and its handle share.
+#[derive(Debug, Default)]
+struct Bell {
+    rung: Mutex<bool>,
+    sound: Condvar,
+    stop: AtomicBool,
+}
+
+impl Bell {
+    fn ring(&self) {
+        *lock(&self.rung) = true;
+        self.sound.notify_all();
+    }
+
+    /// Waits for a ring, but not for ever.
+    fn wait(&self, at_most: Duration) {
+        let mut rung = lock(&self.rung);
+        if !*rung {
+            (rung, _) =
+                self.sound.wait_timeout(rung, at_most).unwrap_or_else(PoisonError::into_inner);
+        }
+        *rung = false;
+    }
+}
+
+/// The thread's handle.
+#[derive(Debug, Default)]
+pub struct Worker {
+    bell: Arc<Bell>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Worker {
+    /// Starts the thread: `prepare` once, then `work` every so often for as long as it says that
+    /// more is left. The thread ends with the store, or at [`Self::stop`].
+    pub fn start(
+        &self,
+        name: &str,
+        store: &Arc<Store>,
+        every: Duration,
+        prepare: fn(),
+        work: fn(&Store) -> bool,
+    ) -> std::io::Result<()> {
+        let weak: Weak<Store> = Arc::downgrade(store);
+        let bell = Arc::clone(&self.bell);
+        let run = move || {
+            prepare();
+            loop {
+                bell.wait(every);
+                let stopped = || bell.stop.load(Ordering::SeqCst);
+                if stopped() {
+                    return;
+                }
+                let Some(store) = weak.upgrade() else { return };
+                while work(&store) && !stopped() {}
+            }
+        };
+        *lock(&self.thread) = Some(std::thread::Builder::new().name(name.into()).spawn(run)?);
+        Ok(())
+    }
+
+    /// Wakes the thread.
+    pub fn wake(&self) {
+        self.bell.ring();
+    }
+
+    /// Ends the thread, if it runs.
+    pub fn stop(&self) {
+        self.bell.stop.store(true, Ordering::SeqCst);
+        self.bell.ring();
+        let handle = lock(&self.thread).take();
+        // The last owner of a store may be the thread itself.
+        if let Some(h) = handle
+            && h.thread().id() != std::thread::current().id()
+        {
+            let name = h.thread().name().unwrap_or_default().to_owned();
+            if h.join().is_err() {
+                log::error!("the {name} panicked");
+            }
+        }
+    }
+}
