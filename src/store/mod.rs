@@ -27,6 +27,7 @@ mod open;
 mod record;
 mod replay;
 mod scrub;
+mod seal;
 mod segments;
 mod sidecar;
 mod state;

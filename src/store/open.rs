@@ -12,7 +12,7 @@ use super::state::State;
 use super::superblock::{self, FILES, FORMAT, SEGMENT_HEADER, SegmentHeader};
 use super::table::{Base, NoBase, Table};
 use super::totals::Totals;
-use super::{Store, guard, indexer, lock};
+use super::{Store, guard, indexer, lock, seal};
 use crate::types::{Attr, Ino, Time};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -211,13 +211,13 @@ pub fn open_with(
     let lock_file = take_lock(path, options.read_only)?;
     let segments = Arc::new(Segments::open(volume, &superblock, !options.read_only)?);
     let old = match index {
-        IndexFrom::Directory => trusted(path, &superblock, &segments),
-        _ => None,
+        IndexFrom::Directory => left(path, &superblock, &segments),
+        _ => Left::Nothing,
     };
-    let index_rebuilt = old.is_none() && !options.read_only;
+    let index_rebuilt = matches!(old, Left::Nothing) && !options.read_only;
     let start = match old {
-        Some(start) => start,
-        None => rebuilt(path, index, &superblock, &segments)?,
+        Left::Whole(start) => *start,
+        Left::Nothing | Left::Foreign => rebuilt(path, index, &superblock, &segments)?,
     };
     if !options.read_only {
         segments.drop_stale_sidecars();
@@ -257,40 +257,54 @@ pub fn open_with(
     Ok(store)
 }
 
-/// The state from the index on disk, if the log's last word vouches for it.
-fn trusted(path: &Path, superblock: &Superblock, segments: &Arc<Segments>) -> Option<Start> {
-    let (group, mark, number, len) = replay::clean_mark(segments)?;
-    let Change::Clean { index, digest, since_checkpoint, checkpoint, totals } = mark else {
-        return None;
+/// What the last mount left of the index.
+enum Left {
+    /// All of it, here.
+    Whole(Box<Start>),
+    /// An index that somebody else wrote: it is not opened.
+    Foreign,
+    /// Nothing that could be used.
+    Nothing,
+}
+
+fn left(path: &Path, superblock: &Superblock, segments: &Arc<Segments>) -> Left {
+    let Some((group, mark, number, len)) = replay::clean_mark(segments) else {
+        return Left::Nothing;
     };
-    let dir = index::place(path, &index)?;
+    let Change::Clean { index, digest, since_checkpoint, checkpoint, totals } = mark else {
+        return Left::Nothing;
+    };
+    let Some(dir) = index::place(path, &index) else { return Left::Nothing };
+    let unusable = |why: &dyn std::fmt::Display| {
+        log::warn!("{}: {why}; rebuilding it from the log", dir.display());
+        Left::Nothing
+    };
     match index::digest(&dir) {
         Ok(d) if d == digest => {}
-        Ok(_) => {
-            log::warn!("{}: not as it was left; rebuilding it from the log", dir.display());
-            return None;
-        }
-        Err(e) => {
-            log::warn!("{}: {e}; rebuilding it from the log", dir.display());
-            return None;
-        }
+        Ok(_) => return unusable(&"not as it was left"),
+        Err(e) => return unusable(&e),
+    }
+    if !seal::is_ours(&*segments.volume, &superblock.uuid, &digest) {
+        log::info!("{}: left by another user or machine; making it anew", dir.display());
+        return Left::Foreign;
     }
     let base: Arc<dyn Base> = match SledBase::open(&dir) {
         Ok(base) => base,
-        Err(e) => {
-            log::warn!("{}: {e}; rebuilding it from the log", dir.display());
-            return None;
-        }
+        Err(e) => return unusable(&e),
     };
-    let totals = Totals::decode(&mut In(&totals))?;
-    let lines = super::summary::summary(segments, number, SEGMENT_HEADER as u64).ok()?.0;
-    let mut writer =
-        Writer::resume(Arc::clone(segments), superblock.uuid, number, len, lines).ok()?;
-    writer.seq = group.seq;
-    writer.chain = group.chain();
-    writer.since_checkpoint = since_checkpoint;
-    let state = State::new(Table::new(base), totals, segments.stamp.code);
-    Some(Start { state, writer, index_dir: Some(dir), seq: group.seq, checkpoint })
+    let start = || {
+        let totals = Totals::decode(&mut In(&totals))?;
+        let lines = super::summary::summary(segments, number, SEGMENT_HEADER as u64).ok()?.0;
+        let mut writer =
+            Writer::resume(Arc::clone(segments), superblock.uuid, number, len, lines).ok()?;
+        writer.seq = group.seq;
+        writer.chain = group.chain();
+        writer.since_checkpoint = since_checkpoint;
+        let state = State::new(Table::new(base), totals, segments.stamp.code);
+        let index_dir = Some(dir.clone());
+        Some(Start { state, writer, index_dir, seq: group.seq, checkpoint })
+    };
+    start().map_or(Left::Nothing, |start| Left::Whole(Box::new(start)))
 }
 
 /// The state from the log alone, and a fresh index to be filled with it.
@@ -453,11 +467,16 @@ fn close_index(store: &Store) -> Option<(String, [u8; 32])> {
     };
     let flushed = base.flush();
     drop(base);
-    let vouch = || {
+    let vouch = || -> std::io::Result<_> {
         flushed.map_err(|e| std::io::Error::other(e.to_string()))?;
         index::sync_files(&dir)?;
-        File::open(&store.path)?.sync_all()?;
-        index::digest(&dir)
+        let digest = index::digest(&dir)?;
+        // Its own name is durable with the seal's. Without one the index lives as long as this mount.
+        if let Err(e) = seal::put(store, &digest) {
+            log::warn!("the index cannot be sealed, the next mount makes it anew: {e}");
+            File::open(&store.path)?.sync_all()?;
+        }
+        Ok(digest)
     };
     match vouch() {
         Ok(digest) => Some((dir.file_name()?.to_str()?.to_owned(), digest)),

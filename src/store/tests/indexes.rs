@@ -151,3 +151,20 @@ fn an_index_whose_opening_hangs_is_left_alone() {
     // Whoever hangs may still wake up: nobody uses its directory again.
     assert!(!index.exists() && left.dir.path().join("index.1").exists());
 }
+
+#[test]
+fn an_index_from_elsewhere_is_not_opened() {
+    let left = left();
+    for (len, place) in [(32, 9), (5, 0), (0, 0)] {
+        let dir = tempfile::tempdir().unwrap();
+        copy(left.dir.path(), dir.path());
+        let (index, seal) = (dir.path().join("index"), dir.path().join("index.seal"));
+        let mut bytes = std::fs::read(&seal).unwrap();
+        assert_eq!(bytes.len(), 32);
+        bytes.truncate(len);
+        bytes.iter_mut().skip(place).for_each(|b| *b ^= 1);
+        std::fs::write(&seal, bytes).unwrap();
+        assert!(!comes_up(dir.path(), "foreign"), "it is not damaged");
+        assert!(!index.exists() && dir.path().join("index.1").exists());
+    }
+}
