@@ -167,6 +167,9 @@ fn take_lock(path: &Path, read_only: bool) -> Result<File> {
     Ok(f)
 }
 
+/// More inodes or generations than can ever be made, one each nanosecond for a century.
+const NUMBERS_MAX: u64 = 1 << 62;
+
 /// What an open store starts from.
 struct Start {
     state: State,
@@ -223,6 +226,11 @@ pub fn open_with(
         segments.drop_stale_sidecars();
     }
     let totals = &start.state.totals;
+    if totals.last_ino.max(totals.last_generation) > NUMBERS_MAX {
+        return Err(StoreError::Refused(format!(
+            "{shown}: numbers of inodes or generations that no store reaches: it is forged"
+        )));
+    }
     let store = Arc::new(Store {
         path: path.to_owned(),
         read_only: options.read_only,
@@ -407,6 +415,7 @@ pub fn close(store: &Store) -> Result<()> {
     }
     store.indexer.stop();
     store.guardian.stop();
+    checkpoint_at_close(store);
     store.sync()?;
     let mark = close_index(store);
     let mut w = lock(&store.writer);
@@ -440,19 +449,31 @@ pub fn close(store: &Store) -> Result<()> {
     Ok(())
 }
 
+/// A checkpoint is read back much faster than groups are replayed, should the index get lost.
+fn checkpoint_at_close(store: &Store) {
+    /// Bytes of groups that are replayed in no time, and the part of the last checkpoint's length
+    /// that they may reach. A small part: unmounts would take longer for nothing.
+    const FEW: u64 = 1 << 20;
+    const PART: u64 = 8;
+    let mut w = lock(&store.writer);
+    // Loading a checkpoint is also much faster than bringing a far behind index up to date.
+    let far_behind = store.state().table.waiting() > INDEX_PATIENCE && w.since_checkpoint > 0;
+    let last = lock(&store.checkpoint).1;
+    if w.usable().is_ok()
+        && (far_behind || w.since_checkpoint > FEW.max(last / PART))
+        && let Err(e) = store.write_checkpoint(&mut w)
+    {
+        log::warn!("no checkpoint at the end, a rebuild of the index has to replay more: {e}");
+    }
+}
+
+/// Changes that are worth waiting for when the index is closed; sled takes about 100,000 a second.
+const INDEX_PATIENCE: usize = 300_000;
+
 /// Brings the index up to date and closes it; its name and digest, if it can be vouched for.
 fn close_index(store: &Store) -> Option<(String, [u8; 32])> {
-    /// Changes that are worth waiting for; sled takes about 100,000 a second.
-    const PATIENCE: usize = 300_000;
     let dir = lock(&store.index_dir).clone()?;
-    if store.state().table.waiting() > PATIENCE {
-        // Loading a checkpoint is much faster than bringing the index up to date.
-        let mut w = lock(&store.writer);
-        let written = store.write_checkpoint(&mut w);
-        drop(w);
-        if let Err(e) = written.and_then(|()| store.commit(&lock(&store.sync))) {
-            log::warn!("no checkpoint at the end, the next mount has to replay more: {e}");
-        }
+    if store.state().table.waiting() > INDEX_PATIENCE {
         return None;
     }
     while indexer::step(store) > 0 {}

@@ -370,6 +370,12 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_no_store_reaches_are_refused() {
+        assert!(log(&seeds::with_last_ino(1 << 61)).is_some());
+        assert!(log(&seeds::with_last_ino(u64::MAX)).is_none());
+    }
+
+    #[test]
     fn mutated_segments_are_walked() {
         let seeds = seeds::segments();
         for bytes in seeds.iter().cloned().chain(mutated(&seeds, 2000)) {

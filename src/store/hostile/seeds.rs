@@ -214,6 +214,14 @@ pub fn logs() -> Vec<Vec<u8>> {
     (0..3).map(store).collect()
 }
 
+/// A log whose checkpoint says that this was the last inode number.
+#[cfg(test)]
+pub fn with_last_ino(last_ino: u64) -> Vec<u8> {
+    let mut w = Writing::new(0);
+    w.checkpoint(&Totals { last_ino, ..Totals::default() });
+    w.out
+}
+
 /// Inputs of [`super::segment`].
 pub fn segments() -> Vec<Vec<u8>> {
     let one = |ecc: u8| {

@@ -123,6 +123,33 @@ fn what_was_closed_opens_with_its_index() {
 }
 
 #[test]
+fn a_busy_mount_ends_with_a_checkpoint() {
+    let dir = made();
+    let busy = |files: u64| {
+        let store = open(dir.path());
+        for n in 0..files {
+            // Names that do not squeeze.
+            let hash =
+                |i: u64| *blake3::hash(&[files, n, i].map(u64::to_le_bytes).concat()).as_bytes();
+            let name: Vec<u8> = (0..6).flat_map(hash).map(|b| b.max(48)).collect();
+            create(&store, &name).unwrap();
+        }
+        let there = store.stats().unwrap().files;
+        store.close().unwrap();
+        let checkpoint = lock(&store.checkpoint).0;
+        drop(store);
+        std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+        let store = open(dir.path());
+        assert_eq!(lock(&store.checkpoint).0, checkpoint);
+        assert_eq!(store.stats().unwrap().files, there);
+        store.close().unwrap();
+        checkpoint
+    };
+    assert_eq!(busy(10), 1, "not worth one");
+    assert!(busy(8000) > 1);
+}
+
+#[test]
 fn what_was_synced_survives_a_crash_and_a_lost_index() {
     let dir = made();
     let store = open(dir.path());
