@@ -17,6 +17,7 @@ pub mod fs;
 pub mod fuse;
 pub mod model;
 pub mod models;
+mod priority;
 pub mod recode;
 pub mod store;
 pub mod types;

@@ -5,16 +5,17 @@
 use std::path::{Path, PathBuf};
 
 /// Each layer and the layers that it may import.
-const ALLOWED: [(&str, &[&str]); 14] = [
+const ALLOWED: [(&str, &[&str]); 15] = [
     ("types", &[]),
+    ("priority", &[]),
     ("codec", &[]),
     ("model", &["codec", "types"]),
     ("block", &["codec", "model", "types"]),
     ("cache", &["block", "fetch", "store", "types"]),
-    ("store", &["block", "types"]),
+    ("store", &["block", "priority", "types"]),
     ("models", &["block", "model", "store", "types"]),
     ("fetch", &["block", "models", "store", "types"]),
-    ("recode", &["block", "fetch", "store", "types"]),
+    ("recode", &["block", "fetch", "priority", "store", "types"]),
     ("fs", &["block", "cache", "fetch", "recode", "store", "types"]),
     ("fuse", &["fs", "fetch", "types", "recode", "store"]),
     ("control", &["block", "fetch", "fs", "recode", "store", "types"]),

@@ -10,6 +10,7 @@ mod worker;
 
 use crate::block::Primer;
 use crate::fetch::{FetchError, Fetcher};
+use crate::priority::Idlers;
 use crate::store::Store;
 use crate::types::Ino;
 use plan::{Plan, Rested, Run};
@@ -109,6 +110,8 @@ pub struct Recoder {
     queue: Mutex<Queue>,
     wake: Condvar,
     stop: Arc<AtomicBool>,
+    /// The background's workers.
+    idlers: Idlers,
     /// Commands that code at somebody's wish: the background waits for them.
     commands: AtomicUsize,
     coded_bytes: AtomicU64,
@@ -148,6 +151,7 @@ impl Recoder {
             queue: Mutex::default(),
             wake: Condvar::new(),
             stop: Arc::default(),
+            idlers: Idlers::default(),
             commands: AtomicUsize::new(0),
             coded_bytes: AtomicU64::new(0),
             busy_us: AtomicU64::new(0),
@@ -178,6 +182,7 @@ impl Recoder {
     /// Stops the coder's thread after the runs it is at.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
+        self.idlers.hurry();
         self.wake.notify_all();
         let handle = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(handle) = handle
@@ -388,12 +393,13 @@ impl Recoder {
                 let done_tx = done_tx.clone();
                 let job_rx = &job_rx;
                 scope.spawn(move || {
-                    if idle {
-                        lower_priority();
-                    }
+                    let _idle = idle.then(|| self.idlers.enter());
                     loop {
                         let job = job_rx.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         let Ok(job) = job else { break };
+                        if idle && self.stop.load(Ordering::SeqCst) {
+                            continue;
+                        }
                         let result =
                             worker::code_run(&self.fetcher, job.ino, &job.run, &job.recipe);
                         if let Err(e) = &result {
@@ -449,14 +455,5 @@ impl Recoder {
             self.busy_us.fetch_add(began.elapsed().as_micros() as u64, Ordering::Relaxed);
         }
         failed.map_or(Ok(coded), Err)
-    }
-}
-
-/// Lets everybody else go first: idle class for the processor.
-fn lower_priority() {
-    let param = libc::sched_param { sched_priority: 0 };
-    // SAFETY: plain system call on the calling thread with a valid pointer; failure is harmless.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const param) } != 0 {
-        log::debug!("no idle priority: {}", std::io::Error::last_os_error());
     }
 }

@@ -138,7 +138,7 @@ pub fn start(store: &Arc<Store>) {
     if store.segments.ecc == Ecc::None {
         return;
     }
-    let started = store.guardian.start("guardian", store, EVERY, idle, |store| {
+    let started = store.guardian.start("guardian", store, EVERY, true, |store| {
         if let Err(e) = protect_all(store) {
             log::warn!("{e}");
         }
@@ -146,14 +146,5 @@ pub fn start(store: &Arc<Store>) {
     });
     if let Err(e) = started {
         log::warn!("segments get their sidecars at unmount only: {e}");
-    }
-}
-
-/// Lets this thread run only when nobody else wants the processor.
-fn idle() {
-    let param = libc::sched_param { sched_priority: 0 };
-    // SAFETY: plain system call; the structure outlives it.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const param) } != 0 {
-        log::debug!("no idle priority: {}", std::io::Error::last_os_error());
     }
 }

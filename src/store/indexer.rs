@@ -39,16 +39,10 @@ impl Indexer {
 
 /// Starts the thread.
 pub fn start(store: &Arc<Store>) {
-    let started = store.indexer.worker.start(
-        "indexer",
-        store,
-        EVERY,
-        || (),
-        |store| {
-            store.segments.forget_gone();
-            step(store) > 0
-        },
-    );
+    let started = store.indexer.worker.start("indexer", store, EVERY, false, |store| {
+        store.segments.forget_gone();
+        step(store) > 0
+    });
     if let Err(e) = started {
         log::warn!("the index stays in memory: {e}");
     }

@@ -37,7 +37,8 @@ pub struct End {
     pub checkpoint_len: u64,
 }
 
-/// Changes kept in memory while replaying, before they are handed to the base.
+/// Changes by groups kept in memory while replaying, before they are handed to the base. What the
+/// checkpoint brought stays there anyway until the mount is up.
 const OVERLAY_MAX: usize = 1_200_000;
 
 /// A group, or `None` if it is damaged. An error: nobody can tell, since it cannot be read.
@@ -156,6 +157,7 @@ fn replay(segments: &Segments, state: &mut State, end: &mut End) -> Result<()> {
         }
     }
     let durable = found.iter().map(|f| f.durable).max().unwrap_or(0);
+    let loaded = state.table.waiting();
     for f in found {
         if f.seq <= end.seq {
             continue;
@@ -195,7 +197,7 @@ fn replay(segments: &Segments, state: &mut State, end: &mut End) -> Result<()> {
         end.since_checkpoint += u64::from(f.at.len);
         end.segment = f.at.segment;
         end.len = u64::from(f.at.offset) + u64::from(f.at.len);
-        if state.table.waiting() > OVERLAY_MAX {
+        if state.table.waiting() > loaded + OVERLAY_MAX {
             drain(state, f.seq)?;
         }
     }

@@ -1,6 +1,7 @@
 //! A thread that looks after a store: at intervals, and when it is woken.
 
 use super::{Store, lock};
+use crate::priority::Idlers;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -35,24 +36,25 @@ impl Bell {
 #[derive(Debug, Default)]
 pub struct Worker {
     bell: Arc<Bell>,
+    idlers: Arc<Idlers>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Worker {
-    /// Starts the thread: `prepare` once, then `work` every so often for as long as it says that
-    /// more is left. The thread ends with the store, or at [`Self::stop`].
+    /// Starts the thread, `idle` or not: `work` is done every so often, again for as long as it says
+    /// that more is left. The thread ends with the store, or at [`Self::stop`].
     pub fn start(
         &self,
         name: &str,
         store: &Arc<Store>,
         every: Duration,
-        prepare: fn(),
+        idle: bool,
         work: fn(&Store) -> bool,
     ) -> std::io::Result<()> {
         let weak: Weak<Store> = Arc::downgrade(store);
-        let bell = Arc::clone(&self.bell);
+        let (bell, idlers) = (Arc::clone(&self.bell), Arc::clone(&self.idlers));
         let run = move || {
-            prepare();
+            let _idle = idle.then(|| idlers.enter());
             loop {
                 bell.wait(every);
                 let stopped = || bell.stop.load(Ordering::SeqCst);
@@ -76,6 +78,7 @@ impl Worker {
     pub fn stop(&self) {
         self.bell.stop.store(true, Ordering::SeqCst);
         self.bell.ring();
+        self.idlers.hurry();
         let handle = lock(&self.thread).take();
         // The last owner of a store may be the thread itself.
         if let Some(h) = handle

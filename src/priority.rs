@@ -1,0 +1,130 @@
+//! Threads that work while nobody else wants the processor, until somebody waits for them: on a
+//! machine that is never idle whoever joins an idle thread would wait for minutes.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+#[derive(Debug, Default)]
+struct Threads {
+    /// Kernel's numbers of the threads that are idle now.
+    idle: Vec<libc::pid_t>,
+    hurried: bool,
+}
+
+/// The idle threads of one owner.
+#[derive(Debug, Default)]
+pub struct Idlers(Mutex<Threads>);
+
+/// The calling thread is idle, or was in a hurry from the start, while this lives.
+#[derive(Debug)]
+pub struct Idle<'a>(&'a Idlers);
+
+/// Sets a thread's scheduling class; 0 is the calling thread.
+fn schedule(thread: libc::pid_t, policy: libc::c_int) -> std::io::Result<()> {
+    let param = libc::sched_param { sched_priority: 0 };
+    // SAFETY: plain system call; the structure outlives it.
+    match unsafe { libc::sched_setscheduler(thread, policy, &raw const param) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// True if this process may take a thread out of the idle class again.
+fn may_raise() -> bool {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: no arguments; and a valid place for the answer.
+    unsafe {
+        libc::geteuid() == 0
+            || (libc::getrlimit(libc::RLIMIT_NICE, &raw mut limit) == 0 && limit.rlim_cur >= 20)
+    }
+}
+
+impl Idlers {
+    fn threads(&self) -> MutexGuard<'_, Threads> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the calling thread run only when nobody else wants to, until [`Self::hurry`].
+    pub fn enter(&self) -> Idle<'_> {
+        let mut t = self.threads();
+        if !t.hurried {
+            let lowered = if may_raise() {
+                schedule(0, libc::SCHED_IDLE)
+            } else {
+                // A small share is better than none, where there is no way back.
+                // SAFETY: plain system call on the calling thread.
+                match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) } {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                }
+            };
+            if let Err(e) = lowered {
+                log::debug!("no lower priority: {e}");
+            }
+            // SAFETY: no arguments, cannot fail.
+            t.idle.push(unsafe { libc::gettid() });
+        }
+        Idle(self)
+    }
+
+    /// Somebody waits: threads that are idle are so no more, and none will be.
+    pub fn hurry(&self) {
+        let mut t = self.threads();
+        t.hurried = true;
+        for thread in t.idle.drain(..) {
+            if may_raise()
+                && let Err(e) = schedule(thread, libc::SCHED_OTHER)
+            {
+                log::debug!("no higher priority: {e}");
+            }
+        }
+    }
+}
+
+impl Drop for Idle<'_> {
+    fn drop(&mut self) {
+        // SAFETY: no arguments, cannot fail.
+        let me = unsafe { libc::gettid() };
+        self.0.threads().idle.retain(|t| *t != me);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    fn policy(thread: libc::pid_t) -> libc::c_int {
+        // SAFETY: plain system call.
+        unsafe { libc::sched_getscheduler(thread) }
+    }
+
+    #[test]
+    fn whoever_is_waited_for_is_idle_no_more() {
+        if !may_raise() {
+            println!("skipped: idle threads could not be raised");
+            return;
+        }
+        let idlers = &Idlers::default();
+        let (entered, wait_entered) = mpsc::channel();
+        let (go_on, wait_go_on) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let _idle = idlers.enter();
+                // SAFETY: no arguments.
+                entered.send(unsafe { libc::gettid() }).unwrap();
+                wait_go_on.recv().unwrap();
+            });
+            let thread = wait_entered.recv().unwrap();
+            assert_eq!(policy(thread), libc::SCHED_IDLE);
+            idlers.hurry();
+            assert_eq!(policy(thread), libc::SCHED_OTHER);
+            go_on.send(()).unwrap();
+        });
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _idle = idlers.enter();
+                assert_eq!(policy(0), libc::SCHED_OTHER);
+            });
+        });
+    }
+}
