@@ -65,6 +65,9 @@ impl Primer {
         plain_len: u32,
         lm: Option<&Arc<Lm>>,
     ) -> Result<Self, BlockError> {
+        if plain_len as usize > Self::LEN {
+            return Err(BlockError::Corrupt(format!("a primer of {plain_len} bytes")));
+        }
         let lm = lm.filter(|_| form == Form::Lm);
         if !matches!(form, Form::Fast | Form::Lm) {
             return Ok(Self::from_plain(decode(form, payload, plain_len, None, None)?));
@@ -142,5 +145,13 @@ mod tests {
             let (form, payload) = (coded.form, &coded.payload);
             assert!(decode(form, payload, len as u32, None, None).is_err());
         }
+    }
+
+    #[test]
+    fn a_primer_longer_than_any_is_refused() {
+        let (_, stored) = Primer::make(text(Primer::LEN), &Tier::FAST).unwrap();
+        let decode = |len: u32| Primer::decode(stored.form, &stored.payload, len, None);
+        assert!(decode(Primer::LEN as u32).is_ok());
+        assert!(matches!(decode(Primer::LEN as u32 + 1), Err(BlockError::Corrupt(_))));
     }
 }
