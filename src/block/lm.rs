@@ -149,7 +149,10 @@ impl Lm {
         let threads = if others == 0 { cores } else { 1 };
         let found = {
             let mut idle = self.core.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            let at = idle.iter().position(|l| l.threads == threads);
+            // Threads have the priority of whoever started them: the background's are not lent to
+            // readers, who would wait for them.
+            let alike = |l: &Lanes| l.threads == threads && l.stop.is_some() == self.stop.is_some();
+            let at = idle.iter().position(alike);
             at.map(|at| idle.swap_remove(at))
         };
         let lanes = match found {
@@ -216,9 +219,10 @@ impl Drop for Borrowed<'_> {
         const KEPT: usize = 2;
         self.lm.core.busy.fetch_sub(1, Ordering::SeqCst);
         let mut idle = self.lm.core.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < KEPT {
-            idle.extend(self.lanes.take());
+        if idle.len() == KEPT {
+            idle.remove(0);
         }
+        idle.extend(self.lanes.take());
     }
 }
 
@@ -230,6 +234,7 @@ struct Lanes {
     busy: Arc<AtomicUsize>,
     start: u32,
     threads: usize,
+    /// Of the background only, see [`Lm::until`].
     stop: Option<Arc<AtomicBool>>,
     session: Session,
     /// Lanes of the session; a text may have fewer.
@@ -354,5 +359,27 @@ impl TokenModel for Lanes {
 
     fn cumulative(&self, lane: usize) -> &[u32] {
         self.session.cumulative(self.columns[lane])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_backgrounds_lanes_are_not_lent_to_readers() {
+        let lm = Lm::load(include_bytes!("../../tests/data/tiny.model")).unwrap();
+        let background = lm.until(Arc::default());
+        let kept = || lm.core.idle.lock().unwrap().len();
+        drop(background.session().unwrap());
+        assert_eq!(kept(), 1);
+        let reader = lm.session().unwrap();
+        assert_eq!(kept(), 1);
+        drop(reader);
+        assert_eq!(kept(), 2);
+        let _reader = lm.session().unwrap();
+        let _other = background.session();
+        // Two at a time have one thread each, so theirs is not the one kept.
+        assert_eq!(kept(), 1);
     }
 }
