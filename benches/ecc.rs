@@ -1,8 +1,7 @@
 //! What error correction costs: `cargo bench --bench ecc`.
 //!
 //! Each figure is taken with and without it, in turns; what counts is the best of the turns. Coding
-//! is counted in processor time, the background threads' included; writing, which waits for the
-//! medium, by the clock. The stores lie below `LMFS_BENCH_DIR`, or the directory for temporary files.
+//! is counted in processor time; writing, which waits for the medium, by the clock too. The stores lie below `LMFS_BENCH_DIR`, or the directory for temporary files.
 
 use lmfs::block::{self, Tier};
 use lmfs::store::{Ecc, MkfsOptions, NewFrame, Op, OpenOptions, Store, Txn};
@@ -30,13 +29,16 @@ fn fresh(ecc: Ecc) -> Outcome<Place> {
     Ok(Place { _dir: dir, store })
 }
 
-/// Seconds of processor time of all threads.
-fn cpu() -> f64 {
+/// Seconds of processor time: of the calling thread, or of all.
+fn cpu(clock: libc::clockid_t) -> f64 {
     let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the structure outlives the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut t) };
+    unsafe { libc::clock_gettime(clock, &raw mut t) };
     t.tv_sec as f64 + t.tv_nsec as f64 / 1e9
 }
+
+const MINE: libc::clockid_t = libc::CLOCK_THREAD_CPUTIME_ID;
+const ALL: libc::clockid_t = libc::CLOCK_PROCESS_CPUTIME_ID;
 
 fn text(len: usize) -> Vec<u8> {
     let words = ["connection", "closed", "by", "peer", "timeout", "retry", "block", "served"];
@@ -80,27 +82,36 @@ fn append(
     Ok(store.append(txn)?[0])
 }
 
-/// Seconds to encode text blocks and have them in a closed store, and to read and decode them.
-fn coding(ecc: Ecc, plain: &[u8]) -> Outcome<[f64; 2]> {
-    let p = fresh(ecc)?;
-    let began = cpu();
-    let mut frames = Vec::new();
+/// Seconds, level by level, to encode text blocks and append them, and to read and decode them: the
+/// sum of each block's least of some turns. The levels take turns block by block, so that whatever
+/// else the processor does meets all of them. Sidecars are made in the background and not counted
+/// here: they are a matter of the payload's size, see what closing costs.
+fn coding(turns: usize, plain: &[u8]) -> Outcome<[[f64; 2]; 3]> {
+    let places = [fresh(LEVELS[0])?, fresh(LEVELS[1])?, fresh(LEVELS[2])?];
+    let mut sums = [[0.0; 2]; 3];
     for (n, part) in plain.chunks(BLOCK).enumerate() {
-        let e = block::encode(part, None, &Tier::FAST)?;
-        frames.push((append(&p.store, (n * BLOCK) as u64, e.form, part, e.payload)?, part));
-    }
-    p.store.sync()?;
-    p.store.close()?;
-    let encoded = cpu() - began;
-    let began = cpu();
-    for (at, part) in frames {
-        let f = p.store.read_frame(at)?;
-        let back = block::decode(f.form, &f.payload, f.plain_len, None, None)?;
-        if block::plain_hash(&back) != f.plain_hash || back != part {
-            return Err("a block did not come back".into());
+        let mut best = [[f64::MAX; 2]; 3];
+        for _ in 0..turns {
+            for (place, best) in places.iter().zip(&mut best) {
+                let began = cpu(MINE);
+                let e = block::encode(part, None, &Tier::FAST)?;
+                let at = append(&place.store, (n * BLOCK) as u64, e.form, part, e.payload)?;
+                best[0] = best[0].min(cpu(MINE) - began);
+                place.store.sync()?;
+                let began = cpu(MINE);
+                let f = place.store.read_frame(at)?;
+                let back = block::decode(f.form, &f.payload, f.plain_len, None, None)?;
+                if block::plain_hash(&back) != f.plain_hash || back != part {
+                    return Err("a block did not come back".into());
+                }
+                best[1] = best[1].min(cpu(MINE) - began);
+            }
+        }
+        for (sum, best) in sums.iter_mut().zip(best) {
+            sum.iter_mut().zip(best).for_each(|(s, b)| *s += b);
         }
     }
-    Ok([encoded, cpu() - began])
+    Ok(sums)
 }
 
 /// Seconds, by the clock and of processor time, to write `mib` MiB of incompressible frames with an
@@ -113,14 +124,14 @@ fn staging(ecc: Ecc, mib: usize) -> Outcome<[f64; 3]> {
         x.to_le_bytes()
     };
     let bytes: Vec<u8> = std::iter::repeat_with(&mut noise).take(BLOCK / 8).flatten().collect();
-    let (began, used) = (Instant::now(), cpu());
+    let (began, used) = (Instant::now(), cpu(ALL));
     for n in 0..mib * 8 {
         append(&p.store, (n * BLOCK) as u64, Form::Raw, &bytes, bytes.clone())?;
         if n % 8 == 7 {
             p.store.sync()?;
         }
     }
-    let (written, used) = (began.elapsed().as_secs_f64(), cpu() - used);
+    let (written, used) = (began.elapsed().as_secs_f64(), cpu(ALL) - used);
     let began = Instant::now();
     p.store.close()?;
     Ok([written, used, began.elapsed().as_secs_f64()])
@@ -154,13 +165,13 @@ fn row(what: &str, mib: f64, seconds: [f64; 3]) {
 fn main() {
     // `cargo test` runs benches with --test: then small runs only.
     let small = std::env::args().any(|a| a == "--test");
-    let (times, coded, raw) = if small { (1, 1, 4) } else { (3, 4, 64) };
+    let (times, coded, raw) = if small { (1, 1, 4) } else { (7, 1, 64) };
     let run = || -> Outcome<()> {
         println!("MiB/s (and what the time is more than without)");
         println!("| | none | standard | archival |\n|---|---|---|---|");
         let plain = text(coded << 20);
-        let c = turns(times, |ecc| coding(ecc, &plain))?;
-        row("encode text and store it", coded as f64, [c[0][0], c[1][0], c[2][0]]);
+        let c = coding(times, &plain)?;
+        row("encode text and append it", coded as f64, [c[0][0], c[1][0], c[2][0]]);
         row("read it and decode", coded as f64, [c[0][1], c[1][1], c[2][1]]);
         let s = turns(times, |ecc| staging(ecc, raw))?;
         row("write and sync noise, by the clock", raw as f64, [s[0][0], s[1][0], s[2][0]]);
