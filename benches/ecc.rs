@@ -1,7 +1,8 @@
 //! What error correction costs: `cargo bench --bench ecc`.
 //!
 //! Each figure is taken with and without it, in turns; what counts is the best of the turns. Coding
-//! is counted in processor time; writing, which waits for the medium, by the clock too. The stores lie below `LMFS_BENCH_DIR`, or the directory for temporary files.
+//! is counted in processor time; writing, which waits for the medium, by the clock too. The stores lie
+//! below `LMFS_BENCH_DIR`, or the directory for temporary files.
 
 use lmfs::block::{self, Tier};
 use lmfs::store::{Ecc, MkfsOptions, NewFrame, Op, OpenOptions, Store, Txn};

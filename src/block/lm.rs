@@ -45,9 +45,27 @@ struct Core {
     start: u32,
     engine: Arc<Engine>,
     vocab: Arc<Vocab>,
-    /// Blocks being coded or decoded now.
-    busy: Arc<AtomicUsize>,
+    busy: Arc<Busy>,
     idle: Mutex<Vec<Lanes>>,
+}
+
+/// Blocks being coded or decoded now.
+#[derive(Debug, Default)]
+struct Busy {
+    waited_for: AtomicUsize,
+    background: AtomicUsize,
+}
+
+impl Busy {
+    fn count(&self, background: bool) -> &AtomicUsize {
+        if background { &self.background } else { &self.waited_for }
+    }
+
+    /// Blocks that one of this kind leaves cores to, and itself: nobody waits for the background.
+    fn rivals(&self, background: bool) -> usize {
+        let all = if background { self.background.load(Ordering::SeqCst) } else { 0 };
+        all + self.waited_for.load(Ordering::SeqCst)
+    }
 }
 
 impl fmt::Debug for Lm {
@@ -144,14 +162,16 @@ impl Lm {
     /// Lanes at the start of text. A block that is coded alone gets all cores, several at a time
     /// a core each.
     pub(super) fn session(&self) -> Result<Borrowed<'_>, EngineError> {
-        let others = self.core.busy.fetch_add(1, Ordering::SeqCst);
+        let background = self.stop.is_some();
+        let others = self.core.busy.rivals(background);
+        self.core.busy.count(background).fetch_add(1, Ordering::SeqCst);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if others == 0 { cores } else { 1 };
         let found = {
             let mut idle = self.core.idle.lock().unwrap_or_else(PoisonError::into_inner);
             // Threads have the priority of whoever started them: the background's are not lent to
             // readers, who would wait for them.
-            let alike = |l: &Lanes| l.threads == threads && l.stop.is_some() == self.stop.is_some();
+            let alike = |l: &Lanes| l.threads == threads && l.stop.is_some() == background;
             let at = idle.iter().position(alike);
             at.map(|at| idle.swap_remove(at))
         };
@@ -165,7 +185,7 @@ impl Lm {
                 Ok(Borrowed { lm: self, lanes: Some(lanes) })
             }
             Err(e) => {
-                self.core.busy.fetch_sub(1, Ordering::SeqCst);
+                self.core.busy.count(background).fetch_sub(1, Ordering::SeqCst);
                 Err(e)
             }
         }
@@ -217,7 +237,7 @@ impl Drop for Borrowed<'_> {
     fn drop(&mut self) {
         /// Sessions kept; each may hold a cache of keys and values for every lane.
         const KEPT: usize = 2;
-        self.lm.core.busy.fetch_sub(1, Ordering::SeqCst);
+        self.lm.core.busy.count(self.lm.stop.is_some()).fetch_sub(1, Ordering::SeqCst);
         let mut idle = self.lm.core.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() == KEPT {
             idle.remove(0);
@@ -230,8 +250,7 @@ impl Drop for Borrowed<'_> {
 #[derive(Debug)]
 struct Lanes {
     engine: Arc<Engine>,
-    /// Blocks being coded or decoded now, this one among them.
-    busy: Arc<AtomicUsize>,
+    busy: Arc<Busy>,
     start: u32,
     threads: usize,
     /// Of the background only, see [`Lm::until`].
@@ -279,7 +298,7 @@ impl Lanes {
 
     /// Feeds the inputs. A block that began alone leaves the other cores to those that came since.
     fn step(&mut self) {
-        self.session.compute_alone(self.busy.load(Ordering::Relaxed) > 1);
+        self.session.compute_alone(self.busy.rivals(self.stop.is_some()) > 1);
         self.session.step(&self.inputs);
     }
 
@@ -377,9 +396,13 @@ mod tests {
         assert_eq!(kept(), 1);
         drop(reader);
         assert_eq!(kept(), 2);
-        let _reader = lm.session().unwrap();
-        let _other = background.session();
-        // Two at a time have one thread each, so theirs is not the one kept.
+        let reader = lm.session().unwrap();
         assert_eq!(kept(), 1);
+        // The background leaves the cores to the reader, the reader does not to the background.
+        let other = background.session().unwrap();
+        assert_eq!(other.lanes.as_ref().unwrap().threads, 1);
+        assert_eq!((lm.core.busy.rivals(false), lm.core.busy.rivals(true)), (1, 2));
+        drop((reader, other));
+        assert_eq!((lm.core.busy.rivals(false), lm.core.busy.rivals(true)), (0, 0));
     }
 }
