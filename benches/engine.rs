@@ -1,8 +1,9 @@
 //! The engine by itself: `cargo bench --bench engine -- SOURCE [TEXT…]`.
 //!
-//! Imports SOURCE (see `lmfs model import`), compares it with the reference, then measures tokens
-//! per second by instruction set, lanes and threads, and the bits per byte of the model alone on
-//! each TEXT by lanes, in blocks of the model's unit.
+//! Imports SOURCE (see `lmfs model import`) and compares it with the reference, unless it is a model
+//! file already; then measures tokens per second by instruction set, lanes and threads, at the start
+//! of a text and behind 512 tokens, and the bits per byte of the model alone on each TEXT by lanes,
+//! in blocks of the model's unit.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,32 +15,52 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Processor time of this thread, in seconds: steady where the wall clock is not.
-fn processor_seconds() -> f64 {
-    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `t` is a valid place for the answer.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut t) };
-    t.tv_sec as f64 + t.tv_nsec as f64 / 1e9
+/// A session of `lanes` lanes that have read `context` tokens.
+fn session(engine: &Arc<Engine>, lanes: usize, threads: usize, context: usize) -> Session {
+    let mut session = Session::new(Arc::clone(engine), lanes, threads).unwrap();
+    for from in (0..context).step_by(8) {
+        let inputs: Vec<Input> = (0..lanes)
+            .flat_map(|lane| (from..from + 8).map(move |s| Input { lane, token: token(s, lane) }))
+            .collect();
+        session.feed(&inputs);
+    }
+    session
 }
 
-/// Best of a few runs of `steps` steps of `lanes` columns, in tokens per second of the clock, and of
-/// the calling thread's processor time.
-fn rate(engine: &Arc<Engine>, lanes: usize, threads: usize, steps: usize) -> (f64, f64) {
-    let (mut best, mut best_cpu) = (0.0_f64, 0.0_f64);
-    for _ in 0..3 {
-        let mut session = Session::new(Arc::clone(engine), lanes, threads).unwrap();
-        let (start, cpu) = (Instant::now(), processor_seconds());
-        for s in 0..steps {
-            let inputs: Vec<Input> = (0..lanes)
-                .map(|lane| Input { lane, token: ((s * 31 + lane * 7) % 200 + 20) as u32 })
-                .collect();
-            session.step(&inputs);
-        }
-        let n = (steps * lanes) as f64;
-        best = best.max(n / start.elapsed().as_secs_f64());
-        best_cpu = best_cpu.max(n / (processor_seconds() - cpu));
+fn token(step: usize, lane: usize) -> u32 {
+    ((step * 31 + lane * 7) % 200 + 20) as u32
+}
+
+/// Steps of all lanes of a session for about half a second; tokens per second of the clock.
+fn rate(session: &mut Session, lanes: usize) -> f64 {
+    let start = Instant::now();
+    let mut steps = 0;
+    while steps < 3 || start.elapsed().as_secs_f64() < 0.5 {
+        let inputs: Vec<Input> =
+            (0..lanes).map(|lane| Input { lane, token: token(steps, lane) }).collect();
+        session.step(&inputs);
+        steps += 1;
     }
-    (best, best_cpu)
+    (steps * lanes) as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Best of three [`rate`]s.
+fn together(engine: &Arc<Engine>, lanes: usize, threads: usize, context: usize) -> f64 {
+    let mut session = session(engine, lanes, threads, context);
+    (0..3).map(|_| rate(&mut session, lanes)).fold(0.0, f64::max)
+}
+
+/// Two blocks at a time, a thread each: best of three sums of their rates.
+fn apart(engine: &Arc<Engine>, lanes: usize, context: usize) -> f64 {
+    let mut sessions: Vec<Session> = (0..2).map(|_| session(engine, lanes, 1, context)).collect();
+    let sum = |sessions: &mut Vec<Session>| {
+        std::thread::scope(|scope| {
+            let rates: Vec<_> =
+                sessions.iter_mut().map(|s| scope.spawn(move || rate(s, lanes))).collect();
+            rates.into_iter().map(|r| r.join().unwrap()).sum::<f64>()
+        })
+    };
+    (0..3).map(|_| sum(&mut sessions)).fold(0.0, f64::max)
 }
 
 /// Bits per byte of the model alone on `text`, cut into units of `lanes` lanes.
@@ -84,11 +105,15 @@ fn main() {
         println!("usage: cargo bench --bench engine -- SOURCE [TEXT...]");
         return;
     };
-    let start = Instant::now();
-    let source = import::read(Path::new(source)).unwrap();
-    let imported = source.convert().unwrap();
-    println!("import {:.2} s", start.elapsed().as_secs_f64());
-    let bytes = imported.to_bytes();
+    let path = Path::new(source);
+    let source = (path.extension() != Some("lmfsmodel".as_ref())).then(|| {
+        let start = Instant::now();
+        let source = import::read(path).unwrap();
+        let imported = source.convert().unwrap().to_bytes();
+        println!("import {:.2} s", start.elapsed().as_secs_f64());
+        (source, imported)
+    });
+    let bytes = source.as_ref().map_or_else(|| std::fs::read(path).unwrap(), |s| s.1.clone());
     println!("file {} bytes, id {}", bytes.len(), blake3::hash(&bytes));
     let start = Instant::now();
     let model = Model::from_bytes(&bytes).unwrap();
@@ -98,8 +123,9 @@ fn main() {
     let got = lmfs::model::engine::fingerprint(&engine, &model.golden.tokens).unwrap();
     assert_eq!(*got.as_bytes(), model.golden.hash);
     println!("golden check {:.3} s", start.elapsed().as_secs_f64());
-    let r = oracle::compare(&source, &model, SAMPLE.as_bytes(), 600).unwrap();
-    println!("{r:#?}");
+    if let Some((source, _)) = &source {
+        println!("{:#?}", oracle::compare(source, &model, SAMPLE.as_bytes(), 600).unwrap());
+    }
     let start = Instant::now();
     let text = SAMPLE.repeat(200);
     let n = model.tokenizer.encode(text.as_bytes()).len();
@@ -111,22 +137,18 @@ fn main() {
     );
     for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
         let engine = Arc::new(Engine::with_isa(&model, isa).unwrap());
-        for threads in [1, 2] {
-            for lanes in [1, 8, 16, 32, 64] {
-                if isa != Isa::best() && (lanes != 8 || threads != 1) {
-                    continue;
-                }
-                let work = if isa == Isa::Scalar {
-                    20
-                } else {
-                    400_000_000 / (engine.bytes() * lanes) + 20
-                };
-                let (wall, cpu) = rate(&engine, lanes, threads, work);
-                println!(
-                    "{:12} {threads} threads {lanes:3} lanes {wall:10.0} tokens/s {cpu:10.0} per processor second",
-                    isa.name()
-                );
-            }
+        let name = isa.name();
+        if isa != Isa::best() {
+            println!("{name:12} 1 thread, 8 lanes: {:8.0} tokens/s", together(&engine, 8, 1, 0));
+            continue;
+        }
+        for (context, lanes) in [(0, 1), (0, 8), (0, 16), (0, 32), (512, 1), (512, 8)] {
+            println!(
+                "{name:12} behind {context:3} tokens {lanes:2} lanes: {:6.0} tokens/s on 1 thread, {:6.0} on 2; two such blocks at a time {:6.0}",
+                together(&engine, lanes, 1, context),
+                together(&engine, lanes, 2, context),
+                apart(&engine, lanes, context),
+            );
         }
     }
     for path in texts {

@@ -260,7 +260,12 @@ fn prove(
             _ => log::error!("a block coded as {:?} did not decode to itself; not used", c.form),
         }
     }
-    Ok(Encoded::plain(Form::Raw, plain.to_vec()))
+    Ok(raw(plain))
+}
+
+/// The form that any block may take.
+fn raw(plain: &[u8]) -> Encoded {
+    Encoded::plain(Form::Raw, plain.to_vec())
 }
 
 /// Codes a rested block in the smallest admissible form (raw, zstd, fast, with a language model).

@@ -22,10 +22,14 @@ impl Primer {
     /// with it.
     pub fn make(plain: Vec<u8>, tier: &Tier) -> Result<(Self, Encoded), BlockError> {
         let (primer, coded) = Self::code(plain, tier)?;
-        primer.proven(coded)
+        let coded = prove(&primer.plain, vec![coded], None, primer.lm.as_deref())?;
+        if coded.form == Form::Raw {
+            return Ok((Self::from_plain(primer.plain.to_vec()), coded));
+        }
+        Ok((primer, coded))
     }
 
-    /// The first half of [`Self::make`].
+    /// The first half of [`Self::make`], without the proof.
     pub(super) fn code(plain: Vec<u8>, tier: &Tier) -> Result<(Self, Encoded), BlockError> {
         let attempt = |lm: Option<&Arc<Lm>>| {
             let mut predictor = experts(lm.map(|lm| &**lm), plain.len());
@@ -41,15 +45,6 @@ impl Primer {
         }
         let (predictor, coded, lm) = chosen;
         Ok((Self { plain: plain.into(), predictor: Arc::new(predictor), lm }, coded))
-    }
-
-    /// The second half: the coded form is what decodes to the sample.
-    pub(super) fn proven(self, coded: Encoded) -> Result<(Self, Encoded), BlockError> {
-        let coded = prove(&self.plain, vec![coded], None, self.lm.as_deref())?;
-        if coded.form == Form::Raw {
-            return Ok((Self::from_plain(self.plain.to_vec()), coded));
-        }
-        Ok((self, coded))
     }
 
     fn from_plain(plain: Vec<u8>) -> Self {

@@ -107,7 +107,13 @@ pub fn run(a: &Args) -> Outcome {
         None => 1,
     };
     let mut sum = bench::Measured { roundtrip: true, ..bench::Measured::default() };
-    let mut files = Vec::new();
+    let (engine, model) = (block::ENGINE, a.model.clone());
+    let none = row("total".into(), &sum);
+    let mut report =
+        Report { model, engine, isa, block_size, lanes, threads, files: Vec::new(), total: none };
+    if !a.json {
+        print_head(&report);
+    }
     for path in &a.files {
         let name = path.display().to_string();
         let plain =
@@ -122,22 +128,23 @@ pub fn run(a: &Args) -> Outcome {
         sum.decode_s += m.decode_s;
         sum.first_block_s = sum.first_block_s.max(m.first_block_s);
         sum.roundtrip &= m.roundtrip;
-        files.push(row(name, &m));
+        let row = row(name, &m);
+        if !a.json {
+            print_row(&row);
+        }
+        report.files.push(row);
     }
-    let total = row("total".into(), &sum);
-    let engine = block::ENGINE;
-    let model = a.model.clone();
-    let report = Report { model, engine, isa, block_size, lanes, threads, files, total };
+    report.total = row("total".into(), &sum);
     let whole = report.total.roundtrip;
     if a.json {
         output::json(&report)?;
     } else {
-        print(&report);
+        print_row(&report.total);
     }
     if whole { Ok(()) } else { Err(Failure::new(FAILED, "a file did not come back as it was")) }
 }
 
-fn print(r: &Report) {
+fn print_head(r: &Report) {
     println!(
         "model {}{}, blocks of {}, {} lanes, {} threads; the proof by decoding is not part of encoding",
         r.model,
@@ -150,17 +157,18 @@ fn print(r: &Report) {
         "{:>9} {:>9} {:>6} {:>9} {:>9} {:>8}  file",
         "bytes", "coded", "bpb", "enc kB/s", "dec kB/s", "1st ms"
     );
-    for f in r.files.iter().chain([&r.total]) {
-        println!(
-            "{:>9} {:>9} {:>6.3} {:>9.0} {:>9.0} {:>8.1}  {}{}",
-            f.bytes,
-            f.coded_bytes,
-            f.bpb,
-            f.encode_bytes_per_s / 1e3,
-            f.decode_bytes_per_s / 1e3,
-            f.first_block_ms,
-            f.file,
-            if f.roundtrip { "" } else { "  FAILED" }
-        );
-    }
+}
+
+fn print_row(f: &Row) {
+    println!(
+        "{:>9} {:>9} {:>6.3} {:>9.1} {:>9.1} {:>8.1}  {}{}",
+        f.bytes,
+        f.coded_bytes,
+        f.bpb,
+        f.encode_bytes_per_s / 1e3,
+        f.decode_bytes_per_s / 1e3,
+        f.first_block_ms,
+        f.file,
+        if f.roundtrip { "" } else { "  FAILED" }
+    );
 }

@@ -4,9 +4,10 @@ use crate::block::Primer;
 use crate::fetch::FetchError;
 use crate::fs::{Fs, FsError};
 use crate::store::Checked;
-use crate::types::Ino;
+use crate::types::{Extent, Ino};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 /// A frame beyond repair.
@@ -236,43 +237,68 @@ impl Scrubbed {
     }
 }
 
+/// Decodes each frame of all files that passes its checksums, a frame on each processor.
 fn decode_files(
     fs: &Fs,
     bad: &mut Vec<(Ino, u64, String)>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), FsError> {
-    let frames = fs.store().live_frames()?;
+    let store = fs.store();
+    let frames = store.live_frames()?;
     let inodes: BTreeSet<Ino> = frames.into_iter().map(|(_, ino, _)| ino).collect();
-    let (all, mut done) = (inodes.len() as u64, 0);
-    for ino in inodes {
-        decode_all(fs, ino, bad)?;
-        done += 1;
-        progress(done, all);
-    }
-    Ok(())
+    let all = inodes.len() as u64;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (jobs, queue) = mpsc::sync_channel(2 * threads);
+    let queue = Mutex::new(queue);
+    let found = Mutex::new(std::mem::take(bad));
+    let result = std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| decode_frames(fs, &queue, &found));
+        }
+        // Dropped at the end, whatever it is: that is what ends the threads.
+        let jobs = jobs;
+        for (ino, done) in inodes.into_iter().zip(1..) {
+            let mut seen = BTreeSet::new();
+            for e in store.extents_in(ino, 0, u64::MAX)? {
+                if seen.insert((e.frame.segment, e.frame.offset)) && jobs.send((ino, e)).is_err() {
+                    return Ok(());
+                }
+            }
+            progress(done, all);
+        }
+        Ok(())
+    });
+    *bad = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    bad.sort();
+    result
 }
 
-/// Decodes each frame of a file that passes its checksums.
-fn decode_all(fs: &Fs, ino: Ino, bad: &mut Vec<(Ino, u64, String)>) -> Result<(), FsError> {
+/// One thread's part of [`decode_files`].
+fn decode_frames(
+    fs: &Fs,
+    queue: &Mutex<mpsc::Receiver<(Ino, Extent)>>,
+    bad: &Mutex<Vec<(Ino, u64, String)>>,
+) {
     let (store, fetcher) = (fs.store(), fs.fetcher());
-    let mut primers: HashMap<u64, Primer> = HashMap::new();
-    let mut seen = BTreeSet::new();
-    for e in store.extents_in(ino, 0, u64::MAX)? {
-        let unseen = seen.insert((e.frame.segment, e.frame.offset));
-        if !unseen || store.read_frame(e.frame).is_err() {
+    // Frames of a file come one behind the other, and so do the uses of its primer.
+    let mut primer: Option<(u64, Primer)> = None;
+    loop {
+        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((ino, e)) = next else { return };
+        if store.read_frame(e.frame).is_err() {
             continue;
         }
         let result = (|| -> Result<(), FetchError> {
-            if e.primer != 0 && !primers.contains_key(&e.primer) {
-                primers.insert(e.primer, fetcher.primer(e.primer, e.frame)?);
+            if e.primer != 0 && primer.as_ref().is_none_or(|p| p.0 != e.primer) {
+                primer = Some((e.primer, fetcher.primer(e.primer, e.frame)?));
             }
-            fetcher.frame(&e, primers.get(&e.primer)).map(drop)
+            let primer = primer.as_ref().filter(|_| e.primer != 0);
+            fetcher.frame(&e, primer.map(|p| &p.1)).map(drop)
         })();
         if let Err(why) = result {
-            bad.push((ino, e.off, why.to_string()));
+            bad.lock().unwrap_or_else(PoisonError::into_inner).push((ino, e.off, why.to_string()));
         }
     }
-    Ok(())
 }
 
 /// A path of every inode that has one.

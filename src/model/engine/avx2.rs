@@ -17,8 +17,32 @@ pub struct Avx2;
 /// Columns of one pass over the weights: as many as the registers hold sums of.
 const AT_ONCE: usize = 4;
 
-/// Bytes that weights are asked for ahead of their use.
-const PREFETCH: usize = 4096;
+/// What a pass over a tile of weights fetches into the cache meanwhile, a part for each 128 bytes of
+/// the tile: all of what follows the tile if it is the only pass, half of it if there is another, so
+/// that memory never rests.
+#[derive(Debug, Clone, Copy)]
+struct Ahead {
+    at: *const u8,
+    /// Bytes for each 128 of the tile: 64 or 128.
+    rate: usize,
+}
+
+impl Ahead {
+    /// While `bytes` of a tile are used.
+    #[inline(always)]
+    fn skip(self, bytes: usize) -> Self {
+        Self { at: self.at.wrapping_add(bytes * self.rate / 128), ..self }
+    }
+
+    #[inline(always)]
+    fn fetch(self) {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(self.at.cast());
+            _mm_prefetch::<_MM_HINT_T0>(self.at.wrapping_add(self.rate - 64).cast());
+        }
+    }
+}
 
 /// Four bytes eight times over.
 #[inline(always)]
@@ -36,6 +60,7 @@ unsafe fn dots<const C: usize>(
     values: &[*const i8; C],
     offsets: &[*const i32; C],
     from: usize,
+    ahead: Ahead,
 ) -> [[__m256i; 2]; C] {
     let ones = _mm256_set1_epi16(1);
     let mut acc = [[_mm256_setzero_si256(); 2]; C];
@@ -44,8 +69,7 @@ unsafe fn dots<const C: usize>(
         // offsets behind `from`.
         unsafe {
             let w = w.add(q * QUAD_BYTES);
-            _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH).cast());
-            _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(PREFETCH + 64).cast());
+            ahead.skip(q * QUAD_BYTES).fetch();
             let w0 = [_mm256_loadu_si256(w.cast()), _mm256_loadu_si256(w.add(32).cast())];
             let w1 = [_mm256_loadu_si256(w.add(64).cast()), _mm256_loadu_si256(w.add(96).cast())];
             for c in 0..C {
@@ -65,7 +89,13 @@ unsafe fn dots<const C: usize>(
 
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn linear<const C: usize>(w: &Packed, blocks: Range<usize>, x: &[Column], out: Outputs) {
+unsafe fn linear<const C: usize>(
+    w: &Packed,
+    blocks: Range<usize>,
+    x: &[Column],
+    out: Outputs,
+    ahead: Ahead,
+) {
     assert!(x.len() == C && blocks.end <= w.blocks());
     assert!(x.iter().all(|c| c.values.len() >= w.groups * GROUP && c.scales.len() >= w.groups));
     assert!(x.iter().all(|c| c.offsets.len() >= w.groups * GROUP / 4));
@@ -74,14 +104,15 @@ unsafe fn linear<const C: usize>(w: &Packed, blocks: Range<usize>, x: &[Column],
     let values: [*const i8; C] = std::array::from_fn(|c| x[c].values.as_ptr());
     let offsets: [*const i32; C] = std::array::from_fn(|c| x[c].offsets.as_ptr());
     let scales: [*const f32; C] = std::array::from_fn(|c| x[c].scales.as_ptr());
-    for block in blocks {
+    for block in blocks.clone() {
         let mut sums = [[_mm256_setzero_ps(); 2]; C];
         for g in 0..w.groups {
             let at = block * w.groups + g;
             // SAFETY: the assertions bound all reads.
             unsafe {
                 let weights = w.weights.as_ptr().add(at * GROUP_BYTES);
-                let acc = dots::<C>(weights, GROUP / 4, &values, &offsets, g * GROUP / 4);
+                let ahead = ahead.skip((at - blocks.start * w.groups) * GROUP_BYTES);
+                let acc = dots::<C>(weights, GROUP / 4, &values, &offsets, g * GROUP / 4, ahead);
                 let ws = w.scales.as_ptr().add(at * ROWS);
                 let ws = [_mm256_loadu_ps(ws), _mm256_loadu_ps(ws.add(8))];
                 for c in 0..C {
@@ -117,7 +148,8 @@ unsafe fn keys<const C: usize>(keys: &[u8], x: &[Column], out: &mut [i32], strid
         // SAFETY: the assertions bound all accesses.
         unsafe {
             let keys = keys.as_ptr().add(block * ROWS * d);
-            let acc = dots::<C>(keys, d / 4, &values, &offsets, 0);
+            let ahead = Ahead { at: keys.wrapping_add(4096), rate: 128 };
+            let acc = dots::<C>(keys, d / 4, &values, &offsets, 0, ahead);
             for (c, acc) in acc.iter().enumerate() {
                 let to = out.as_mut_ptr().add(c * stride + block * ROWS);
                 _mm256_storeu_si256(to.cast(), acc[0]);
@@ -207,17 +239,24 @@ fn shares(n: usize) -> impl Iterator<Item = (usize, usize)> {
 
 #[target_feature(enable = "avx2")]
 unsafe fn linear_any(w: &Packed, blocks: Range<usize>, columns: &[Column], out: Outputs) {
+    let tile = blocks.len() * w.groups * GROUP_BYTES;
+    let next = w.weights.as_ptr().wrapping_add(blocks.end * w.groups * GROUP_BYTES);
     for (first, n) in shares(columns.len()) {
         let (x, b) = (&columns[first..first + n], blocks.clone());
+        let ahead = match (n == columns.len(), first) {
+            (true, _) => Ahead { at: next, rate: 128 },
+            (false, 0) => Ahead { at: next, rate: 64 },
+            (false, _) => Ahead { at: next.wrapping_add(tile / 2), rate: 64 },
+        };
         // SAFETY: this function's own requirements.
         unsafe {
             let out = Outputs { at: out.at.add(first * out.stride), ..out };
             match n {
                 0 => {}
-                1 => linear::<1>(w, b, x, out),
-                2 => linear::<2>(w, b, x, out),
-                3 => linear::<3>(w, b, x, out),
-                _ => linear::<4>(w, b, x, out),
+                1 => linear::<1>(w, b, x, out, ahead),
+                2 => linear::<2>(w, b, x, out, ahead),
+                3 => linear::<3>(w, b, x, out, ahead),
+                _ => linear::<4>(w, b, x, out, ahead),
             }
         }
     }

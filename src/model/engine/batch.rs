@@ -4,6 +4,7 @@ use super::kernel::{Column, Kernel, MAX_COLUMNS, Outputs, Packed, ROWS};
 use super::math::{GROUP, VALUE_MAX, quantise};
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Bytes of weights that stay in the first-level cache while all columns pass over them.
 const TILE_BYTES: usize = 16 << 10;
@@ -156,7 +157,32 @@ impl Quantised<'_> {
     }
 }
 
-/// `out[c] = W · column c` for `n` columns, tile by tile: member `me`'s share of the rows.
+/// Work of one phase that members take piece by piece, each as fast as its processor lets it: which
+/// of them does what changes no result.
+#[derive(Debug, Default)]
+pub struct Pile(AtomicUsize);
+
+impl Pile {
+    /// Full again. Nobody may be taking from it.
+    pub fn refill(&mut self) {
+        *self.0.get_mut() = 0;
+    }
+
+    /// Things of `total`, one by one, until none is left.
+    #[inline(always)]
+    pub fn each(&self, total: usize) -> impl Iterator<Item = usize> + '_ {
+        std::iter::from_fn(move || self.take(1, total).next())
+    }
+
+    /// The next `n` of `total` things, or what is left; none at the end.
+    #[inline(always)]
+    fn take(&self, n: usize, total: usize) -> Range<usize> {
+        let from = self.0.fetch_add(n, Ordering::Relaxed).min(total);
+        from..(from + n).min(total)
+    }
+}
+
+/// `out[c] = W · column c` for `n` columns, tile by tile: what a member of `size` gets of the rows.
 ///
 /// # Safety
 /// The CPU must have the kernel's instruction set; nobody may write the columns, nor use the outputs,
@@ -167,21 +193,30 @@ pub unsafe fn linear<K: Kernel>(
     x: Quantised,
     n: usize,
     out: View<f32>,
-    (me, size): (usize, usize),
+    pile: &Pile,
+    size: usize,
 ) {
+    /// Pieces for each member: so much smaller is what the last one keeps the others waiting for.
+    const PIECES: usize = 4;
     assert!(out.width == w.rows && n * w.rows <= out.len);
-    let share = share(w.blocks(), me, size);
     let tile = (TILE_BYTES / (w.groups * GROUP * ROWS)).max(1);
-    let mut from = share.start;
-    while from < share.end {
-        let to = (from + tile).min(share.end);
+    let piece = w.blocks().div_ceil(if size == 1 { 1 } else { PIECES * size });
+    let mut mine = 0..0;
+    loop {
+        if mine.is_empty() {
+            mine = pile.take(piece, w.blocks());
+            if mine.is_empty() {
+                break;
+            }
+        }
+        let (from, to) = (mine.start, (mine.start + tile).min(mine.end));
         let mut first = 0;
         while first < n {
             // Even shares: 12 columns run as 6 + 6 rather than 8 + 4.
             let left = n - first;
             let m = left.div_ceil(left.div_ceil(MAX_COLUMNS));
             // SAFETY: the caller vouches for the columns and the instruction set; there is room
-            // for n rows of outputs, and members' blocks are disjoint.
+            // for n rows of outputs, and a piece is one member's.
             unsafe {
                 let columns: [Column; MAX_COLUMNS] = std::array::from_fn(|i| {
                     let c = (first + i).min(n - 1);
@@ -196,12 +231,37 @@ pub unsafe fn linear<K: Kernel>(
             }
             first += m;
         }
-        from = to;
+        mine.start = to;
     }
 }
 
-/// Member `me`'s share of `n` things.
-#[inline(always)]
-pub fn share(n: usize, me: usize, size: usize) -> Range<usize> {
-    n * me / size..n * (me + 1) / size
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_thing_of_a_pile_is_taken_once() {
+        let mut pile = Pile::default();
+        for _ in 0..20 {
+            let taken: Vec<AtomicUsize> = (0..1003).map(|_| AtomicUsize::new(0)).collect();
+            std::thread::scope(|scope| {
+                let take = |n: usize| loop {
+                    let some = pile.take(n, taken.len());
+                    if some.is_empty() {
+                        break;
+                    }
+                    for i in some {
+                        taken[i].fetch_add(1, Ordering::Relaxed);
+                    }
+                };
+                scope.spawn(move || take(7));
+                scope.spawn(move || take(1));
+            });
+            assert!(taken.iter().all(|t| t.load(Ordering::Relaxed) == 1));
+            assert!(pile.each(taken.len()).next().is_none());
+            pile.refill();
+            assert_eq!(pile.each(3).collect::<Vec<_>>(), [0, 1, 2]);
+            pile.refill();
+        }
+    }
 }

@@ -1,11 +1,11 @@
 //! The forward pass over a batch of columns.
 //!
 //! All members of a team run the same function; between its phases they wait for each other. In a
-//! phase each has its columns, its rows of a matrix, or its heads, so the results do not depend on
-//! how many they are.
+//! phase each takes columns, rows of a matrix, or heads, as fast as it can; no result depends on how
+//! many they are and who takes what.
 
 use super::attention::{Cache, Scratch, attend};
-use super::batch::{Activations, Grid, Quantised, View, linear, share};
+use super::batch::{Activations, Grid, Pile, Quantised, View, linear};
 use super::kernel::{Isa, Kernel, MAX_COLUMNS, Scalar};
 use super::math::{GROUP, rms_norm, rotate, silu};
 use super::softmax::cumulate;
@@ -49,6 +49,7 @@ pub struct Memory {
     mid: Grid<f32>,
     out: Grid<f32>,
     scratch: Vec<Scratch>,
+    piles: Vec<Pile>,
 }
 
 /// What a pass is to do, and where its results go.
@@ -82,6 +83,29 @@ pub struct Pass<'a> {
     mid: View<'a, f32>,
     out: View<'a, f32>,
     scratch: View<'a, Scratch>,
+    /// [`Phase::COUNT`] for each layer, and as many behind the last.
+    piles: &'a [Pile],
+}
+
+/// What members share out among them between two waits.
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    Norm1,
+    Qkv,
+    Attention,
+    Heads,
+    Out,
+    Norm2,
+    GateUp,
+    Gate,
+    Down,
+    // Behind the last layer.
+    Head,
+    Softmax,
+}
+
+impl Phase {
+    const COUNT: usize = Self::Softmax as usize + 1;
 }
 
 impl<'a> Pass<'a> {
@@ -90,6 +114,8 @@ impl<'a> Pass<'a> {
         let h = &engine.hyper;
         let n = work.tokens.len();
         m.scratch.resize_with(members.max(m.scratch.len()), Scratch::default);
+        m.piles.resize_with((h.layers + 1) * Phase::COUNT, Pile::default);
+        m.piles.iter_mut().for_each(Pile::refill);
         let first = &engine.layers[0];
         let widest = h.hidden.max(h.feed_forward).max(h.heads * h.head_dim);
         Self {
@@ -105,6 +131,7 @@ impl<'a> Pass<'a> {
             mid: m.mid.rows(n, first.gate_up.rows),
             out: m.out.rows(n, first.out.rows),
             scratch: View::new(&mut m.scratch, 1),
+            piles: &m.piles,
         }
     }
 
@@ -124,6 +151,10 @@ impl<'a> Pass<'a> {
         }
     }
 
+    fn pile(&self, layer: usize, phase: Phase) -> &Pile {
+        &self.piles[layer * Phase::COUNT + phase as usize]
+    }
+
     /// One copy is compiled for each instruction set.
     ///
     /// # Safety
@@ -133,41 +164,42 @@ impl<'a> Pass<'a> {
         let (e, w) = (self.engine, &self.work);
         let h = &e.hyper;
         let n = w.tokens.len();
-        let who = (me, barrier.size());
-        let mine = share(n, me, barrier.size());
+        let size = barrier.size();
         // SAFETY (all blocks below): the caller vouches for the instruction set. Between two waits
-        // a member touches only its own columns, rows or heads of what anybody writes, and its
-        // own row of `norm` and `scratch`.
+        // a member touches only the columns, rows or heads that it took from a pile, of what anybody
+        // writes, and its own row of `norm` and `scratch`.
         let norm = unsafe { self.norm.row(me) };
-        for c in mine.clone() {
-            unsafe {
-                embed(e, w.tokens[c].id as usize, self.x.row(c));
-                e.rope.at(w.tokens[c].position, self.cos.row(c), self.sin.row(c));
-            }
-        }
         for (l, layer) in e.layers.iter().enumerate() {
-            for c in mine.clone() {
+            for c in self.pile(l, Phase::Norm1).each(n) {
                 let norm = &mut norm[..h.hidden];
                 unsafe {
+                    if l == 0 {
+                        embed(e, w.tokens[c].id as usize, self.x.row(c));
+                        e.rope.at(w.tokens[c].position, self.cos.row(c), self.sin.row(c));
+                    } else {
+                        add(self.x.row(c), self.out.read(c));
+                    }
                     rms_norm(self.x.row(c), &layer.norm1, h.eps, norm);
                     self.act.set::<K>(c, norm);
                 }
             }
             barrier.wait();
-            unsafe { linear::<K>(&layer.qkv, self.act, n, self.qkv, who) };
+            let pile = self.pile(l, Phase::Qkv);
+            unsafe { linear::<K>(&layer.qkv, self.act, n, self.qkv, pile, size) };
             barrier.wait();
-            for item in (me..w.spans.len() * h.kv_heads).step_by(barrier.size()) {
+            for item in self.pile(l, Phase::Attention).each(w.spans.len() * h.kv_heads) {
                 let span = w.spans[item / h.kv_heads];
                 unsafe { self.attention::<K>(l, span, item % h.kv_heads, me) };
             }
             barrier.wait();
-            for c in mine.clone() {
+            for c in self.pile(l, Phase::Heads).each(n) {
                 unsafe { self.act.set::<K>(c, self.att.read(c)) };
             }
             barrier.wait();
-            unsafe { linear::<K>(&layer.out, self.act, n, self.out, who) };
+            let pile = self.pile(l, Phase::Out);
+            unsafe { linear::<K>(&layer.out, self.act, n, self.out, pile, size) };
             barrier.wait();
-            for c in mine.clone() {
+            for c in self.pile(l, Phase::Norm2).each(n) {
                 let norm = &mut norm[..h.hidden];
                 unsafe {
                     add(self.x.row(c), self.out.read(c));
@@ -176,9 +208,10 @@ impl<'a> Pass<'a> {
                 }
             }
             barrier.wait();
-            unsafe { linear::<K>(&layer.gate_up, self.act, n, self.mid, who) };
+            let pile = self.pile(l, Phase::GateUp);
+            unsafe { linear::<K>(&layer.gate_up, self.act, n, self.mid, pile, size) };
             barrier.wait();
-            for c in mine.clone() {
+            for c in self.pile(l, Phase::Gate).each(n) {
                 let product = &mut norm[..h.feed_forward];
                 unsafe {
                     let (gate, up) = self.mid.read(c).split_at(h.feed_forward);
@@ -189,29 +222,29 @@ impl<'a> Pass<'a> {
                 }
             }
             barrier.wait();
-            unsafe { linear::<K>(&layer.down, self.act, n, self.out, who) };
+            let pile = self.pile(l, Phase::Down);
+            unsafe { linear::<K>(&layer.down, self.act, n, self.out, pile, size) };
             barrier.wait();
-            for c in mine.clone() {
-                unsafe { add(self.x.row(c), self.out.read(c)) };
-            }
         }
         if w.want == Want::Nothing || w.outputs.is_empty() {
             return;
         }
-        barrier.wait();
-        let mine = share(w.outputs.len(), me, barrier.size());
-        for i in mine.clone() {
+        let (behind, n) = (h.layers, w.outputs.len());
+        for i in self.pile(behind, Phase::Norm1).each(n) {
             let norm = &mut norm[..h.hidden];
+            let c = w.outputs[i];
             unsafe {
-                rms_norm(self.x.read(w.outputs[i]), &e.norm, h.eps, norm);
+                add(self.x.row(c), self.out.read(c));
+                rms_norm(self.x.row(c), &e.norm, h.eps, norm);
                 self.act.set::<K>(i, norm);
             }
         }
         barrier.wait();
-        unsafe { linear::<K>(&e.head, self.act, w.outputs.len(), w.logits, who) };
+        let pile = self.pile(behind, Phase::Head);
+        unsafe { linear::<K>(&e.head, self.act, n, w.logits, pile, size) };
         if w.want == Want::Distributions {
             barrier.wait();
-            for i in mine {
+            for i in self.pile(behind, Phase::Softmax).each(n) {
                 unsafe { cumulate(&w.logits.read(i)[..h.vocab], w.cumulative.row(i)) };
             }
         }

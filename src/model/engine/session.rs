@@ -9,9 +9,12 @@ use std::sync::Arc;
 
 /// Columns of one pass over the weights.
 const MAX_PASS: usize = 64;
-/// Weights that outgrow a processor's own caches: there, threads share out rows rather than lanes,
-/// so that each weight is fetched once.
+/// Weights that outgrow a processor's own caches.
 const LARGE: usize = 24 << 20;
+/// Lanes of a thread that make up for its fetching large weights by itself.
+const ENOUGH_LANES: usize = 4;
+/// Threads that memory can feed with large weights at a time.
+const FED_THREADS: usize = 4;
 
 /// Least products of a call that threads share.
 const TOGETHER: usize = 48 << 20;
@@ -117,8 +120,7 @@ impl Session {
     pub fn new(engine: Arc<Engine>, lanes: usize, threads: usize) -> Result<Self, EngineError> {
         let mut team = Team::new(threads.max(1)).map_err(EngineError::Thread)?;
         team.run(&|_| assert_strict());
-        let large = engine.bytes() > LARGE;
-        let count = if large { 1 } else { threads.clamp(1, lanes.max(1)) };
+        let count = parts(engine.bytes(), lanes, threads);
         let caches = engine.hyper.layers * engine.hyper.kv_heads;
         let parts = (0..count)
             .map(|part| {
@@ -242,7 +244,36 @@ impl Session {
     }
 }
 
+/// Into how many parts lanes are cut, for as many threads: whole lanes need no waiting for each other
+/// within a step. Where that would fetch large weights too often, threads share out rows instead.
+fn parts(bytes: usize, lanes: usize, threads: usize) -> usize {
+    let rows = lanes < ENOUGH_LANES * threads || threads > FED_THREADS;
+    if bytes > LARGE && rows { 1 } else { threads.clamp(1, lanes.max(1)) }
+}
+
 /// The one setting of a processor that could change results.
 fn assert_strict() {
     assert!(floats_are_strict(), "flush-to-zero or denormals-are-zero is on in this thread");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_weights_are_fetched_by_few() {
+        // Weights, lanes, threads: parts.
+        for (bytes, lanes, threads, want) in [
+            (1 << 20, 8, 2, 2),
+            (1 << 20, 1, 2, 1),
+            (1 << 20, 8, 16, 8),
+            (LARGE + 1, 8, 1, 1),
+            (LARGE + 1, 8, 2, 2),
+            (LARGE + 1, 7, 2, 1),
+            (LARGE + 1, 32, 4, 4),
+            (LARGE + 1, 64, 8, 1),
+        ] {
+            assert_eq!(parts(bytes, lanes, threads), want, "{bytes} {lanes} {threads}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::thread::{JoinHandle, Thread};
 
 /// Rounds of waiting before a member goes to sleep or gives its processor away: tens of
 /// microseconds.
-const SPINS: u32 = 2000;
+const SPINS: u32 = 20_000;
 
 /// What members are to run, with the lifetime taken away.
 type Job = *const (dyn Fn(usize) + Sync);
