@@ -15,6 +15,11 @@ fn tiny(window: u32) -> Model {
     tiny::model(Hyper { window, ..HYPER })
 }
 
+/// One that keeps its first positions beside a window of 40.
+fn sinking() -> Model {
+    tiny::model(Hyper { window: 40, sinks: 16, ..HYPER })
+}
+
 /// Distributions behind every token of every lane, fed `ahead` tokens of each lane a call.
 fn distributions(
     engine: &Arc<Engine>,
@@ -83,16 +88,43 @@ fn all_instruction_sets_agree() {
 
 #[test]
 fn batches_threads_and_prefill_change_nothing() {
-    // A window shorter than the texts, so that the ring wraps.
-    let engine = Arc::new(Engine::new(&tiny(70)));
-    let mut r = Random(99);
-    let texts: Vec<Vec<u32>> = [300, 1, 170, 64, 299].map(|n| r.tokens(n)).to_vec();
-    let want: Vec<_> =
-        texts.iter().flat_map(|t| distributions(&engine, std::slice::from_ref(t), 1, 1)).collect();
-    for (ahead, threads) in [(1, 1), (1, 2), (3, 2), (17, 1), (64, 1), (64, 3), (200, 2)] {
-        assert!(distributions(&engine, &texts, ahead, threads) == want, "{ahead} {threads}");
+    // Windows shorter than the texts, so that the ring wraps.
+    for model in [tiny(70), sinking()] {
+        let engine = Arc::new(Engine::new(&model));
+        let mut r = Random(99);
+        let texts: Vec<Vec<u32>> = [300, 1, 170, 64, 299].map(|n| r.tokens(n)).to_vec();
+        let alone = |t| distributions(&engine, std::slice::from_ref(t), 1, 1);
+        let want: Vec<_> = texts.iter().flat_map(alone).collect();
+        for (ahead, threads) in [(1, 1), (1, 2), (3, 2), (17, 1), (64, 1), (64, 3), (200, 2)] {
+            assert!(distributions(&engine, &texts, ahead, threads) == want, "{ahead} {threads}");
+        }
     }
 }
+
+#[test]
+fn sinks_matter_once_they_have_left_the_window() {
+    let texts = [Random(3).tokens(250)];
+    let run = |model| distributions(&Arc::new(Engine::new(&model)), &texts, 1, 1).remove(0);
+    // Window and sinks of the one are as much as the other's window, while that holds all.
+    let (with, without, less) = (run(sinking()), run(tiny(56)), run(tiny(40)));
+    assert!(with[..56] == without[..56]);
+    assert!((57..250).all(|t| with[t] != without[t] && with[t] != less[t]));
+}
+
+#[test]
+fn sinks_give_the_known_logits() {
+    let m = Model::from_bytes(&sinking().to_bytes()).unwrap();
+    assert_eq!(m.hyper.sinks, 16);
+    let tokens = Random(8).tokens(200);
+    for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
+        let engine = Arc::new(Engine::with_isa(&m, isa).unwrap());
+        let hash = fingerprint(&engine, &tokens).unwrap();
+        assert_eq!(hash.to_hex().as_str(), SINKING, "{}", isa.name());
+    }
+}
+
+/// Of random tokens behind the sinks and the window; golden as [`LOGITS`] is.
+const SINKING: &str = "d29447b5c1e1fcb7f9ee8bc7efbd40138d3c56173444955db0a296c5cabf0698";
 
 #[test]
 fn cleared_lanes_start_anew() {

@@ -11,6 +11,10 @@ use super::tree::Tree;
 pub const MAGIC: [u8; 8] = *b"LMFSMODL";
 /// Version of the file format.
 pub const VERSION: u32 = 0;
+/// Flag of a model whose head is its embedding.
+const TIED: u32 = 1;
+/// Flag of a model with sinks, whose number follows.
+const SINKS: u32 = 2;
 
 /// Why a model file is refused.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +77,8 @@ pub struct Hyper {
     pub feed_forward: u32,
     /// Positions that attention sees, its own included.
     pub window: u32,
+    /// First positions of a lane that it sees as well, however old: a multiple of 16, up to 256.
+    pub sinks: u32,
     /// Token that starts every lane.
     pub start: u32,
     /// Bytes of a default block.
@@ -101,10 +107,15 @@ impl Hyper {
         within("head size", self.head_dim, 16, 256)?;
         within("feed-forward size", self.feed_forward, 16, 1 << 16)?;
         within("window", self.window, 1, 1 << 15)?;
+        within("number of sinks", self.sinks, 0, 256)?;
         within("start token", self.start, 0, self.vocab - 1)?;
         within("unit", self.unit, 1 << 10, 1 << 26)?;
         within("number of lanes", self.lanes, 1, 256)?;
-        for (name, v) in [("head size", self.head_dim), ("hidden size", self.hidden)] {
+        for (name, v) in [
+            ("head size", self.head_dim),
+            ("hidden size", self.hidden),
+            ("number of sinks", self.sinks),
+        ] {
             if !v.is_multiple_of(16) {
                 return Err(FileError::Invalid(format!("{name} {v} is not a multiple of 16")));
             }
@@ -293,7 +304,11 @@ impl Model {
         for v in [h.window, h.start, h.unit, h.lanes, h.eps.to_bits()] {
             o.u32(v);
         }
-        o.u32(u32::from(self.head.is_none()));
+        let sinks = if h.sinks > 0 { SINKS } else { 0 };
+        o.u32(if self.head.is_none() { TIED } else { 0 } | sinks);
+        if h.sinks > 0 {
+            o.u32(h.sinks);
+        }
         o.0.push(self.tokenizer.kind() as u8);
         for id in 0..h.vocab {
             o.u16(self.tokenizer.token(id).len() as u16);
@@ -358,7 +373,7 @@ impl Model {
         let manifest =
             Manifest { name: i.text()?, version: i.text()?, licence: i.text()?, source: i.text()? };
         i.section = "hyper-parameters";
-        let hyper = Hyper {
+        let mut hyper = Hyper {
             vocab: i.u32()?,
             hidden: i.u32()?,
             layers: i.u32()?,
@@ -367,17 +382,24 @@ impl Model {
             head_dim: i.u32()?,
             feed_forward: i.u32()?,
             window: i.u32()?,
+            sinks: 0,
             start: i.u32()?,
             unit: i.u32()?,
             lanes: i.u32()?,
             eps: f32::from_bits(i.u32()?),
         };
+        let flags = i.u32()?;
+        if flags & !(TIED | SINKS) != 0 {
+            return Err(FileError::Invalid(format!("flags {flags:#x} are not known")));
+        }
+        let tied = flags & TIED != 0;
+        if flags & SINKS != 0 {
+            hyper.sinks = i.u32()?;
+            if hyper.sinks == 0 {
+                return Err(FileError::Invalid("no sinks, but their flag".into()));
+            }
+        }
         hyper.check()?;
-        let tied = match i.u32()? {
-            0 => false,
-            1 => true,
-            v => return Err(FileError::Invalid(format!("flags {v:#x} are not known"))),
-        };
         let tokenizer = Self::read_tokenizer(&mut i, &hyper)?;
         let tree = Self::read_tree(&mut i, &tokenizer)?;
         i.section = "rotation tables";

@@ -50,6 +50,7 @@ pub const HYPER: Hyper = Hyper {
     kv_heads: 2,
     head_dim: 16,
     feed_forward: 80,
+    sinks: 0,
     window: 100,
     start: 259,
     unit: 4096,

@@ -4,6 +4,10 @@
 //! ring of positions. Scores are integer dot products; the softmax weights times the values' scales
 //! become 15-bit integers, so that the sum over positions is an integer too: no result depends on
 //! the order of positions, on the ring's size or on what else is being computed.
+//!
+//! Models may keep their first positions for ever beside the window ("sinks": Xiao et al. 2023,
+//! "Efficient Streaming Language Models with Attention Sinks"): those that learnt to rest on them lose
+//! their way when they are gone. Sinks never seem farther away than the window reaches.
 
 use super::kernel::{Column, Kernel, MAX_COLUMNS, MAX_POSITIONS, ROWS};
 use super::math::{SUM_WAYS, VALUE_MAX, WEIGHT_MAX, exp, quantise, top, truncate};
@@ -13,12 +17,60 @@ const PAGE: usize = 64;
 /// Positions of one lane that one pass may add: they are kept beyond the window.
 pub const AHEAD: usize = 64;
 /// Widest head.
-const MAX_HEAD: usize = 256;
+pub const MAX_HEAD: usize = 256;
 /// Fixed-point one of the softmax denominator: the largest window's terms fit 32 bits, for each of
 /// the 16 ways that they are summed.
 const ONE: f32 = 1_048_576.0;
 /// Largest weight of a position.
 const WEIGHT_ONE: f32 = 32767.0;
+
+/// Which positions attention sees, and where a cache has them: sinks in the first slots, all others in
+/// a ring behind them.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach {
+    /// Newest positions, the query's own included.
+    pub window: usize,
+    /// First positions of the text that are seen as well, however old: a multiple of 16.
+    pub sinks: usize,
+}
+
+impl Reach {
+    /// Slots of the ring.
+    fn ring(self) -> usize {
+        (self.window + AHEAD).next_multiple_of(PAGE)
+    }
+
+    /// Slot of a position.
+    fn slot(self, position: usize) -> usize {
+        match position.checked_sub(self.sinks) {
+            None => position,
+            Some(p) => self.sinks + p % self.ring(),
+        }
+    }
+
+    /// Where a query at `position` stands for the sinks.
+    pub fn near_sinks(self, position: usize) -> usize {
+        position.min(self.sinks + self.window - 1)
+    }
+
+    /// The slots that a query at `position` sees, and how many they are: the sinks', a run of the ring,
+    /// and where that wraps a second one.
+    fn runs(self, position: usize) -> ([Run; 3], usize) {
+        let seen = position + 1;
+        let first = self.sinks.max(seen.saturating_sub(self.window));
+        let recent = seen.saturating_sub(first);
+        let (start, end) = (first - self.sinks, self.sinks + self.ring());
+        let from = self.sinks + start % self.ring();
+        let sinks = Run::new(0, seen.min(self.sinks), 0);
+        let a = Run::new(from, (from + recent).min(end), sinks.len());
+        let b = Run::new(
+            self.sinks,
+            self.sinks + (from + recent).saturating_sub(end),
+            sinks.len() + a.len(),
+        );
+        ([sinks, a, b], sinks.to + recent)
+    }
+}
 
 /// Keys and values of one lane, one layer, one key-value head.
 #[derive(Debug, Clone, Default)]
@@ -47,16 +99,11 @@ impl Cache {
             + 4 * (self.key_scales.capacity() + self.value_scales.capacity())
     }
 
-    /// Slots of a ring for a window.
-    pub fn ring(window: usize) -> usize {
-        (window + AHEAD).next_multiple_of(PAGE)
-    }
-
     /// Quantises and writes the key and value of a position.
     #[inline(always)]
-    pub fn write(&mut self, position: usize, window: usize, key: &[f32], value: &[f32]) {
+    pub fn write(&mut self, position: usize, reach: Reach, key: &[f32], value: &[f32]) {
         let d = key.len();
-        let slot = position % Self::ring(window);
+        let slot = reach.slot(position);
         if slot >= self.key_scales.len() {
             let slots = self.key_scales.len() + PAGE;
             self.keys.resize(slots * d, WEIGHT_MAX as u8);
@@ -88,6 +135,8 @@ impl Cache {
 /// Working memory of [`attend`].
 #[derive(Debug, Default)]
 pub struct Scratch {
+    /// Queries as the sinks see them.
+    pub from_sinks: Vec<f32>,
     query: Vec<i8>,
     offsets: Vec<i32>,
     dots: Vec<i32>,
@@ -98,8 +147,8 @@ pub struct Scratch {
     wide: Vec<i64>,
 }
 
-/// A run of live slots `from..to`, the whole blocks `first..last` around it, and where the scores
-/// of `first` are.
+/// A run of live slots `from..to`, which may be none, the whole blocks `first..last` around it, and
+/// where the scores of `first` are.
 #[derive(Debug, Clone, Copy)]
 struct Run {
     from: usize,
@@ -118,8 +167,9 @@ impl Run {
     }
 }
 
-/// Attention of rotated queries at `position` over the last `window` positions. `queries` and `out`:
-/// heads of `d` elements, a multiple of 16 up to 256; up to [`MAX_COLUMNS`] of them.
+/// Attention of rotated queries at `position` over what `reach` says. `queries` and `out`: heads of
+/// `d` elements, a multiple of 16 up to 256; up to [`MAX_COLUMNS`] of them. `from_sinks`: the same
+/// queries where [`Reach::near_sinks`] sees them; none if that is where they are.
 ///
 /// # Safety
 /// The CPU must have the kernel's instruction set.
@@ -127,59 +177,39 @@ impl Run {
 pub unsafe fn attend<K: Kernel>(
     cache: &Cache,
     position: usize,
-    window: usize,
+    reach: Reach,
     d: usize,
     queries: &[f32],
+    from_sinks: &[f32],
     s: &mut Scratch,
     out: &mut [f32],
 ) {
     let n = queries.len() / d;
-    let ring = Cache::ring(window);
-    let live = (position + 1).min(window);
-    let first = (position + 1 - live) % ring;
-    // The live slots: a run, and where the ring wraps a second one from slot 0.
-    let a = Run::new(first, (first + live).min(ring), 0);
-    let b = Run::new(0, (first + live).saturating_sub(ring), a.len());
-    let both = [a, b];
-    let runs = if b.to == 0 { &both[..1] } else { &both[..] };
-    let stride = a.len() + b.len();
+    let (runs, live) = reach.runs(position);
+    let stride = runs.iter().map(Run::len).sum();
 
-    s.query.resize(n * d, 0);
-    s.offsets.resize(n * d / 4, 0);
     s.dots.resize(n * stride, 0);
     s.scores.resize(n * stride, 0.0);
     s.weights.resize(n * stride, 0);
-    let mut scales = [0.0_f32; MAX_COLUMNS];
-    let root = 1.0 / (d as f32).sqrt();
-    for (i, query) in queries.chunks_exact(d).enumerate() {
-        let q = &mut s.query[i * d..(i + 1) * d];
-        scales[i] = quantise(query, q, VALUE_MAX) * root;
-        // SAFETY: the caller vouches for the instruction set, here and below.
-        unsafe { K::offsets(q, &mut s.offsets[i * d / 4..(i + 1) * d / 4]) };
-    }
-    let columns: [Column; MAX_COLUMNS] = std::array::from_fn(|i| {
-        let i = i.min(n - 1);
-        Column {
-            values: &s.query[i * d..(i + 1) * d],
-            scales: &[],
-            offsets: &s.offsets[i * d / 4..(i + 1) * d / 4],
-        }
-    });
-    for r in runs {
-        let keys = &cache.keys[r.first * d..r.last * d];
-        unsafe { K::keys(keys, &columns[..n], &mut s.dots[r.at..], stride) };
-    }
+    // SAFETY: the caller vouches for the instruction set, here and below.
+    let scales = unsafe {
+        let (sinks, others) = runs.split_at(1);
+        let scales = score::<K>(cache, others, d, queries, s, stride);
+        let queries = if from_sinks.is_empty() { queries } else { from_sinks };
+        [score::<K>(cache, sinks, d, queries, s, stride), scales, scales]
+    };
     let mut units = [0.0_f32; MAX_COLUMNS];
     for i in 0..n {
         let row = i * stride..(i + 1) * stride;
         let (scores, weights) = (&mut s.scores[row.clone()], &mut s.weights[row.clone()]);
-        units[i] = weigh(cache, runs, scales[i], &s.dots[row], scores, weights);
+        let scales = scales.map(|s| s[i]);
+        units[i] = weigh(cache, &runs, scales, &s.dots[row], scores, weights);
     }
     s.sums.clear();
     s.sums.resize(n * d, 0);
     s.piece.resize(n * d, 0);
     s.wide.clear();
-    for r in runs {
+    for r in &runs {
         for from in (r.first..r.last).step_by(MAX_POSITIONS) {
             let to = (from + MAX_POSITIONS).min(r.last);
             let values = &cache.values[from * d..to * d];
@@ -203,18 +233,61 @@ pub unsafe fn attend<K: Kernel>(
     }
 }
 
+/// Products of queries with the keys of some runs, into `s.dots`. Returns what the products of each
+/// query are to be multiplied with, beside the keys' scales.
+///
+/// # Safety
+/// The CPU must have the kernel's instruction set.
+#[inline(always)]
+unsafe fn score<K: Kernel>(
+    cache: &Cache,
+    runs: &[Run],
+    d: usize,
+    queries: &[f32],
+    s: &mut Scratch,
+    stride: usize,
+) -> [f32; MAX_COLUMNS] {
+    let n = queries.len() / d;
+    let mut scales = [0.0_f32; MAX_COLUMNS];
+    if runs.iter().all(|r| r.len() == 0) {
+        return scales;
+    }
+    s.query.resize(n * d, 0);
+    s.offsets.resize(n * d / 4, 0);
+    let root = 1.0 / (d as f32).sqrt();
+    for (i, query) in queries.chunks_exact(d).enumerate() {
+        let q = &mut s.query[i * d..(i + 1) * d];
+        scales[i] = quantise(query, q, VALUE_MAX) * root;
+        // SAFETY: the caller vouches for the instruction set, here and below.
+        unsafe { K::offsets(q, &mut s.offsets[i * d / 4..(i + 1) * d / 4]) };
+    }
+    let columns: [Column; MAX_COLUMNS] = std::array::from_fn(|i| {
+        let i = i.min(n - 1);
+        Column {
+            values: &s.query[i * d..(i + 1) * d],
+            scales: &[],
+            offsets: &s.offsets[i * d / 4..(i + 1) * d / 4],
+        }
+    });
+    for r in runs.iter().filter(|r| r.len() > 0) {
+        let keys = &cache.keys[r.first * d..r.last * d];
+        unsafe { K::keys(keys, &columns[..n], &mut s.dots[r.at..], stride) };
+    }
+    scales
+}
+
 /// One query's products with the keys to weights of the values. Returns what a weight of 1 is.
 #[inline(always)]
 fn weigh(
     cache: &Cache,
-    runs: &[Run],
-    scale: f32,
+    runs: &[Run; 3],
+    scales: [f32; 3],
     dots: &[i32],
     scores: &mut [f32],
     weights: &mut [i16],
 ) -> f32 {
     let mut best = f32::MIN;
-    for r in runs {
+    for (r, scale) in runs.iter().zip(scales) {
         let part = r.at..r.at + r.len();
         let keys = &cache.key_scales[r.first..r.last];
         for ((score, dot), key) in scores[part.clone()].iter_mut().zip(&dots[part]).zip(keys) {
@@ -254,4 +327,32 @@ fn weigh(
         *w = truncate(v * inv + 0.5, 0.0, WEIGHT_ONE) as i16;
     }
     (peak / WEIGHT_ONE) / ((total as f32) / ONE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_sees_the_sinks_and_the_window() {
+        for (window, sinks) in [(1, 0), (40, 0), (64, 16), (40, 16), (100, 48), (1000, 32)] {
+            let reach = Reach { window, sinks };
+            let mut slots = vec![usize::MAX; sinks + reach.ring()];
+            for position in 0..2500 {
+                slots[reach.slot(position)] = position;
+                let (runs, live) = reach.runs(position);
+                let mut seen: Vec<usize> =
+                    runs.iter().flat_map(|r| slots[r.from..r.to].iter().copied()).collect();
+                seen.sort_unstable();
+                let want: Vec<usize> =
+                    (0..=position).filter(|p| *p < sinks || p + window > position).collect();
+                assert_eq!(seen, want, "{reach:?} {position}");
+                assert_eq!(live, want.len());
+                // Each has a place of its own for its scores.
+                assert_eq!((runs[0].at, runs[1].at), (0, runs[0].len()));
+                assert_eq!(runs[2].at, runs[0].len() + runs[1].len());
+                assert!(reach.near_sinks(position) <= position);
+            }
+        }
+    }
 }

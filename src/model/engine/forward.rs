@@ -4,7 +4,7 @@
 //! phase each takes columns, rows of a matrix, or heads, as fast as it can; no result depends on how
 //! many they are and who takes what.
 
-use super::attention::{Cache, Scratch, attend};
+use super::attention::{Cache, MAX_HEAD, Scratch, attend};
 use super::batch::{Activations, Grid, Pile, Quantised, View, linear};
 use super::kernel::{Isa, Kernel, MAX_COLUMNS, Scalar};
 use super::math::{GROUP, rms_norm, rotate, silu};
@@ -271,13 +271,25 @@ impl<'a> Pass<'a> {
                 let v =
                     self.qkv.part(*c, queries + keys + head * d..queries + keys + (head + 1) * d);
                 rotate(k, cos, sin);
-                cache.write(position, h.window, k, v);
+                cache.write(position, h.reach, k, v);
+                let mut from_sinks = std::mem::take(&mut scratch.from_sinks);
+                from_sinks.clear();
+                let near = h.reach.near_sinks(position);
+                if h.reach.sinks > 0 && near != position {
+                    from_sinks.extend_from_slice(q);
+                    let (mut cos, mut sin) = ([0.0; MAX_HEAD / 2], [0.0; MAX_HEAD / 2]);
+                    let (cos, sin) = (&mut cos[..d / 2], &mut sin[..d / 2]);
+                    self.engine.rope.at(near, cos, sin);
+                    from_sinks.chunks_exact_mut(d).for_each(|q| rotate(q, cos, sin));
+                }
                 q.chunks_exact_mut(d).for_each(|q| rotate(q, cos, sin));
                 let out = self.att.part(*c, mine);
                 let some = MAX_COLUMNS * d;
-                for (q, out) in q.chunks(some).zip(out.chunks_mut(some)) {
-                    attend::<K>(cache, position, h.window, d, q, scratch, out);
+                for (i, (q, out)) in q.chunks(some).zip(out.chunks_mut(some)).enumerate() {
+                    let from = from_sinks.chunks(some).nth(i).unwrap_or(&[]);
+                    attend::<K>(cache, position, h.reach, d, q, from, scratch, out);
                 }
+                scratch.from_sinks = from_sinks;
             }
         }
     }

@@ -26,6 +26,7 @@ pub use session::{Input, Session};
 pub use softmax::TOTAL_BITS;
 
 use super::file::{Hyper, Matrix, Model};
+use attention::Reach;
 use kernel::{Packed, Row};
 
 /// The numerics that this engine computes. Named in every model file and frame.
@@ -126,7 +127,7 @@ struct RunHyper {
     kv_heads: usize,
     head_dim: usize,
     feed_forward: usize,
-    window: usize,
+    reach: Reach,
     eps: f32,
 }
 
@@ -194,7 +195,7 @@ impl Engine {
                 kv_heads: h.kv_heads as usize,
                 head_dim: h.head_dim as usize,
                 feed_forward: h.feed_forward as usize,
-                window: h.window as usize,
+                reach: Reach { window: h.window as usize, sinks: h.sinks as usize },
                 eps: h.eps,
             },
             rope: model.rope.clone(),

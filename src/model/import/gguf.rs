@@ -8,8 +8,6 @@ use candle_core::quantized::gguf_file::{Content, Value};
 use std::collections::HashMap;
 use std::io::{Read, Seek};
 
-/// Largest window given to an imported model: the cache of keys and values grows with it.
-pub const MOST_WINDOW: u32 = 2048;
 /// Largest GGUF taken out of a zip.
 const MOST_BYTES: u64 = 8 << 30;
 
@@ -158,6 +156,7 @@ pub fn read<R: Read + Seek>(file: &mut R, name: &str) -> Result<Source, ImportEr
 
     let hidden = meta.number("llama.embedding_length")?;
     let heads = meta.number("llama.attention.head_count")?.max(1);
+    let (window, sinks) = super::reach(meta.number("llama.context_length")?);
     let hyper = Hyper {
         vocab: v.tokens.len() as u32,
         hidden,
@@ -166,10 +165,11 @@ pub fn read<R: Read + Seek>(file: &mut R, name: &str) -> Result<Source, ImportEr
         kv_heads: meta.number("llama.attention.head_count_kv").unwrap_or(heads),
         head_dim: meta.number("llama.attention.key_length").unwrap_or(hidden / heads),
         feed_forward: meta.number("llama.feed_forward_length")?,
-        window: meta.number("llama.context_length")?.min(MOST_WINDOW),
+        window,
+        sinks,
         start,
-        unit: 128 << 10,
-        lanes: 32,
+        unit: super::UNIT,
+        lanes: super::LANES,
         eps: meta.float("llama.attention.layer_norm_rms_epsilon").unwrap_or(1e-5) as f32,
     };
     hyper.check()?;

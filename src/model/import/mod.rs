@@ -22,6 +22,19 @@ pub const SAMPLE: &str = include_str!("sample.txt");
 /// Tokens of a model's check vector.
 const GOLDEN_TOKENS: usize = 48;
 
+/// Bytes of a default block, and its lanes.
+const UNIT: u32 = 128 << 10;
+const LANES: u32 = 8;
+
+/// Window and sinks of a model that was trained on texts of `context` tokens. A longer window is paid
+/// for in memory and time with each token; what it sees beyond this is worth little. Models of whole
+/// texts rest on the first tokens, and say much less without them.
+fn reach(context: u32) -> (u32, u32) {
+    const MOST_WINDOW: u32 = 1024;
+    const SINKS: u32 = 16;
+    if context > MOST_WINDOW { (MOST_WINDOW, SINKS) } else { (context, 0) }
+}
+
 /// Why something is not imported.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
@@ -87,7 +100,7 @@ pub enum ImportError {
 pub struct Source {
     /// Name, licence, source.
     pub manifest: Manifest,
-    /// Sizes; unit and lanes are chosen here later.
+    /// Sizes; unit and lanes are [`UNIT`] and [`LANES`] unless somebody chooses others.
     pub hyper: Hyper,
     /// Base of the rotation frequencies.
     pub theta: f64,

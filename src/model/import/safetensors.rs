@@ -48,6 +48,7 @@ pub fn read(dir: &Path) -> Result<Source, ImportError> {
     let hidden = number("hidden_size")?;
     let heads = number("num_attention_heads")?.max(1);
     let start = number("bos_token_id").unwrap_or(0);
+    let (window, sinks) = super::reach(number("max_position_embeddings")?);
     let hyper = Hyper {
         vocab: number("vocab_size")?,
         hidden,
@@ -56,10 +57,11 @@ pub fn read(dir: &Path) -> Result<Source, ImportError> {
         kv_heads: number("num_key_value_heads").unwrap_or(heads),
         head_dim: number("head_dim").unwrap_or(hidden / heads),
         feed_forward: number("intermediate_size")?,
-        window: number("max_position_embeddings")?.min(super::gguf::MOST_WINDOW),
+        window,
+        sinks,
         start,
-        unit: 64 << 10,
-        lanes: 16,
+        unit: super::UNIT,
+        lanes: super::LANES,
         eps: config["rms_norm_eps"].as_f64().unwrap_or(1e-5) as f32,
     };
     hyper.check()?;
