@@ -157,7 +157,7 @@ pub fn read<R: Read + Seek>(file: &mut R, name: &str) -> Result<Source, ImportEr
     let hidden = meta.number("llama.embedding_length")?;
     let heads = meta.number("llama.attention.head_count")?.max(1);
     let (window, sinks) = super::reach(meta.number("llama.context_length")?);
-    let hyper = Hyper {
+    let mut hyper = Hyper {
         vocab: v.tokens.len() as u32,
         hidden,
         layers: meta.number("llama.block_count")?,
@@ -168,10 +168,11 @@ pub fn read<R: Read + Seek>(file: &mut R, name: &str) -> Result<Source, ImportEr
         window,
         sinks,
         start,
-        unit: super::UNIT,
+        unit: 0,
         lanes: super::LANES,
         eps: meta.float("llama.attention.layer_norm_rms_epsilon").unwrap_or(1e-5) as f32,
     };
+    hyper.unit = super::unit(&hyper);
     hyper.check()?;
     let mut tensors = HashMap::new();
     let mut all: Vec<&String> = content.tensor_infos.keys().collect();

@@ -22,9 +22,19 @@ pub const SAMPLE: &str = include_str!("sample.txt");
 /// Tokens of a model's check vector.
 const GOLDEN_TOKENS: usize = 48;
 
-/// Bytes of a default block, and its lanes.
-const UNIT: u32 = 128 << 10;
+/// Lanes of a default block.
 const LANES: u32 = 8;
+
+/// Bytes of a default block. Large models are for archives that are hardly read: they get lanes twice
+/// as long, and each cold read takes twice as long.
+fn unit(h: &Hyper) -> u32 {
+    const LARGE: f64 = 32e6;
+    // Nothing is checked yet: no size may overflow.
+    let [hidden, layers, vocab] = [h.hidden, h.layers, h.vocab].map(f64::from);
+    let heads = 2.0 * f64::from(h.head_dim) * (f64::from(h.heads) + f64::from(h.kv_heads));
+    let parameters = hidden * (vocab + layers * (heads + 3.0 * f64::from(h.feed_forward)));
+    if parameters < LARGE { 128 << 10 } else { 256 << 10 }
+}
 
 /// Window and sinks of a model that was trained on texts of `context` tokens. A longer window is paid
 /// for in memory and time with each token; what it sees beyond this is worth little. Models of whole
@@ -100,7 +110,7 @@ pub enum ImportError {
 pub struct Source {
     /// Name, licence, source.
     pub manifest: Manifest,
-    /// Sizes; unit and lanes are [`UNIT`] and [`LANES`] unless somebody chooses others.
+    /// Sizes; unit and lanes are the defaults here unless somebody chooses others.
     pub hyper: Hyper,
     /// Base of the rotation frequencies.
     pub theta: f64,

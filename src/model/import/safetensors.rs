@@ -49,7 +49,7 @@ pub fn read(dir: &Path) -> Result<Source, ImportError> {
     let heads = number("num_attention_heads")?.max(1);
     let start = number("bos_token_id").unwrap_or(0);
     let (window, sinks) = super::reach(number("max_position_embeddings")?);
-    let hyper = Hyper {
+    let mut hyper = Hyper {
         vocab: number("vocab_size")?,
         hidden,
         layers: number("num_hidden_layers")?,
@@ -60,10 +60,11 @@ pub fn read(dir: &Path) -> Result<Source, ImportError> {
         window,
         sinks,
         start,
-        unit: super::UNIT,
+        unit: 0,
         lanes: super::LANES,
         eps: config["rms_norm_eps"].as_f64().unwrap_or(1e-5) as f32,
     };
+    hyper.unit = super::unit(&hyper);
     hyper.check()?;
     let v = vocabulary::from_json(&json(dir, "tokenizer.json")?, hyper.vocab, start)?;
     let candle = |error| ImportError::Candle { what: "model.safetensors".into(), error };
