@@ -10,7 +10,7 @@
 //! their way when they are gone. Sinks never seem farther away than the window reaches.
 
 use super::kernel::{Column, Kernel, MAX_COLUMNS, MAX_POSITIONS, ROWS};
-use super::math::{SUM_WAYS, VALUE_MAX, WEIGHT_MAX, exp, quantise, top, truncate};
+use super::math::{SUM_WAYS, VALUE_MAX, WEIGHT_MAX, exp, join, max, quantise, top, truncate};
 
 /// Slots that a cache grows by.
 const PAGE: usize = 64;
@@ -303,21 +303,21 @@ fn weigh(
         part[..r.from - r.first].fill(0.0);
         part[r.to - r.first..].fill(0.0);
     }
-    // The denominator is a sum of integers: it has no order.
-    let mut ways = [0_u32; SUM_WAYS];
-    for part in scores.chunks_exact(SUM_WAYS) {
-        for (way, v) in ways.iter_mut().zip(part) {
-            *way += truncate(v * ONE + 0.5, 0.0, ONE) as u32;
-        }
-    }
-    let total = ways.iter().map(|w| u64::from(*w)).sum::<u64>();
+    // The denominator is a sum of integers, the peak a maximum: they have no order.
+    let (mut sums, mut peaks) = ([0_u32; SUM_WAYS], [0.0_f32; SUM_WAYS]);
     for r in runs {
-        let part = &mut scores[r.at..r.at + r.len()];
-        for (v, scale) in part.iter_mut().zip(&cache.value_scales[r.first..r.last]) {
-            *v *= scale;
+        let part = scores[r.at..r.at + r.len()].chunks_exact_mut(SUM_WAYS);
+        let scales = cache.value_scales[r.first..r.last].chunks_exact(SUM_WAYS);
+        for (part, scales) in part.zip(scales) {
+            for i in 0..SUM_WAYS {
+                sums[i] += truncate(part[i] * ONE + 0.5, 0.0, ONE) as u32;
+                part[i] *= scales[i];
+                peaks[i] = max(peaks[i], part[i]);
+            }
         }
     }
-    let peak = top(scores, 0.0, |v| v);
+    let total = sums.iter().map(|s| u64::from(*s)).sum::<u64>();
+    let peak = join(&mut peaks, max);
     if peak == 0.0 || total == 0 {
         weights.fill(0);
         return 0.0;

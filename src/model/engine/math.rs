@@ -24,11 +24,12 @@ fn round(x: f32) -> f32 {
 }
 
 /// Truncates to an integer within `low..=high`, which fit an i32; what is no number gives `low`.
-/// Unlike `as`, compilers turn it into the conversion that vector units have.
+/// Unlike `as`, compilers turn it into the conversion that vector units have, and these comparisons
+/// into their maximum and minimum.
 #[inline(always)]
 pub fn truncate(x: f32, low: f32, high: f32) -> i32 {
-    let x = if x >= low { x } else { low };
-    let x = if x <= high { x } else { high };
+    let x = if x > low { x } else { low };
+    let x = if x < high { x } else { high };
     debug_assert!((-2_147_483_648.0..2_147_483_648.0).contains(&x));
     // SAFETY: x is a number between the limits, within an i32.
     unsafe { x.to_int_unchecked() }
@@ -36,7 +37,7 @@ pub fn truncate(x: f32, low: f32, high: f32) -> i32 {
 
 /// The larger one; the first where they do not compare.
 #[inline(always)]
-fn max(a: f32, b: f32) -> f32 {
+pub fn max(a: f32, b: f32) -> f32 {
     if b > a { b } else { a }
 }
 
@@ -83,10 +84,16 @@ pub fn sum_squares(x: &[f32]) -> f32 {
     for (w, v) in ways.iter_mut().zip(chunks.remainder()) {
         *w += v * v;
     }
+    join(&mut ways, |a, b| a + b)
+}
+
+/// Joins partial results by the fixed tree.
+#[inline(always)]
+pub fn join(ways: &mut [f32; SUM_WAYS], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut half = SUM_WAYS / 2;
     while half > 0 {
         for i in 0..half {
-            ways[i] += ways[i + half];
+            ways[i] = f(ways[i], ways[i + half]);
         }
         half /= 2;
     }
@@ -114,8 +121,10 @@ pub fn top(x: &[f32], least: f32, f: impl Fn(f32) -> f32) -> f32 {
             ways[i] = max(ways[i], f(c[i]));
         }
     }
-    let rest = chunks.remainder().iter().fold(least, |a, v| max(a, f(*v)));
-    ways.iter().fold(rest, |a, w| max(a, *w))
+    for (w, v) in ways.iter_mut().zip(chunks.remainder()) {
+        *w = max(*w, f(*v));
+    }
+    join(&mut ways, max)
 }
 
 /// Quantises `x` to integers within ±`most` and returns the scale: `x ≈ q · scale`.
