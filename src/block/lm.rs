@@ -326,7 +326,7 @@ impl TokenModel for Lanes {
     }
 
     fn reset(&mut self, lanes: usize) {
-        if lanes <= self.capacity {
+        if lanes <= self.capacity && self.session.suits(lanes) {
             (0..lanes).for_each(|lane| self.session.clear(lane));
         } else if let Ok(s) = Session::new(Arc::clone(&self.engine), lanes, self.threads) {
             self.session = s;

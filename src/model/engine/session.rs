@@ -140,6 +140,12 @@ impl Session {
         &self.engine
     }
 
+    /// Whether a new session for so many lanes would be laid out like this one.
+    pub fn suits(&self, lanes: usize) -> bool {
+        let bytes = self.engine.bytes();
+        bytes <= LARGE || self.parts.len() == parts(bytes, lanes, self.team.size())
+    }
+
     /// Whether the caller's thread computes alone from now on, because others need the processor.
     pub fn compute_alone(&mut self, alone: bool) {
         self.alone = alone;
