@@ -68,7 +68,29 @@ impl Past {
     fn is_durable(&mut self) {
         self.acknowledged = self.moments.len() - 1;
     }
+
+    /// Writes `part` at `at`. A write that begins within a page which the kernel does not hold reaches
+    /// the file system as two, the first up to the page's end, so it is two here from the outset: a
+    /// crash may come between them.
+    fn write(&mut self, file: &File, part: &[u8], at: usize) -> io::Result<()> {
+        let (head, tail) = part.split_at(part.len().min(PAGE - at % PAGE));
+        for (part, at) in [(head, at), (tail, at + head.len())] {
+            if part.is_empty() {
+                continue;
+            }
+            let mut bytes = self.now.clone().unwrap_or_default();
+            bytes.resize(bytes.len().max(at + part.len()), 0);
+            bytes[at..at + part.len()].copy_from_slice(part);
+            self.may_become(Some(&bytes));
+            file.write_all_at(part, at as u64)?;
+            self.becomes(Some(bytes));
+        }
+        Ok(())
+    }
 }
+
+/// Bytes of a page of the kernel's.
+const PAGE: usize = 4096;
 
 /// The names of one writer, which nobody else touches.
 type Names = BTreeMap<String, Past>;
@@ -91,39 +113,32 @@ fn step(dir: &Path, names: &mut Names, dice: &mut Dice) -> io::Result<()> {
     let open = || OpenOptions::new().write(true).create(true).truncate(false).open(&path);
     let file = match dice.below(10) {
         0..4 => {
-            let mut bytes = past.now.clone().unwrap_or_default();
-            if bytes.len() > 600_000 {
+            let at = past.now.as_ref().map_or(0, Vec::len);
+            if at > 600_000 {
                 return Ok(());
             }
             if past.now.is_none() {
                 past.may_become(Some(&[]));
             }
-            let (at, more) = (bytes.len() as u64, dice.bytes(len));
-            bytes.extend_from_slice(&more);
             let file = open()?;
-            past.may_become(Some(&bytes));
-            file.write_all_at(&more, at)?;
-            past.becomes(Some(bytes));
+            past.write(&file, &dice.bytes(len), at)?;
             file
         }
         4 | 5 => {
-            let Some(mut bytes) = past.now.clone().filter(|b| !b.is_empty()) else { return Ok(()) };
-            let at = dice.below(bytes.len() as u64) as usize;
-            let part = dice.bytes(len.min(bytes.len() - at));
-            bytes[at..at + part.len()].copy_from_slice(&part);
+            let size = past.now.as_ref().map_or(0, Vec::len);
+            if size == 0 {
+                return Ok(());
+            }
+            let at = dice.below(size as u64) as usize;
             let file = open()?;
-            past.may_become(Some(&bytes));
-            file.write_all_at(&part, at as u64)?;
-            past.becomes(Some(bytes));
+            past.write(&file, &dice.bytes(len.min(size - at)), at)?;
             file
         }
         6 => {
-            let bytes = dice.bytes(len);
             past.may_become(Some(&[]));
             let file = File::create(&path)?;
-            past.may_become(Some(&bytes));
-            file.write_all_at(&bytes, 0)?;
-            past.becomes(Some(bytes));
+            past.becomes(Some(Vec::new()));
+            past.write(&file, &dice.bytes(len), 0)?;
             file
         }
         // Written beside, then renamed into place: old or new, never in between.
