@@ -1,11 +1,10 @@
 //! Language models ready to code, by name or id: embedded ones, the user's, a store's own copies.
 
-use crate::block::{Lm, LmError, ModelId, Tier};
-use crate::model::engine::NUMERICS;
+use crate::block::{ENGINE, Lm, LmError, ModelId, Tier};
 use crate::model::{Registry, RegistryError};
 use crate::store::{ModelEntry, Op, Store, StoreError, Txn};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The model of a new store, and where none is named.
@@ -120,8 +119,11 @@ impl Pins {
             });
         };
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        // The same model as another version of the engine used it.
+        let is = |lm: &&Arc<Lm>| lm.id() == entry.id;
+        let alike = loaded.values().flatten().find(is).cloned();
         let found = loaded.entry(number).or_insert_with(|| {
-            let made = self.read(&entry);
+            let made = self.read(&entry, alike.as_ref());
             if let Err(reason) = &made {
                 log::error!(
                     "model '{}', id {}: {reason}; files coded with it cannot be read",
@@ -138,13 +140,21 @@ impl Pins {
         })
     }
 
-    fn read(&self, entry: &ModelEntry) -> Result<Arc<Lm>, String> {
-        if u32::from(entry.engine) != NUMERICS {
-            return Err(format!(
-                "its frames need engine {}, this version has {NUMERICS}; use a version that has it",
+    fn read(&self, entry: &ModelEntry, alike: Option<&Arc<Lm>>) -> Result<Arc<Lm>, String> {
+        let lm = match alike {
+            Some(lm) => Arc::clone(lm),
+            None => self.load(entry)?,
+        };
+        let lm = lm.of_engine(entry.engine).ok_or_else(|| {
+            format!(
+                "its frames need engine {}, this version has {ENGINE} at most; use a newer one",
                 entry.engine
-            ));
-        }
+            )
+        })?;
+        Ok(Arc::new(lm))
+    }
+
+    fn load(&self, entry: &ModelEntry) -> Result<Arc<Lm>, String> {
         // The store's copy, or the same file wherever else it is.
         let bytes = match self.store.model_file(&entry.id) {
             Ok(bytes) => Cow::from(bytes),
@@ -188,7 +198,7 @@ impl Pins {
 
     /// The newest model of this name for this engine.
     fn pinned(&self, name: &str) -> Result<Option<ModelEntry>, StoreError> {
-        let fits = |m: &ModelEntry| m.name == name && u32::from(m.engine) == NUMERICS;
+        let fits = |m: &ModelEntry| m.name == name && m.engine == ENGINE;
         Ok(self.store.models()?.into_iter().filter(fits).max_by_key(|m| m.number))
     }
 
@@ -201,17 +211,24 @@ impl Pins {
     pub fn remove(&self, name: &str) -> Result<(), ModelError> {
         let frames = self.store.frames_by_model()?;
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut found = false;
-        for entry in self.store.models()?.into_iter().filter(|m| m.name == name) {
-            let count = frames.get(&entry.number).copied().unwrap_or(0);
-            if count > 0 || self.store.superblock().model == name {
-                return Err(ModelError::Needed { name: name.to_owned(), frames: count });
-            }
-            self.store.remove_model_file(&entry.id)?;
-            loaded.remove(&entry.number);
-            found = true;
+        let mut entries = self.store.models()?;
+        entries.retain(|m| m.name == name);
+        if entries.is_empty() {
+            return Err(ModelError::NotPinned(name.to_owned()));
         }
-        if found { Ok(()) } else { Err(ModelError::NotPinned(name.to_owned())) }
+        // One file serves all versions of the engine.
+        let count = entries.iter().filter_map(|m| frames.get(&m.number)).sum();
+        if count > 0 || self.store.superblock().model == name {
+            return Err(ModelError::Needed { name: name.to_owned(), frames: count });
+        }
+        let files = self.store.model_files()?;
+        let ids: BTreeSet<_> =
+            entries.iter().map(|m| m.id).filter(|id| files.contains(id)).collect();
+        for id in &ids {
+            self.store.remove_model_file(id)?;
+        }
+        entries.iter().for_each(|m| drop(loaded.remove(&m.number)));
+        if ids.is_empty() { Err(ModelError::NotPinned(name.to_owned())) } else { Ok(()) }
     }
 
     /// Copies a model into the store; returns its number.
@@ -221,14 +238,13 @@ impl Pins {
         let lm = Lm::load(&bytes).map_err(refused)?;
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = self.store.models()?;
-        let engine = NUMERICS as u16;
         self.store.put_model_file(&lm.id(), &bytes)?;
-        if let Some(e) = entries.iter().find(|e| e.id == lm.id() && e.engine == engine) {
+        if let Some(e) = entries.iter().find(|e| e.id == lm.id() && e.engine == ENGINE) {
             loaded.insert(e.number, Ok(lm));
             return Ok(e.number);
         }
         let number = entries.iter().map(|e| e.number).max().unwrap_or(0) + 1;
-        let entry = ModelEntry { number, id: lm.id(), engine, name: lm.name().to_owned() };
+        let entry = ModelEntry { number, id: lm.id(), engine: ENGINE, name: lm.name().to_owned() };
         self.store.append(Txn { ops: vec![Op::PutModel(entry)], ..Txn::default() })?;
         loaded.insert(number, Ok(lm));
         Ok(number)

@@ -5,9 +5,10 @@
 mod tiny;
 
 use lmfs::block::container::{self, ContainerError};
-use lmfs::block::{self, BlockError, Lm, Primer, Tier};
+use lmfs::block::{self, BlockError, ENGINE, Lm, Primer, Tier};
 use lmfs::fs::{Fs, FsOptions, NewInode};
-use lmfs::store::{Ecc, MkfsOptions, OpenOptions, Store};
+use lmfs::models::{ModelError, Pins};
+use lmfs::store::{Ecc, MkfsOptions, ModelEntry, Op, OpenOptions, Store, Txn};
 use lmfs::types::{Form, Ino};
 use proptest::prelude::*;
 use std::path::Path;
@@ -68,7 +69,8 @@ fn a_primer_teaches_the_same_from_its_sample_and_its_payload() {
 
 #[test]
 fn a_model_that_does_not_earn_its_time_is_not_used() {
-    let tier = Tier { lm: Some(Arc::clone(&LM)), lm_gain: 3.0 };
+    // The model is random: what is saved at all, the experts beside it save.
+    let tier = Tier { lm: Some(Arc::clone(&LM)), lm_gain: 20.0 };
     assert_eq!(block::encode(&text(20_000), None, &tier).unwrap().form, Form::Fast);
     assert!(Primer::make(text(20_000), &tier).unwrap().0.lm().is_none());
 }
@@ -84,11 +86,19 @@ fn work_that_is_not_wanted_any_more_ends() {
 #[test]
 fn known_code() {
     // Golden: a change of this is a change of the numerics or of the code.
-    let coded = block::encode(&text(5_000), None, &always()).unwrap();
-    assert_eq!(blake3::hash(&coded.payload).to_hex().as_str(), KNOWN);
+    for (engine, known) in (0..=ENGINE).zip(KNOWN) {
+        let lm = LM.of_engine(engine).map(Arc::new);
+        let tier = Tier { lm, ..always() };
+        let coded = block::encode(&text(5_000), None, &tier).unwrap();
+        assert_eq!(blake3::hash(&coded.payload).to_hex().as_str(), known, "engine {engine}");
+    }
 }
 
-const KNOWN: &str = "909084db576185f68a3c58d7d053cb1840e4b7471118b1e2fa53dcc8384d0c3c";
+/// By version of the engine.
+const KNOWN: [&str; ENGINE as usize + 1] = [
+    "909084db576185f68a3c58d7d053cb1840e4b7471118b1e2fa53dcc8384d0c3c",
+    "0da5ca28bf08a297a62354957fe8159d81f22e853f954897ee2fd270c030b9d3",
+];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
@@ -231,6 +241,45 @@ fn a_store_carries_its_model_and_refuses_a_wrong_one() {
     assert!(!fs.coding(ino).unwrap().codecs.contains_key("tiny"));
     assert!(fs.read_now(ino, 0, 1 << 20).unwrap() == plain);
     fs.shutdown().unwrap();
+}
+
+/// A model that earlier frames were coded with stays what it was; new ones get it as it is now.
+#[test]
+fn a_model_serves_every_version_of_the_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = MkfsOptions { block_size: None, model: "fast".into(), ecc: Ecc::None };
+    Store::create(dir.path(), &options).unwrap();
+    let store = Store::open(dir.path(), &OpenOptions::default()).unwrap();
+    store.put_model_file(&LM.id(), &BYTES).unwrap();
+    let pins = Pins::new(Arc::clone(&store), Tier::LM_GAIN);
+    for (number, engine) in [(1, 0), (2, ENGINE), (3, ENGINE + 1)] {
+        let entry = ModelEntry { number, id: LM.id(), engine, name: "tiny".into() };
+        store.append(Txn { ops: vec![Op::PutModel(entry)], ..Txn::default() }).unwrap();
+    }
+    let (old, new) = (pins.lm(1).unwrap(), pins.lm(2).unwrap());
+    assert_eq!((old.engine(), new.engine()), (0, ENGINE));
+    assert!(Arc::ptr_eq(old.vocab(), new.vocab()), "one model in memory serves both");
+    match pins.lm(3) {
+        Err(ModelError::Unusable { reason, .. }) => assert!(reason.contains("engine"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    let (tier, number) = pins.tier("tiny").unwrap();
+    assert_eq!((number, tier.lm.unwrap().engine()), (2, ENGINE));
+
+    // Each version reads its own.
+    let plain = text(6000);
+    for lm in [old, new] {
+        let tier = Tier { lm: Some(Arc::clone(&lm)), lm_gain: -1e9 };
+        let coded = block::encode(&plain, None, &tier).unwrap();
+        for other in 0..=ENGINE {
+            let reader = LM.of_engine(other).unwrap();
+            let back = block::decode(coded.form, &coded.payload, 6000, None, Some(&reader));
+            assert_eq!(back.is_ok_and(|b| b == plain), other == lm.engine());
+        }
+    }
+    pins.remove("tiny").unwrap();
+    assert!(store.model_files().unwrap().is_empty());
+    assert!(matches!(pins.remove("tiny"), Err(ModelError::NotPinned(_))));
 }
 
 #[test]

@@ -72,7 +72,9 @@ pub fn compress(
     threads: usize,
 ) -> Result<()> {
     out.write_all(MAGIC)?;
-    out.write_all(&[VERSION, u8::from(tier.lm.is_some()), 0, 0])?;
+    let engine = tier.lm.as_ref().map_or(0, |lm| lm.engine());
+    out.write_all(&[VERSION, u8::from(tier.lm.is_some())])?;
+    out.write_all(&engine.to_le_bytes())?;
     if let Some(lm) = &tier.lm {
         let name = &lm.name().as_bytes()[..lm.name().len().min(NAME_MAX)];
         let mut h = lm.id().to_vec();
@@ -183,8 +185,8 @@ fn plain_of(r: &Record, primer: Option<&Primer>, lm: Option<&Lm>) -> Result<Vec<
     Ok(bytes)
 }
 
-/// The model that a container names, by its id and name.
-fn model(input: &mut dyn Read, find: Find<'_>) -> Result<Arc<Lm>> {
+/// The model that a container names, by its id and name, as it was in a version of the engine.
+fn model(input: &mut dyn Read, find: Find<'_>, engine: u16) -> Result<Arc<Lm>> {
     let early = || ContainerError::Damaged("it ends too early".into());
     let mut h = fill(input, 33)?;
     let len = usize::from(*h.get(32).ok_or_else(early)?);
@@ -195,7 +197,9 @@ fn model(input: &mut dyn Read, find: Find<'_>) -> Result<Arc<Lm>> {
     }
     let mut id = ModelId::default();
     id.copy_from_slice(&h[..32]);
-    find(&id, &String::from_utf8_lossy(&h[33..])).map_err(ContainerError::Missing)
+    let lm = find(&id, &String::from_utf8_lossy(&h[33..])).map_err(ContainerError::Missing)?;
+    let missing = || ContainerError::Missing(format!("a newer lmfs: one with engine {engine}"));
+    Ok(Arc::new(lm.of_engine(engine).ok_or_else(missing)?))
 }
 
 /// Restores what [`compress`] wrote, `threads` blocks at a time. `find` is asked for the language
@@ -219,7 +223,10 @@ pub fn decompress(
     }
     let lm = match head.get(5) {
         Some(0) => None,
-        Some(1) => Some(model(input, find)?),
+        Some(1) => {
+            let engine = head[6..].try_into().map(u16::from_le_bytes);
+            Some(model(input, find, engine.map_err(|_| damaged("it ends too early"))?)?)
+        }
         _ => return Err(damaged("its first header")),
     };
     let lm = lm.as_ref();
@@ -296,6 +303,7 @@ pub fn reseal(bytes: &mut [u8], most: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block::ENGINE;
 
     fn text(n: usize) -> Vec<u8> {
         (0..n).flat_map(|i| format!("line {i}: user{} logged in\n", i % 7).into_bytes()).collect()
@@ -325,7 +333,7 @@ mod tests {
         for at in 0..packed.len() {
             let mut bad = packed.clone();
             bad[at] ^= 1 << (at % 8);
-            // Reserved bytes of the head are nobody's.
+            // Without a language model, the engine's version is nobody's.
             if (6..8).contains(&at) {
                 continue;
             }
@@ -349,6 +357,26 @@ mod tests {
             one(b"\0\x01\x02\x03 not text", 4096, &Tier::FAST),
             one(&text(30), 512, &lm),
         ]
+    }
+
+    #[test]
+    fn what_earlier_engines_coded_decodes() {
+        let line = |i: u32| {
+            let (id, ms) = (i.wrapping_mul(2_654_435_761) >> 12, i * i % 1009);
+            format!("{} node{:02} request {id:x} served in {ms} ms\n", 1000 + i, i * 7 % 13)
+        };
+        let plain: Vec<u8> = (0..1700).flat_map(|i| line(i).into_bytes()).collect();
+        let packed: &[u8] = include_bytes!("../../tests/data/engine0.lmz");
+        let mut back = Vec::new();
+        decompress(&mut &*packed, &mut back, &tiny, 2).unwrap();
+        assert!(back == plain);
+        // Its code is not that of another version, and no version to come is guessed at.
+        for engine in [ENGINE, ENGINE + 1] {
+            let mut other = packed.to_vec();
+            other[6..8].copy_from_slice(&engine.to_le_bytes());
+            let e = decompress(&mut &*other, &mut Vec::new(), &tiny, 1).unwrap_err();
+            assert_eq!(matches!(e, ContainerError::Missing(_)), engine > ENGINE, "{e}");
+        }
     }
 
     fn tiny(_: &ModelId, _: &str) -> std::result::Result<Arc<Lm>, String> {

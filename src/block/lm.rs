@@ -2,7 +2,7 @@
 
 use super::BlockError;
 use crate::codec::token_model::{Token, TokenModel};
-use crate::codec::{Child, LANES_MAX, Vocab};
+use crate::codec::{Child, ENGINE, LANES_MAX, Vocab};
 use crate::model::engine::fingerprint;
 use crate::model::{Engine, EngineError, FileError, Input, Model, Session, Tree};
 use std::collections::VecDeque;
@@ -31,6 +31,8 @@ pub enum LmError {
 #[derive(Clone)]
 pub struct Lm {
     core: Arc<Core>,
+    /// Version of the engine that it codes with.
+    engine: u16,
     /// Bytes of a block, and its lanes.
     unit: u32,
     lanes: usize,
@@ -96,7 +98,13 @@ impl Lm {
             idle: Mutex::default(),
         };
         let (unit, lanes) = (model.hyper.unit, model.hyper.lanes as usize);
-        Ok(Arc::new(Self { core: Arc::new(core), unit, lanes: lanes.min(LANES_MAX), stop: None }))
+        Ok(Arc::new(Self {
+            core: Arc::new(core),
+            engine: ENGINE,
+            unit,
+            lanes: lanes.min(LANES_MAX),
+            stop: None,
+        }))
     }
 
     /// The same model coding blocks of `unit` bytes in so many lanes, whatever its file says. What
@@ -112,9 +120,20 @@ impl Lm {
         Self { stop: Some(stop), ..self.clone() }
     }
 
-    /// True if both are the same model in memory.
+    /// The same model coding and decoding as a version of the engine did; `None` for one to come.
+    #[must_use]
+    pub fn of_engine(&self, engine: u16) -> Option<Self> {
+        (engine <= ENGINE).then(|| Self { engine, ..self.clone() })
+    }
+
+    /// Version of the engine that it codes with.
+    pub fn engine(&self) -> u16 {
+        self.engine
+    }
+
+    /// True if both are the same model in memory, and code alike.
     pub fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.core, &other.core)
+        Arc::ptr_eq(&self.core, &other.core) && self.engine == other.engine
     }
 
     /// BLAKE3 of its file.

@@ -14,11 +14,10 @@ pub mod lm;
 pub mod mutate;
 mod primer;
 
+pub use crate::codec::ENGINE;
 pub use lm::{Lm, LmError, ModelId};
 pub use primer::Primer;
 
-/// Version of the numerics that coded payloads depend on.
-pub const ENGINE: u32 = 0;
 /// Bytes per block of the `fast` tier.
 pub const FAST_BLOCK: u32 = 128 << 10;
 
@@ -127,7 +126,7 @@ fn vocab(lm: Option<&Lm>) -> &Arc<Vocab> {
 /// Experts that know nothing yet, for a text of `len` bytes.
 fn experts(lm: Option<&Lm>, len: usize) -> Predictor {
     match lm {
-        Some(lm) => Predictor::beside(lm.vocab(), len),
+        Some(lm) => Predictor::beside(lm.vocab(), len, lm.engine()),
         None => Predictor::new(len),
     }
 }

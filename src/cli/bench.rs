@@ -62,7 +62,7 @@ struct Row {
 #[derive(Debug, Serialize)]
 struct Report {
     model: String,
-    engine: u32,
+    engine: u16,
     isa: &'static str,
     block_size: u32,
     lanes: u32,

@@ -1,6 +1,6 @@
 //! Parts of the codec alone, for benchmarks: the range coder and the mixer.
 
-use super::mixer::{INPUTS, Inputs, Mixer, ONE, SETS};
+use super::mixer::{Inputs, Mixer, ONE, Rates};
 use super::range::{Decoder, Encoder};
 use super::vector::{self, Vector, WIDTH};
 
@@ -26,14 +26,17 @@ multiversion! {
 
 #[inline(always)]
 fn mix_any<V: Vector>(decisions: u32) -> u64 {
-    let mut mixer = Mixer::new(&[[ONE / 8; WIDTH]; INPUTS], [64; SETS], 16);
-    let mut inputs: Inputs = [[0; WIDTH]; INPUTS];
+    let eighths = [ONE / 8; WIDTH];
+    let initial = Inputs { logits: [eighths], linear: [eighths], rest: eighths };
+    let mut mixer = Mixer::<1, 3>::new(&initial, [64; 3], 16, Rates { first: 28, second: 4 });
+    let mut inputs = Inputs::<1>::ZERO;
     let (mut seed, mut sum) = (1_u32, 0);
     for _ in 0..decisions {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let bit = seed >> 31 == 1;
         // Half of the inputs know more than nothing.
-        for (i, x) in inputs.iter_mut().flatten().enumerate() {
+        let all = inputs.logits.iter_mut().chain(&mut inputs.linear).chain([&mut inputs.rest]);
+        for (i, x) in all.flatten().enumerate() {
             let noise = (seed >> (i % 16) & 0xff) as i32 - 128;
             *x = if i % 2 == 0 { noise } else { noise + if bit { 200 } else { -200 } };
         }

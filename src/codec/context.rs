@@ -1,10 +1,14 @@
 //! Where a lane is in its text, and the contexts that follow from it.
 
 use super::token_model::Token;
-use super::vector::Lanes;
+use super::vector::{Lanes, WIDTH};
 
 /// Fields of a line that are told apart.
 const FIELDS: usize = 64;
+/// Positions in a field that are told apart where few can be.
+const POSITIONS: usize = 16;
+/// Coarse places, see [`Lane::coarse_place`].
+pub const PLACES: usize = FIELDS * POSITIONS;
 /// Tokens remembered.
 pub const RECENT: usize = 8;
 /// No token.
@@ -50,9 +54,34 @@ impl History {
     }
 }
 
+/// Makes the hashes of different contexts differ.
+#[inline(always)]
+fn salted(salt: u32, hashes: [u32; WIDTH]) -> Lanes {
+    std::array::from_fn(|i| hash(hashes[i], salt + i as u32) as i32)
+}
+
 /// A field separator ends a field.
 fn separates(b: u8) -> bool {
     !(b.is_ascii_alphanumeric() || b >= 0x80 || b == b'_')
+}
+
+/// What stands between blanks: hashes of the item under way and of the two before it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Items {
+    now: u32,
+    before: [u32; 2],
+}
+
+impl Items {
+    #[inline(always)]
+    fn pass(&mut self, b: u8) {
+        if !b.is_ascii_whitespace() {
+            self.now = hash(self.now, u32::from(b));
+        } else if self.now != 0 {
+            self.before = [self.now, self.before[0]];
+            self.now = 0;
+        }
+    }
 }
 
 /// One lane's place in its text.
@@ -66,6 +95,8 @@ pub struct Lane {
     pub bytes: u64,
     word: u32,
     last_word: u32,
+    word_before_last: u32,
+    items: Items,
     /// Field of the line.
     pub field: usize,
     /// Tokens since the field began.
@@ -95,6 +126,8 @@ impl Default for Lane {
             bytes: 0,
             word: 0,
             last_word: 0,
+            word_before_last: 0,
+            items: Items::default(),
             field: 0,
             pos: 0,
             field_hash: 0,
@@ -125,37 +158,79 @@ fn class(b: u8) -> usize {
 }
 
 impl Lane {
-    /// The contexts' hashes before a token.
+    /// Field of the line, and tokens since it began.
     #[inline(always)]
-    pub fn contexts(&mut self, history: &History) -> Lanes {
+    fn place(&self) -> u32 {
+        (self.field.min(FIELDS - 1) as u32) << 8 | self.pos.min(255) as u32
+    }
+
+    /// The same, coarser, below [`PLACES`].
+    #[inline(always)]
+    pub fn coarse_place(&self) -> usize {
+        self.field.min(FIELDS - 1) * POSITIONS + self.pos.min(POSITIONS - 1)
+    }
+
+    /// The contexts' hashes before a token: one vector of them, or two.
+    #[inline(always)]
+    pub fn contexts<const C: usize>(&mut self, history: &History) -> [Lanes; C] {
+        const { assert!(C == 1 || C == 2) };
         let t = self.recent.map(u32::from);
         let f = self.field.min(FIELDS - 1);
         let known = self.field < self.fields_above && self.above[f] != 0;
         let at = self.above[f] as usize + self.pos;
         let above = |n: usize| if known { history.at(at + n) } else { NONE };
-        let a0 = above(0);
-        self.above_token = a0;
-        let a0 = u32::from(a0);
-        let place = (f as u32) << 8 | self.pos.min(255) as u32;
-        let mut h = [
-            t[0],
-            hash(t[0], t[1]),
-            hash(self.word, self.last_word),
-            hash(self.word, t[0]),
-            hash(place, self.first),
-            self.bytes as u32 & 0xff_ffff,
-            hash(self.column.min(255), a0),
-            hash(self.indent, t[0]),
-        ];
-        for (i, h) in h.iter_mut().enumerate() {
-            *h = hash(*h, i as u32);
+        self.above_token = above(0);
+        let a0 = u32::from(self.above_token);
+        let place = self.place();
+        let order2 = hash(t[0], t[1]);
+        let order3 = self.bytes as u32 & 0xff_ffff;
+        let words = hash(self.word, self.last_word);
+        let template = hash(place, self.first);
+        let column = hash(self.column.min(255), a0);
+        let mut all = [[0; WIDTH]; C];
+        if C == 1 {
+            let word = hash(self.word, t[0]);
+            all[0] = salted(
+                0,
+                [t[0], order2, words, word, template, order3, column, hash(self.indent, t[0])],
+            );
+        } else {
+            let Items { now: item, before } = self.items;
+            let items = hash(hash(item, before[0]), before[1]);
+            all[0] = salted(16, [t[0], order2, item, items, template, order3, column, 0]);
+            let order6 = hash(self.bytes as u32, (self.bytes >> 32) as u32 & 0xffff);
+            all[1] = salted(
+                24,
+                [
+                    words,
+                    order6,
+                    hash(words, self.word_before_last),
+                    hash(place, t[0]),
+                    hash(place, before[0]),
+                    0,
+                    hash(hash(a0, u32::from(above(1))), t[0]),
+                    hash(hash(before[0], before[1]), self.pos as u32),
+                ],
+            );
         }
-        h.map(|h| h as i32)
+        all
     }
 
-    /// After a token.
+    /// Contexts of the token that a language model thinks likeliest: what has come of that guess in
+    /// this text. They take the places of what says least beside a model, or of nothing.
     #[inline(always)]
-    pub fn pass(&mut self, token: Token, bytes: &[u8]) {
+    pub fn foretold<const C: usize>(&self, token: Token, hashes: &mut [Lanes; C]) {
+        let token = u32::from(token);
+        hashes[0][7] = hash(token, 7 | 1 << 16) as i32;
+        if C == 2 {
+            let here = hash(hash(self.place(), self.first), token);
+            hashes[1][5] = hash(here, 29 | 1 << 16) as i32;
+        }
+    }
+
+    /// After a token; `C` as in [`Self::contexts`].
+    #[inline(always)]
+    pub fn pass<const C: usize>(&mut self, token: Token, bytes: &[u8]) {
         self.here += 1;
         self.recent.copy_within(..RECENT - 1, 1);
         self.recent[0] = token;
@@ -164,8 +239,12 @@ impl Lane {
             if b.is_ascii_alphabetic() || *b >= 0x80 {
                 self.word = hash(self.word, u32::from(b.to_ascii_lowercase()));
             } else if self.word != 0 {
+                self.word_before_last = self.last_word;
                 self.last_word = self.word;
                 self.word = 0;
+            }
+            if C == 2 {
+                self.items.pass(*b);
             }
             if *b == b' ' && self.column == self.indent {
                 self.indent += 1;

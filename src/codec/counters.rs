@@ -11,8 +11,15 @@ pub const SEEN_MAX: i32 = 31;
 const CHECK: i32 = 0x3fe0;
 /// Largest probability of a slot.
 const P_MAX: i32 = (1 << 18) - 1;
-/// Where each context's steps begin in [`RATES`]: the counters of the first two forget slowly.
-const HASTE: Lanes = [0, 0, 32, 32, 32, 32, 32, 32];
+/// Where each context's steps begin in [`RATES`].
+pub mod haste {
+    use super::{Lanes, WIDTH};
+
+    /// All counters forget slowly.
+    pub const NONE: Lanes = [0; WIDTH];
+    /// All but the first two forget fast.
+    pub const MOST: Lanes = [0, 0, 32, 32, 32, 32, 32, 32];
+}
 /// 32768 / (n + 1.5): the step of a counter that saw n decisions; first that of those which forget
 /// slowly, then that of the others.
 static RATES: [u16; 65] = {
@@ -58,8 +65,8 @@ impl Slot {
     }
 }
 
-/// Bits of a line's number: for short texts, and at most.
-const LINE_BITS: (u32, u32) = (8, 16);
+/// Bits of a line's number for short texts, at least.
+const LINE_BITS: u32 = 8;
 
 /// Counters that share a cache line.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +77,7 @@ pub struct Line(pub [u32; LINE]);
 #[derive(Debug, Clone)]
 pub struct Table {
     lines: Vec<Line>,
+    haste: Lanes,
 }
 
 /// The counters of one decision, one for each context.
@@ -82,10 +90,11 @@ pub struct Found {
 }
 
 impl Table {
-    /// For a text of `len` bytes: short ones are given small tables, which cost less to make.
-    pub fn new(len: usize) -> Self {
-        let bits = (len.max(1).ilog2()).clamp(LINE_BITS.0, LINE_BITS.1);
-        Self { lines: vec![Line([Slot::NEW.0; LINE]); 1 << bits] }
+    /// For a text of `len` bytes, as many lines as it has bytes, at most 2 to the power of `most`:
+    /// short texts are given small tables, which cost less to make.
+    pub fn new(len: usize, most: u32, haste: Lanes) -> Self {
+        let bits = (len.max(1).ilog2()).clamp(LINE_BITS, most);
+        Self { lines: vec![Line([Slot::NEW.0; LINE]); 1 << bits], haste }
     }
 
     /// Memory held, in bytes.
@@ -122,12 +131,12 @@ impl Table {
         prefetch(&self.lines[line as usize & (self.lines.len() - 1)]);
     }
 
-    /// The counters learn how the decision went; the first [`PATIENT`] of them slowly.
+    /// The counters learn how the decision went.
     #[inline(always)]
     pub fn learn<V: Vector>(&mut self, found: &Found, bit: bool) {
         let slots = V::load(&found.slots);
         let seen = slots.and(V::splat(SEEN_MAX));
-        let rates = V::halves(&RATES, seen.add(V::load(&HASTE)));
+        let rates = V::halves(&RATES, seen.add(V::load(&self.haste)));
         let p = slots.shr::<14>();
         // |target − p| · rate stays below 2^31 after these shifts.
         let target = V::splat(if bit { P_MAX } else { 0 });

@@ -5,73 +5,99 @@
 use super::tables::{LIMIT, TABLES};
 use super::vector::{Lanes, Vector, WIDTH};
 
-/// Vectors of inputs of the first layer.
-pub const INPUTS: usize = 3;
-/// Inputs of the first layer.
-pub type Inputs = [Lanes; INPUTS];
-/// Weight sets of the first layer.
-pub const SETS: usize = 3;
+/// Inputs of the first layer, or their weights, for `C` vectors of contexts.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<const C: usize> {
+    /// Logits of what the contexts' counters are worth.
+    pub logits: [Lanes; C],
+    /// How far the same are from a half, as probabilities.
+    pub linear: [Lanes; C],
+    /// Those that do not come from counters.
+    pub rest: Lanes,
+}
+
+impl<const C: usize> Inputs<C> {
+    /// All of them 0.
+    pub const ZERO: Self =
+        Self { logits: [[0; WIDTH]; C], linear: [[0; WIDTH]; C], rest: [0; WIDTH] };
+}
 /// 1.0 as a weight.
 pub const ONE: i32 = 1 << 16;
 /// Weights are kept within ± this, so that no product overflows.
 const WEIGHT_MAX: i32 = (1 << 19) - 1;
 
-/// Both layers.
+/// Learning rates of the layers.
+#[derive(Debug, Clone, Copy)]
+pub struct Rates {
+    /// Of the first.
+    pub first: i32,
+    /// Of the second.
+    pub second: i32,
+}
+
+/// Both layers: `S` weight sets over `C` vectors of contexts, and one over the sets.
 #[derive(Debug, Clone)]
-pub struct Mixer {
-    first: Vec<Inputs>,
-    second: Vec<[Lanes; 1]>,
+pub struct Mixer<const C: usize, const S: usize> {
+    first: Vec<Inputs<C>>,
+    second: Vec<Lanes>,
+    rates: Rates,
     /// Where each set's weights begin in `first`.
-    starts: [usize; SETS],
-    chosen: [usize; SETS],
+    starts: [usize; S],
+    chosen: [usize; S],
     last: usize,
-    outs: [Lanes; 1],
+    outs: Lanes,
     p: i32,
-    probabilities: [i32; SETS],
+    probabilities: [i32; S],
     /// Decisions so far, for the learning rate.
     seen: u32,
 }
 
+/// w·x / 256, lane by lane.
+#[inline(always)]
+fn times<V: Vector>(w: &Lanes, x: &Lanes) -> V {
+    V::load(w).mul(V::load(x)).sar::<8>()
+}
+
 /// Σ w·x / 65536 of terms cut to 24 bits.
 #[inline(always)]
-fn dot<V: Vector, const N: usize>(w: &[Lanes; N], x: &[Lanes; N]) -> i32 {
-    let mut sum = V::splat(0);
-    for (w, x) in w.iter().zip(x) {
-        sum = sum.add(V::load(w).mul(V::load(x)).sar::<8>());
+fn dot<V: Vector, const C: usize>(w: &Inputs<C>, x: &Inputs<C>) -> i32 {
+    let mut sum = times::<V>(&w.rest, &x.rest);
+    for k in 0..C {
+        sum = sum.add(times::<V>(&w.logits[k], &x.logits[k]));
+        sum = sum.add(times::<V>(&w.linear[k], &x.linear[k]));
     }
     sum.sum() >> 8
 }
 
 /// w += x · err / 2^14, rounded.
 #[inline(always)]
-fn learn<V: Vector, const N: usize>(w: &mut [Lanes; N], x: &[Lanes; N], err: i32) {
-    let (err, half) = (V::splat(err), V::splat(1 << 13));
-    for (w, x) in w.iter_mut().zip(x) {
-        let step = V::load(x).mul(err).add(half).sar::<14>();
-        V::load(w).add(step).clamp(-WEIGHT_MAX, WEIGHT_MAX).store(w);
-    }
+fn learn<V: Vector>(w: &mut Lanes, x: &Lanes, err: i32) {
+    let step = V::load(x).mul(V::splat(err)).add(V::splat(1 << 13)).sar::<14>();
+    V::load(w).add(step).clamp(-WEIGHT_MAX, WEIGHT_MAX).store(w);
 }
 
-impl Mixer {
+impl<const C: usize, const S: usize> Mixer<C, S> {
     /// `sizes` tells how many contexts each set has; `finals` the same for the second layer.
-    pub fn new(initial: &Inputs, sizes: [usize; SETS], finals: usize) -> Self {
-        let mut starts = [0; SETS];
+    pub fn new(initial: &Inputs<C>, sizes: [usize; S], finals: usize, rates: Rates) -> Self {
+        const { assert!(S <= WIDTH) };
+        let mut starts = [0; S];
         let mut at = 0;
         for (s, n) in starts.iter_mut().zip(sizes) {
             *s = at;
             at += n;
         }
         let mut second = [0; WIDTH];
-        second[..SETS].fill(ONE / SETS as i32);
+        second[..S].fill(ONE / S as i32);
         Self {
             first: vec![*initial; at],
-            second: vec![[second]; finals],
+            second: vec![second; finals],
+            rates,
             starts,
-            chosen: [0; SETS],
+            chosen: [0; S],
             last: 0,
-            outs: [[0; WIDTH]],
+            outs: [0; WIDTH],
             p: 32768,
-            probabilities: [0; SETS],
+            probabilities: [0; S],
             seen: 0,
         }
     }
@@ -80,25 +106,26 @@ impl Mixer {
     #[inline(always)]
     pub fn mix<V: Vector>(
         &mut self,
-        inputs: &Inputs,
-        contexts: &[usize; SETS],
+        inputs: &Inputs<C>,
+        contexts: &[usize; S],
         last: usize,
     ) -> i32 {
-        for k in 0..SETS {
+        for k in 0..S {
             let at = self.starts[k] + contexts[k];
             self.chosen[k] = at;
-            self.outs[0][k] = dot::<V, _>(&self.first[at], inputs).clamp(-LIMIT, LIMIT);
-            self.probabilities[k] = TABLES.squash(self.outs[0][k]);
+            self.outs[k] = dot::<V, C>(&self.first[at], inputs).clamp(-LIMIT, LIMIT);
+            self.probabilities[k] = TABLES.squash(self.outs[k]);
         }
         self.last = last;
-        let logit = dot::<V, _>(&self.second[last], &self.outs).clamp(-LIMIT, LIMIT);
+        let sum = times::<V>(&self.second[last], &self.outs).sum() >> 8;
+        let logit = sum.clamp(-LIMIT, LIMIT);
         self.p = TABLES.squash(logit);
         logit
     }
 
     /// Learns how the decision went.
     #[inline(always)]
-    pub fn update<V: Vector>(&mut self, inputs: &Inputs, bit: bool) {
+    pub fn update<V: Vector>(&mut self, inputs: &Inputs<C>, bit: bool) {
         let target = if bit { 65535 } else { 0 };
         // Steep at first.
         let mut boost = 2;
@@ -106,22 +133,24 @@ impl Mixer {
             boost += (2048 / (256 + self.seen)) as i32;
             self.seen += 1;
         }
-        for k in 0..SETS {
-            let err = ((target - self.probabilities[k]) * RATE * boost) >> 7;
-            learn::<V, _>(&mut self.first[self.chosen[k]], inputs, err);
+        for k in 0..S {
+            let err = ((target - self.probabilities[k]) * self.rates.first * boost) >> 7;
+            let weights = &mut self.first[self.chosen[k]];
+            learn::<V>(&mut weights.rest, &inputs.rest, err);
+            for c in 0..C {
+                learn::<V>(&mut weights.logits[c], &inputs.logits[c], err);
+                learn::<V>(&mut weights.linear[c], &inputs.linear[c], err);
+            }
         }
-        let err = ((target - self.p) * RATE_LAST) >> 7;
-        learn::<V, _>(&mut self.second[self.last], &self.outs, err);
+        let err = ((target - self.p) * self.rates.second) >> 7;
+        learn::<V>(&mut self.second[self.last], &self.outs, err);
     }
 
     /// Memory held, in bytes.
     pub fn weight(&self) -> usize {
-        4 * (self.first.len() * INPUTS * WIDTH + self.second.len() * WIDTH)
+        size_of::<Inputs<C>>() * self.first.len() + size_of::<Lanes>() * self.second.len()
     }
 }
 
 /// Decisions during which weights move faster.
 const STEEP: u32 = 2048 - 256;
-/// Learning rates.
-const RATE: i32 = 28;
-const RATE_LAST: i32 = 4;

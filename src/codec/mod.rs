@@ -8,6 +8,7 @@ mod estimation;
 mod matching;
 mod mixer;
 mod model;
+mod predictor;
 mod range;
 mod tables;
 pub mod token_model;
@@ -15,12 +16,14 @@ mod tree;
 mod vector;
 mod vocab;
 
-pub use model::Predictor;
+use predictor::either;
+pub use predictor::{ENGINE, Predictor};
 use token_model::likeliest;
 pub use token_model::{Token, TokenModel, leaf_probability, node_probability};
 pub use tree::lexicographic;
 pub use vocab::{Child, Cut, VOCAB, Vocab};
 
+use model::Experts;
 use range::{Decoder, Encoder};
 use std::sync::Arc;
 use vector::Vector;
@@ -123,25 +126,25 @@ impl Bits for Nowhere {
 
 /// One token: first, where there is a good guess, whether it is right; else the path in the tree.
 #[inline(always)]
-fn pass<B: Bits, V: Vector>(
+fn pass<B: Bits, V: Vector, const C: usize, const S: usize>(
     bits: &mut B,
-    predictor: &mut Predictor,
+    experts: &mut Experts<C, S>,
     vocab: &Vocab,
     lane: usize,
     known: Option<Token>,
     cumulative: Option<&[u32]>,
 ) -> Token {
-    predictor.begin::<V>(lane);
+    experts.begin::<V>(lane);
     if let Some(cumulative) = cumulative {
-        predictor.foretell(vocab.at(likeliest(cumulative)));
+        experts.foretell(vocab.at(likeliest(cumulative)));
     }
     let token = 'token: {
-        if let Some(guess) = predictor.guess() {
+        if let Some(guess) = experts.guess() {
             let leaf = vocab.leaf(guess);
             let lm = cumulative.map(|c| leaf_probability(c, leaf));
-            let p1 = predictor.predict::<V>(vocab, None, lm);
+            let p1 = experts.predict::<V>(vocab, None, lm);
             let right = bits.pass(p1, known == Some(guess));
-            predictor.update::<V>(right);
+            experts.update::<V>(right);
             if right {
                 break 'token guess;
             }
@@ -151,9 +154,9 @@ fn pass<B: Bits, V: Vector>(
         loop {
             let [from, mid, to] = vocab.span(node);
             let lm = cumulative.map(|c| node_probability(c, from, mid, to));
-            let p1 = predictor.predict::<V>(vocab, Some(node), lm);
+            let p1 = experts.predict::<V>(vocab, Some(node), lm);
             let bit = bits.pass(p1, path.get(depth).is_some_and(|step| step.1));
-            predictor.update::<V>(bit);
+            experts.update::<V>(bit);
             match vocab.step(node, bit) {
                 Ok(next) => node = next,
                 Err(token) => break token,
@@ -161,7 +164,7 @@ fn pass<B: Bits, V: Vector>(
             depth += 1;
         }
     };
-    predictor.end(token, vocab.bytes(token));
+    experts.end(token, vocab.bytes(token));
     token
 }
 
@@ -198,9 +201,19 @@ fn encode_any<V: Vector>(
     text: &[u8],
     lanes: usize,
     predictor: &mut Predictor,
+    lm: Lm<'_>,
+) -> Coded {
+    either!(predictor, experts => encode_with::<V, _, _>(text, lanes, experts, lm))
+}
+
+#[inline(always)]
+fn encode_with<V: Vector, const C: usize, const S: usize>(
+    text: &[u8],
+    lanes: usize,
+    experts: &mut Experts<C, S>,
     mut lm: Lm<'_>,
 ) -> Coded {
-    let vocab = Arc::clone(predictor.vocab());
+    let vocab = Arc::clone(experts.vocab());
     let vocab = &*vocab;
     let pieces = pieces(text, lanes);
     let mut bytes = vec![pieces.len() as u8];
@@ -211,7 +224,7 @@ fn encode_any<V: Vector>(
     let tokens: Vec<Vec<Token>> = pieces.iter().map(|p| vocab.cut(p)).collect();
     let longest = tokens.iter().map(Vec::len).max().unwrap_or(0);
     let mut bits = Counted { coder: Encoder::default(), ideal: tables::Ideal::default() };
-    predictor.open(&rooms);
+    experts.open(&rooms);
     if let Some(lm) = &mut lm {
         lm.reset(pieces.len());
         lm.foresee(&tokens);
@@ -222,7 +235,7 @@ fn encode_any<V: Vector>(
             step[lane] = tokens.get(at).copied();
             if step[lane].is_some() {
                 let cumulative = distribution(&lm, lane);
-                pass::<_, V>(&mut bits, predictor, vocab, lane, step[lane], cumulative);
+                pass::<_, V, _, _>(&mut bits, experts, vocab, lane, step[lane], cumulative);
             }
         }
         if let Some(lm) = &mut lm {
@@ -258,13 +271,23 @@ fn decode_any<V: Vector>(
     code: &[u8],
     len: usize,
     predictor: &mut Predictor,
+    lm: Lm<'_>,
+) -> Option<Vec<u8>> {
+    either!(predictor, experts => decode_with::<V, _, _>(code, len, experts, lm))
+}
+
+#[inline(always)]
+fn decode_with<V: Vector, const C: usize, const S: usize>(
+    code: &[u8],
+    len: usize,
+    experts: &mut Experts<C, S>,
     mut lm: Lm<'_>,
 ) -> Option<Vec<u8>> {
-    let vocab = Arc::clone(predictor.vocab());
+    let vocab = Arc::clone(experts.vocab());
     let vocab = &*vocab;
     let (rooms, code) = lanes_of(code, len)?;
     let mut bits = Decoder::new(code);
-    predictor.open(&rooms);
+    experts.open(&rooms);
     if let Some(lm) = &mut lm {
         lm.reset(rooms.len());
     }
@@ -277,7 +300,7 @@ fn decode_any<V: Vector>(
             if out[lane].len() < rooms[lane] {
                 ended = false;
                 let cumulative = distribution(&lm, lane);
-                let token = pass::<_, V>(&mut bits, predictor, vocab, lane, None, cumulative);
+                let token = pass::<_, V, _, _>(&mut bits, experts, vocab, lane, None, cumulative);
                 step[lane] = Some(token);
                 out[lane].extend_from_slice(vocab.bytes(token));
             }
@@ -295,11 +318,16 @@ fn decode_any<V: Vector>(
 
 #[inline(always)]
 fn train_any<V: Vector>(text: &[u8], predictor: &mut Predictor) {
-    let vocab = Arc::clone(predictor.vocab());
+    either!(predictor, experts => train_with::<V, _, _>(text, experts));
+}
+
+#[inline(always)]
+fn train_with<V: Vector, const C: usize, const S: usize>(text: &[u8], experts: &mut Experts<C, S>) {
+    let vocab = Arc::clone(experts.vocab());
     let vocab = &*vocab;
-    predictor.open(&[text.len()]);
+    experts.open(&[text.len()]);
     for token in vocab.cut(text) {
-        pass::<_, V>(&mut Nowhere, predictor, vocab, 0, Some(token), None);
+        pass::<_, V, _, _>(&mut Nowhere, experts, vocab, 0, Some(token), None);
     }
 }
 

@@ -1,15 +1,15 @@
-//! The predictor: adaptive counters under many contexts and match models, mixed in the logistic
+//! The experts: adaptive counters under many contexts and match models, mixed in the logistic
 //! domain and corrected by secondary estimation (the PAQ family's design: Mahoney 2005).
 
-use super::context::{History, Lane, NONE, hash};
-use super::counters::{Adaptive, Estimates, Found, SEEN_MAX, Slot, Table, Worth};
+use super::context::{History, Lane, NONE, PLACES, hash};
+use super::counters::{Adaptive, Estimates, Found, SEEN_MAX, Slot, Table, Worth, haste};
 use super::estimation::Estimation;
 use super::matching::{Match, Matcher};
-use super::mixer::{INPUTS, Inputs, Mixer, ONE};
+use super::mixer::{Inputs, Mixer, ONE, Rates};
 use super::tables::TABLES;
 use super::token_model::Token;
 use super::vector::{Lanes, Vector, WIDTH};
-use super::vocab::{VOCAB, Vocab};
+use super::vocab::Vocab;
 use std::sync::Arc;
 
 /// Tokens that a match has at least.
@@ -21,31 +21,29 @@ const GROUP: usize = 4;
 const ORDERS: [usize; 3] = [1, 2, 6];
 /// A guess is asked about if it is right this often, of 65536.
 const GUESS_MIN: u32 = 45000;
-/// Vectors of inputs: the contexts' logits, how far their probabilities are from a half, the rest.
-const LOGITS: usize = 0;
-const LINEAR: usize = 1;
-const REST: usize = 2;
-/// Inputs of the rest, after those of the matches.
+/// Inputs that do not come from counters, after those of the matches.
 const DIRECT: usize = MATCHES;
 const BIAS: usize = MATCHES + 1;
 const LM: usize = MATCHES + 2;
 const GUESS: usize = MATCHES + 3;
 const LM_LINEAR: usize = MATCHES + 4;
-/// The context that a language model's likeliest token replaces: that of the line's indent.
-const FORETOLD: usize = 7;
 /// Nodes that have their own weights; the tree's nodes are numbered by weight.
 const NODES: usize = 512;
-/// Contexts of the second estimation.
+/// Contexts of the second estimation, and of the third.
 const PAIRS: usize = 1 << 12;
+/// States of what is certain about a decision.
+const CERTAIN: usize = 21;
+/// Tokens before that have their own weights, hashed.
+const BEFORE: usize = 1 << 10;
 
 /// Weights to start with, in hundredths: of each context, each match, the node itself, and the
 /// language model.
-fn initial_weights(contexts: i32, matches: i32, direct: i32, lm: i32) -> Inputs {
-    let mut weights = [[0; WIDTH]; INPUTS];
-    weights[LOGITS] = [contexts * ONE / 100; WIDTH];
-    weights[REST][..MATCHES].fill(matches * ONE / 100);
-    weights[REST][DIRECT] = direct * ONE / 100;
-    weights[REST][LM] = lm * ONE / 100;
+fn initial_weights<const C: usize>([contexts, matches, direct, lm]: [i32; 4]) -> Inputs<C> {
+    let mut weights = Inputs::ZERO;
+    weights.logits = [[contexts * ONE / 100; WIDTH]; C];
+    weights.rest[..MATCHES].fill(matches * ONE / 100);
+    weights.rest[DIRECT] = direct * ONE / 100;
+    weights.rest[LM] = lm * ONE / 100;
     weights
 }
 
@@ -62,23 +60,25 @@ fn lines<V: Vector>(contexts: &Lanes, salt: u32) -> V {
     h.xor(h.shr::<15>())
 }
 
-/// All that coder and decoder learn in step. Cloning it is how a primer is used.
+/// All that coder and decoder learn in step, with `C` vectors of contexts and `S` sets of weights.
 #[derive(Debug, Clone)]
-pub struct Predictor {
+pub struct Experts<const C: usize, const S: usize> {
     vocab: Arc<Vocab>,
     table: Table,
     direct: Vec<Slot>,
-    worth: Worth,
-    mixer: Mixer,
+    worth: [Worth; C],
+    mixer: Mixer<C, S>,
     estimations: [Estimation; 2],
+    /// Under the place in the line and the depth in the tree; of two vectors only.
+    placed: Estimation,
     matchers: [Matcher; MATCHES],
     history: History,
     lanes: Vec<(Lane, [Match; MATCHES])>,
     // Of the token under way:
     lane: usize,
     depth: usize,
-    hashes: Lanes,
-    lines: Lanes,
+    hashes: [Lanes; C],
+    lines: [Lanes; C],
     above_live: bool,
     /// The guess that is asked about or was refused.
     guess: Option<Token>,
@@ -90,50 +90,61 @@ pub struct Predictor {
     refusal_bit: bool,
     // Of the decision under way:
     node: u16,
-    found: Found,
-    estimates: Estimates,
-    inputs: Inputs,
+    found: [Found; C],
+    estimates: [Estimates; C],
+    inputs: Inputs<C>,
 }
 
-impl Default for Predictor {
-    fn default() -> Self {
-        Self::new(usize::MAX)
+/// What stands alone, and what stood beside a language model in engine 0.
+pub type Narrow = Experts<1, 3>;
+/// What stands beside a language model, whose time is so much longer that twice the contexts cost
+/// next to nothing.
+pub type Wide = Experts<2, 5>;
+
+impl Narrow {
+    /// Knows nothing of the text, which will be `len` bytes long; `lm` if it stands beside a language
+    /// model, which is trusted more than the experts until they have learnt something.
+    pub fn new(vocab: &Arc<Vocab>, len: usize, lm: bool) -> Self {
+        let weights = if lm { [10, 25, 12, 60] } else { [25, 25, 12, 0] };
+        let rates = Rates { first: 28, second: 4 };
+        let sizes = [CERTAIN * 16, NODES + 1, CERTAIN * 128];
+        Self::starting(vocab, len, weights, sizes, rates, haste::MOST)
     }
 }
 
-impl Predictor {
-    /// Knows nothing of the text, which will be `len` bytes long. Coder and decoder must say the
-    /// same.
-    pub fn new(len: usize) -> Self {
-        Self::over(&VOCAB, len)
+impl Wide {
+    /// The same beside a language model.
+    pub fn new(vocab: &Arc<Vocab>, len: usize) -> Self {
+        let rates = Rates { first: 30, second: 8 };
+        let sizes = [CERTAIN * 16, NODES + 1, CERTAIN * 128, PLACES, BEFORE];
+        Self::starting(vocab, len, [6, 20, 8, 60], sizes, rates, haste::NONE)
     }
+}
 
-    /// The same for another vocabulary.
-    pub fn over(vocab: &Arc<Vocab>, len: usize) -> Self {
-        Self::starting(vocab, len, &initial_weights(25, 25, 12, 0))
-    }
-
-    /// The same over the vocabulary of a language model, which is trusted more than the experts
-    /// until they have learnt something.
-    pub fn beside(vocab: &Arc<Vocab>, len: usize) -> Self {
-        Self::starting(vocab, len, &initial_weights(10, 25, 12, 60))
-    }
-
-    fn starting(vocab: &Arc<Vocab>, len: usize, initial: &Inputs) -> Self {
+impl<const C: usize, const S: usize> Experts<C, S> {
+    fn starting(
+        vocab: &Arc<Vocab>,
+        len: usize,
+        weights: [i32; 4],
+        sizes: [usize; S],
+        rates: Rates,
+        haste: Lanes,
+    ) -> Self {
         Self {
             vocab: Arc::clone(vocab),
-            table: Table::new(len),
+            table: Table::new(len.saturating_mul(C), 15 + C as u32, haste),
             direct: vec![Slot::NEW; vocab.size() + 1],
-            worth: Worth::default(),
-            mixer: Mixer::new(initial, [21 * 16, NODES + 1, 21 * 128], 21),
+            worth: std::array::from_fn(|_| Worth::default()),
+            mixer: Mixer::new(&initial_weights(weights), sizes, CERTAIN, rates),
             estimations: [Estimation::new(vocab.size() + 1), Estimation::new(PAIRS)],
+            placed: Estimation::new(if C == 1 { 1 } else { PAIRS }),
             matchers: MATCH_MIN.map(Matcher::new),
             history: History::default(),
             lanes: Vec::new(),
             lane: 0,
             depth: 0,
-            hashes: [0; WIDTH],
-            lines: [0; WIDTH],
+            hashes: [[0; WIDTH]; C],
+            lines: [[0; WIDTH]; C],
             above_live: false,
             guess: None,
             guess_p: 0,
@@ -143,9 +154,9 @@ impl Predictor {
             refusal_at: 0,
             refusal_bit: false,
             node: 0,
-            found: Found::default(),
-            estimates: Estimates::default(),
-            inputs: [[0; WIDTH]; INPUTS],
+            found: [Found::default(); C],
+            estimates: [Estimates::default(); C],
+            inputs: Inputs::ZERO,
         }
     }
 
@@ -170,10 +181,11 @@ impl Predictor {
     /// Memory held, in bytes.
     pub fn weight(&self) -> usize {
         self.table.weight()
-            + Worth::WEIGHT
+            + C * Worth::WEIGHT
             + 4 * self.direct.len()
             + self.mixer.weight()
             + self.estimations.iter().map(Estimation::weight).sum::<usize>()
+            + self.placed.weight()
             + self.matchers.iter().map(Matcher::weight).sum::<usize>()
             + self.history.weight()
     }
@@ -183,7 +195,7 @@ impl Predictor {
     pub fn begin<V: Vector>(&mut self, lane: usize) {
         self.lane = lane;
         self.depth = 0;
-        self.hashes = self.lanes[lane].0.contexts(&self.history);
+        self.hashes = self.lanes[lane].0.contexts::<C>(&self.history);
         self.prefetch::<V>(0);
         let (lane, matches) = &mut self.lanes[lane];
         self.above_live = lane.above_token != NONE;
@@ -203,11 +215,10 @@ impl Predictor {
         }
     }
 
-    /// The token that a language model thinks likeliest. It takes the place of the context that says
-    /// least beside one: what has come of that guess in this text.
+    /// The token that a language model thinks likeliest; said before the first decision.
     #[inline(always)]
     pub fn foretell(&mut self, token: Token) {
-        self.hashes[FORETOLD] = hash(u32::from(token), FORETOLD as u32 | 1 << 16) as i32;
+        self.lanes[self.lane].0.foretold::<C>(token, &mut self.hashes);
     }
 
     /// The token that is likely enough to be asked about first, as `predict(.., None, ..)`.
@@ -228,12 +239,20 @@ impl Predictor {
             salt = salt.wrapping_add(u32::from(self.guess.unwrap_or(0)).wrapping_mul(0x6C8E_9CF5));
         }
         if self.depth.is_multiple_of(GROUP) {
-            lines::<V>(&self.hashes, salt).store(&mut self.lines);
+            for k in 0..C {
+                lines::<V>(&self.hashes[k], salt).store(&mut self.lines[k]);
+            }
         }
         // Under the node, and under the token before and the node.
         let before = u32::from(self.lanes[self.lane].0.recent[0]);
         self.estimations[0].choose(usize::from(node));
         self.estimations[1].choose(hash(before, salt) as usize % PAIRS);
+        if C > 1 {
+            let lane = &self.lanes[self.lane].0;
+            let depth = if self.asked { 15 } else { self.depth.min(14) };
+            let place = lane.field.min(63) * 4 + lane.pos.min(3);
+            self.placed.choose(place * 16 + depth);
+        }
         // The lines that come next: the root's after a guess, the children's after a group's last.
         if self.asked {
             self.prefetch::<V>(0);
@@ -245,30 +264,32 @@ impl Predictor {
             }
         }
         let salt = salt ^ salt >> 15;
-        let keys = V::load(&self.hashes).xor(V::splat(salt as i32));
-        let keys = keys.mul(V::splat(0x297A_2D39)).shr::<8>();
-        self.found = self.table.find(V::load(&self.lines), keys);
-        self.estimates = self.worth.of::<V>(&self.found.slots);
-        let p = V::load(&self.estimates.p);
-        TABLES.stretch_all(p).store(&mut self.inputs[LOGITS]);
-        p.sub(V::splat(32768)).sar::<5>().store(&mut self.inputs[LINEAR]);
+        for k in 0..C {
+            let keys = V::load(&self.hashes[k]).xor(V::splat(salt as i32));
+            let keys = keys.mul(V::splat(0x297A_2D39)).shr::<8>();
+            self.found[k] = self.table.find(V::load(&self.lines[k]), keys);
+            self.estimates[k] = self.worth[k].of::<V>(&self.found[k].slots);
+            let p = V::load(&self.estimates[k].p);
+            TABLES.stretch_all(p).store(&mut self.inputs.logits[k]);
+            p.sub(V::splat(32768)).sar::<5>().store(&mut self.inputs.linear[k]);
+        }
         // Which of the longer contexts have been here before.
         let order: usize =
-            ORDERS.map(|i| usize::from(self.found.slots[i] & SEEN_MAX != 0)).iter().sum();
+            ORDERS.map(|i| usize::from(self.found[0].slots[i] & SEEN_MAX != 0)).iter().sum();
         let (lane, matches) = &mut self.lanes[self.lane];
         let mut sures = [0; MATCHES];
         let mut state = 0;
         self.refusal_at = usize::MAX;
         let mut own = 0;
         if self.asked {
-            self.inputs[REST][..MATCHES].fill(0);
+            self.inputs.rest[..MATCHES].fill(0);
             own = TABLES.stretch(self.guess_p as u16);
             state = 1;
         } else {
             for k in 0..MATCHES {
                 let (logit, sure) =
                     self.matchers[k].predict(&mut matches[k], vocab, node, self.depth);
-                self.inputs[REST][k] = logit;
+                self.inputs.rest[k] = logit;
                 sures[k] = sure;
             }
             if self.refused {
@@ -285,9 +306,9 @@ impl Predictor {
                 }
             }
         }
-        self.inputs[REST][GUESS] = own;
+        self.inputs.rest[GUESS] = own;
         let direct = self.direct[node as usize];
-        self.inputs[REST][DIRECT] = TABLES.stretch_coarse(direct.p() >> 2);
+        self.inputs.rest[DIRECT] = TABLES.stretch_coarse(direct.p() >> 2);
         // The token above, if the path so far is its.
         let mut above = 0;
         if self.asked {
@@ -304,10 +325,10 @@ impl Predictor {
                 _ => self.above_live = false,
             }
         }
-        self.inputs[REST][BIAS] = 256;
+        self.inputs.rest[BIAS] = 256;
         let p = lm.unwrap_or(32768);
-        self.inputs[REST][LM] = TABLES.stretch(p as u16);
-        self.inputs[REST][LM_LINEAR] = (p as i32 - 32768) >> 5;
+        self.inputs.rest[LM] = TABLES.stretch(p as u16);
+        self.inputs.rest[LM_LINEAR] = (p as i32 - 32768) >> 5;
         let certain = match state {
             0 => sures[0] * 4 + sures[1],
             1 if self.guess_p > 65000 => 16,
@@ -315,22 +336,28 @@ impl Predictor {
             1 => 18,
             _ => 17 + state,
         };
-        let contexts = [
+        let all = [
             certain * 16 + order * 4 + above,
             if self.asked { NODES } else { usize::from(node).min(NODES - 1) },
             certain * 128 + self.depth.min(15) * 8 + lane.class,
+            lane.coarse_place(),
+            hash(before, 77) as usize % BEFORE,
         ];
+        let contexts = std::array::from_fn(|k| all[k]);
         let logit = self.mixer.mix::<V>(&self.inputs, &contexts, certain);
         let p = TABLES.squash(logit);
         let [a, b] = &mut self.estimations;
-        (((2 * p + a.refine(logit) + b.refine(logit)) + 2) / 4).clamp(1, 65535) as u32
+        let c = if C == 1 { p } else { self.placed.refine(logit) };
+        ((p + a.refine(logit) + b.refine(logit) + c + 2) / 4).clamp(1, 65535) as u32
     }
 
     #[inline(always)]
     fn prefetch<V: Vector>(&self, node: u16) {
         let salt = salt_of(node);
-        for line in lines::<V>(&self.hashes, salt).lanes() {
-            self.table.prefetch(line as u32);
+        for hashes in &self.hashes {
+            for line in lines::<V>(hashes, salt).lanes() {
+                self.table.prefetch(line as u32);
+            }
         }
     }
 
@@ -338,12 +365,17 @@ impl Predictor {
     #[inline(always)]
     pub fn update<V: Vector>(&mut self, bit: bool) {
         self.mixer.update::<V>(&self.inputs, bit);
-        self.worth.learn::<V>(&self.estimates, bit);
-        self.table.learn::<V>(&self.found, bit);
+        for k in 0..C {
+            self.worth[k].learn::<V>(&self.estimates[k], bit);
+            self.table.learn::<V>(&self.found[k], bit);
+        }
         let direct = &mut self.direct[self.node as usize];
         *direct = direct.learned(bit);
         for e in &mut self.estimations {
             e.update(bit);
+        }
+        if C > 1 {
+            self.placed.update(bit);
         }
         let matches = &mut self.lanes[self.lane].1;
         for (matcher, m) in self.matchers.iter_mut().zip(matches) {
@@ -374,7 +406,7 @@ impl Predictor {
     pub fn end(&mut self, token: Token, bytes: &[u8]) {
         let (lane, matches) = &mut self.lanes[self.lane];
         self.history.set(lane.here, token);
-        lane.pass(token, bytes);
+        lane.pass::<C>(token, bytes);
         for (matcher, m) in self.matchers.iter_mut().zip(matches) {
             matcher.settle(m, token);
             matcher.end(m, lane, &self.history);

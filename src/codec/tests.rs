@@ -92,17 +92,24 @@ fn texts_come_back_through_any_number_of_lanes() {
     }
 }
 
+/// Experts beside the toy, in a version of the engine.
+fn beside(len: usize, engine: u16) -> Predictor {
+    Predictor::beside(&VOCAB, len, engine)
+}
+
 #[test]
 fn texts_come_back_with_a_language_model() {
     for (text, lanes) in [(log(3000), 1), (prose(), 3), (b"ab".to_vec(), 2)] {
-        let mut toy = Toy { lanes: Vec::new() };
-        let coded = encode(&text, lanes, &mut Predictor::default(), Some(&mut toy));
-        let without = encode(&text, lanes, &mut Predictor::default(), None);
-        assert!(coded.bytes != without.bytes, "the model must have a say");
-        let mut toy = Toy { lanes: Vec::new() };
-        let back =
-            decode(&coded.bytes, text.len(), &mut Predictor::default(), Some(&mut toy)).unwrap();
-        assert!(back == text);
+        for engine in 0..=ENGINE {
+            let fresh = || beside(text.len(), engine);
+            let mut toy = Toy { lanes: Vec::new() };
+            let coded = encode(&text, lanes, &mut fresh(), Some(&mut toy));
+            let without = encode(&text, lanes, &mut fresh(), None);
+            assert!(coded.bytes != without.bytes, "the model must have a say");
+            let mut toy = Toy { lanes: Vec::new() };
+            let back = decode(&coded.bytes, text.len(), &mut fresh(), Some(&mut toy)).unwrap();
+            assert!(back == text);
+        }
     }
 }
 
@@ -120,11 +127,16 @@ fn what_was_learned_makes_the_next_text_shorter() {
 #[test]
 fn wide_and_plain_loops_agree() {
     for text in [log(10_000), prose()] {
-        let wide = encode(&text, 2, &mut Predictor::default(), None);
-        assert!(encode_any::<vector::Plain>(&text, 2, &mut Predictor::default(), None) == wide);
-        let back =
-            decode_any::<vector::Plain>(&wide.bytes, text.len(), &mut Predictor::default(), None);
-        assert!(back.unwrap() == text);
+        for engine in 0..=ENGINE {
+            let fresh = || beside(text.len(), engine);
+            let (mut one, mut other) = (Toy { lanes: Vec::new() }, Toy { lanes: Vec::new() });
+            let wide = encode(&text, 2, &mut fresh(), Some(&mut one));
+            let plain = encode_any::<vector::Plain>(&text, 2, &mut fresh(), Some(&mut other));
+            assert!(wide == plain);
+            let (code, len) = (&wide.bytes, text.len());
+            let back = decode_any::<vector::Plain>(code, len, &mut fresh(), Some(&mut one));
+            assert!(back.unwrap() == text);
+        }
     }
 }
 
@@ -153,9 +165,16 @@ fn the_code_costs_what_the_decisions_are_worth() {
 fn the_numerics_have_not_changed() {
     let mut text = log(8000);
     text.extend(prose());
-    let coded = encode(&text, 2, &mut Predictor::new(text.len()), None);
-    let print = blake3::hash(&coded.bytes).to_hex();
-    assert_eq!((coded.bytes.len(), &print[..16]), (1107, "8c687cba4555cb9f"));
+    let check = |mut predictor: Predictor, lm: Lm<'_>, len: usize, print: &str| {
+        let coded = encode(&text, 2, &mut predictor, lm);
+        let hash = blake3::hash(&coded.bytes).to_hex();
+        assert_eq!((coded.bytes.len(), &hash[..16]), (len, print));
+    };
+    let len = text.len();
+    let mut toy = Toy { lanes: Vec::new() };
+    check(Predictor::new(len), None, 1107, "8c687cba4555cb9f");
+    check(beside(len, 0), Some(&mut toy), 1152, "8828f7ab1f14e44b");
+    check(beside(len, 1), Some(&mut toy), 1088, "5411c70242799a74");
 }
 
 proptest! {

@@ -40,7 +40,7 @@ pub struct Status {
     /// Format of the store.
     pub format: u32,
     /// Version of the coder's numerics.
-    pub engine: u32,
+    pub engine: u16,
     /// Identity of the store.
     pub uuid: String,
     /// Bytes per block.
@@ -212,7 +212,7 @@ pub fn stat(fs: &Fs, paths: &[String]) -> Result<Vec<StatEntry>, String> {
 /// What settle or gc did.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Settled {
-    /// Live bytes (settle) or bytes in segments (gc) before.
+    /// Bytes of live frames (settle, recode) or in segments (gc) before.
     pub before_bytes: u64,
     /// The same after.
     pub after_bytes: u64,

@@ -42,9 +42,9 @@ pub struct RecodeOptions {
 /// What a settle did, in stored bytes of the runs and blocks coded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SettleReport {
-    /// Live bytes in the store before.
+    /// Bytes of the store's live frames before.
     pub before_bytes: u64,
-    /// Live bytes in the store after.
+    /// The same after.
     pub after_bytes: u64,
     /// Blocks coded.
     pub blocks: u64,
@@ -203,7 +203,7 @@ impl Recoder {
             None => self.store().staged_inodes()?,
         };
         let _command = Command::begin(&self.commands);
-        let before_bytes = self.live_bytes()?;
+        let before_bytes = self.frame_bytes()?;
         let mut blocks = 0;
         // A write between planning and swapping costs another round; a busy writer is not chased.
         for _ in 0..3 {
@@ -223,7 +223,7 @@ impl Recoder {
             blocks += coded;
         }
         self.store().sync()?;
-        Ok(SettleReport { before_bytes, after_bytes: self.live_bytes()?, blocks })
+        Ok(SettleReport { before_bytes, after_bytes: self.frame_bytes()?, blocks })
     }
 
     /// Codes all of these inodes anew, as their models say now; `progress(done, total)` in blocks.
@@ -233,7 +233,7 @@ impl Recoder {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<SettleReport, FetchError> {
         let _command = Command::begin(&self.commands);
-        let before_bytes = self.live_bytes()?;
+        let before_bytes = self.frame_bytes()?;
         let mut total = 0;
         for &ino in inos {
             total += self.plan(ino, Rested::AGAIN)?.map_or(0, |p| p.ready.len() as u64);
@@ -245,7 +245,7 @@ impl Recoder {
             progress(done, total.max(done));
         })?;
         self.store().sync()?;
-        Ok(SettleReport { before_bytes, after_bytes: self.live_bytes()?, blocks })
+        Ok(SettleReport { before_bytes, after_bytes: self.frame_bytes()?, blocks })
     }
 
     /// What waits, how fast it goes.
@@ -283,8 +283,10 @@ impl Recoder {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn live_bytes(&self) -> Result<u64, FetchError> {
-        Ok(self.store().stats()?.live_bytes())
+    /// Bytes of live frames. Sidecars, which idle threads renew meanwhile, are none of a report's.
+    fn frame_bytes(&self) -> Result<u64, FetchError> {
+        let stats = self.store().stats()?;
+        Ok(stats.coded_bytes.saturating_add(stats.staged_bytes))
     }
 
     fn run(&self) {
