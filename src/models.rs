@@ -227,7 +227,7 @@ impl Pins {
         for id in &ids {
             self.store.remove_model_file(id)?;
         }
-        entries.iter().for_each(|m| drop(loaded.remove(&m.number)));
+        loaded.retain(|number, _| entries.iter().all(|m| m.number != *number));
         if ids.is_empty() { Err(ModelError::NotPinned(name.to_owned())) } else { Ok(()) }
     }
 

@@ -97,7 +97,7 @@ fn known_code() {
 /// By version of the engine.
 const KNOWN: [&str; ENGINE as usize + 1] = [
     "909084db576185f68a3c58d7d053cb1840e4b7471118b1e2fa53dcc8384d0c3c",
-    "0da5ca28bf08a297a62354957fe8159d81f22e853f954897ee2fd270c030b9d3",
+    "dd07a4b4b1a00025ebdff4979d2308df9ed5dd2c74a9bae624325d0b55010a55",
 ];
 
 proptest! {

@@ -54,6 +54,9 @@ impl History {
     }
 }
 
+/// Tells hashes of what is foretold from those of what was.
+const FORETOLD: u32 = 1 << 16;
+
 /// Makes the hashes of different contexts differ.
 #[inline(always)]
 fn salted(salt: u32, hashes: [u32; WIDTH]) -> Lanes {
@@ -221,10 +224,10 @@ impl Lane {
     #[inline(always)]
     pub fn foretold<const C: usize>(&self, token: Token, hashes: &mut [Lanes; C]) {
         let token = u32::from(token);
-        hashes[0][7] = hash(token, 7 | 1 << 16) as i32;
+        hashes[0][7] = hash(token, FORETOLD + 7) as i32;
         if C == 2 {
             let here = hash(hash(self.place(), self.first), token);
-            hashes[1][5] = hash(here, 29 | 1 << 16) as i32;
+            hashes[1][5] = hash(here, FORETOLD + 29) as i32;
         }
     }
 

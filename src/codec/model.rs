@@ -204,6 +204,9 @@ impl<const C: usize, const S: usize> Experts<C, S> {
         }
         self.guess = None;
         self.refused = false;
+        if C > 1 {
+            return;
+        }
         for (matcher, m) in self.matchers.iter().zip(matches) {
             if let Some((token, p)) = matcher.guess(m)
                 && p > GUESS_MIN
@@ -221,7 +224,8 @@ impl<const C: usize, const S: usize> Experts<C, S> {
         self.lanes[self.lane].0.foretold::<C>(token, &mut self.hashes);
     }
 
-    /// The token that is likely enough to be asked about first, as `predict(.., None, ..)`.
+    /// The token that is likely enough to be asked about first, as `predict(.., None, ..)`. That saves
+    /// time, not bits, so two vectors of contexts never guess.
     #[inline(always)]
     pub fn guess(&self) -> Option<Token> {
         self.guess
