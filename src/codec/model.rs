@@ -253,9 +253,9 @@ impl<const C: usize, const S: usize> Experts<C, S> {
         self.estimations[1].choose(hash(before, salt) as usize % PAIRS);
         if C > 1 {
             let lane = &self.lanes[self.lane].0;
-            let depth = if self.asked { 15 } else { self.depth.min(14) };
+            // 64 fields, 4 positions, 16 depths: below [`PAIRS`].
             let place = lane.field.min(63) * 4 + lane.pos.min(3);
-            self.placed.choose(place * 16 + depth);
+            self.placed.choose(place * 16 + self.depth.min(14));
         }
         // The lines that come next: the root's after a guess, the children's after a group's last.
         if self.asked {
