@@ -9,37 +9,106 @@ use super::record::Change;
 use super::{Store, lock};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 /// Frames moved under one hold of the writer's lock.
 const BATCH: usize = 32;
 
+/// Moves what lives out of segments with more dead in them than `dead_percent`, and deletes those.
 pub fn clean(store: &Store, dead_percent: u32) -> Result<CleanReport> {
+    let _turn = lock(&store.cleaning);
+    run(store, dead_percent, &|| false)
+}
+
+/// Makes room until `want` bytes are free, if what is dead may yield it. Bounded in time: who writes
+/// waits for it.
+pub fn make_room(store: &Store, want: u64) {
+    /// Less is not worth the while.
+    const LITTLE: u64 = if cfg!(test) { 16 << 10 } else { 1 << 20 };
+    const PATIENCE: Duration = Duration::from_secs(8);
+    const AGAIN: Duration = Duration::from_secs(10);
+    if store.read_only() {
+        return;
+    }
+    let mut vain = lock(&store.cleaning);
+    store.segments.forget_gone();
+    *lock(&store.free) = None;
+    let dead = || store.stats().map_or(0, |s| s.dead_bytes);
+    let before = dead();
+    let known = |(at, dead): &(Instant, u64)| at.elapsed() < AGAIN && before < dead + LITTLE;
+    if store.free_bytes() >= want || before < LITTLE || vain.as_ref().is_some_and(known) {
+        return;
+    }
+    let began = Instant::now();
+    let enough = || {
+        *lock(&store.free) = None;
+        // More than asked for, so that not every write has to clean.
+        store.free_bytes() >= want + store.segments.headroom / 2 || began.elapsed() > PATIENCE
+    };
+    if let Err(e) = run(store, 2, &enough) {
+        ::log::debug!("making room: {e}");
+    }
+    *lock(&store.free) = None;
+    *vain = (store.free_bytes() < want).then(|| (Instant::now(), dead()));
+}
+
+/// Cleans until there is nothing more to do, or `enough`.
+///
+/// Segments with the least in them come first. As many are emptied at a time as find room; then a
+/// checkpoint lets them go, and the room they leave takes the next.
+fn run(store: &Store, dead_percent: u32, enough: &dyn Fn() -> bool) -> Result<CleanReport> {
     if store.read_only() {
         return Err(StoreError::ReadOnly);
     }
     let total = || store.segments.lens().iter().map(|(_, n)| n).sum::<u64>();
     let mut report = CleanReport { before_bytes: total(), ..CleanReport::default() };
-    let victims = victims(store, dead_percent);
-    if victims.is_empty() {
-        report.after_bytes = report.before_bytes;
-        return Ok(report);
-    }
-    // On a full disk what is dead goes first; that makes room for moving the rest.
-    let mut full = None;
-    for _ in 0..2 {
-        let moved: Result<u64> = victims.iter().map(|n| empty(store, *n)).sum();
-        full = match moved {
-            Ok(n) => {
-                report.moved_frames += n;
-                None
+    let mut victims = victims(store, dead_percent);
+    {
+        // What is moved must not go into a segment that is to be emptied.
+        let mut w = lock(&store.writer);
+        w.usable()?;
+        let current = w.number();
+        if victims.contains(&current) {
+            w.close_group(store.durable.load(Ordering::Acquire))?;
+            match w.roll(false) {
+                Err(StoreError::NoSpace { .. }) => victims.retain(|n| *n != current),
+                rolled => rolled?,
             }
-            Err(e @ StoreError::NoSpace { .. }) => Some(e),
-            Err(e) => return Err(e),
-        };
-        store.renew_checkpoint()?;
-        if full.is_none() {
-            break;
         }
+    }
+    let (mut full, mut emptied) = (None, false);
+    let mut todo = victims.into_iter().peekable();
+    while let Some(number) = todo.peek().copied() {
+        if !fits(store, number) {
+            // What was emptied makes room for this one; if nothing was, no other fits either.
+            if !emptied {
+                break;
+            }
+            store.renew_checkpoint()?;
+            store.segments.release_gone();
+            emptied = false;
+            if enough() {
+                break;
+            }
+            continue;
+        }
+        match empty(store, number) {
+            Ok(n) => report.moved_frames += n,
+            Err(e @ StoreError::NoSpace { .. }) => {
+                full = Some(e);
+                break;
+            }
+            Err(e) => return Err(e),
+        }
+        emptied = true;
+        todo.next();
+    }
+    if emptied || full.is_some() {
+        match store.renew_checkpoint() {
+            Err(e @ StoreError::NoSpace { .. }) => full = Some(e),
+            renewed => renewed?,
+        }
+        store.segments.release_gone();
     }
     report.after_bytes = total();
     match full {
@@ -48,17 +117,30 @@ pub fn clean(store: &Store, dead_percent: u32) -> Result<CleanReport> {
     }
 }
 
-/// Segments whose dead share exceeds the threshold, those with the least in them first. The one being written counts too: a checkpoint
-/// seals it.
+/// True if a segment's live frames, and the checkpoint after them, find room.
+fn fits(store: &Store, number: u32) -> bool {
+    /// For groups, footers and sidecars.
+    const SLACK: u64 = if cfg!(test) { 256 << 10 } else { 1 << 20 };
+    let live = store.state().totals.live.get(&number).copied().unwrap_or(0);
+    if live == 0 {
+        return true;
+    }
+    let checkpoint = lock(&store.checkpoint).1;
+    let aside = lock(&store.writer).set_aside();
+    let free = store.segments.volume.free_bytes().unwrap_or(u64::MAX).saturating_add(aside);
+    live + live / 16 + checkpoint + checkpoint / 4 + SLACK <= free
+}
+
+/// Segments whose dead share exceeds the threshold, those with the least in them first.
 fn victims(store: &Store, dead_percent: u32) -> Vec<u32> {
     let state = store.state();
+    let live = |n: &u32| state.totals.live.get(n).copied().unwrap_or(0);
     let dead_share = |(number, len): &(u32, u64)| {
-        let live = state.totals.live.get(number).copied().unwrap_or(0).min(*len);
-        (len - live) * 100 > len * u64::from(dead_percent)
+        (len - live(number).min(*len)) * 100 > len * u64::from(dead_percent)
     };
     let mut out: Vec<u32> =
         store.segments.lens().into_iter().filter(dead_share).map(|(n, _)| n).collect();
-    out.sort_by_key(|n| state.totals.live.get(n).copied().unwrap_or(0));
+    out.sort_by_key(live);
     out
 }
 
@@ -83,7 +165,7 @@ fn empty(store: &Store, number: u32) -> Result<u64> {
                     continue;
                 }
             };
-            w.ensure(bytes.len() as u64 + 64, false)?;
+            w.ensure(bytes.len() as u64 + 64, true)?;
             let kind = if live.primer == 0 { Kind::Data } else { Kind::Primer };
             if w.group_is_full(64) {
                 w.close_group(store.durable.load(Ordering::Acquire))?;
@@ -98,6 +180,8 @@ fn empty(store: &Store, number: u32) -> Result<u64> {
                 w.fail(&e.to_string());
                 return Err(e);
             }
+            drop(state);
+            store.segments.note_moved(frame, to);
             moved += 1;
         }
     }

@@ -62,7 +62,7 @@ pub fn step(store: &Store) -> usize {
         }
         (Arc::clone(state.table.base()), state.table.ripe(durable, BATCH))
     };
-    if batch.is_empty() {
+    if batch.is_empty() || !has_room(store, &batch) {
         return 0;
     }
     if let Err(e) = base.write(&batch) {
@@ -73,6 +73,17 @@ pub fn step(store: &Store) -> usize {
     let mut state = store.state.write().unwrap_or_else(PoisonError::into_inner);
     state.table.settle(&batch, durable);
     batch.len()
+}
+
+/// True if the index finds room for a batch. sled answers nothing any more, not even reads, once a
+/// write of it failed; until there is room, changes wait in memory.
+fn has_room(store: &Store, batch: &[(Vec<u8>, Option<Vec<u8>>)]) -> bool {
+    /// Its files grow in steps.
+    const STEP: u64 = if cfg!(test) { 64 << 10 } else { 3 << 20 };
+    let pair = |(k, v): &(Vec<u8>, Option<Vec<u8>>)| k.len() + v.as_ref().map_or(0, Vec::len);
+    let bytes: usize = batch.iter().map(pair).sum();
+    let free = store.segments.volume.free_bytes();
+    free.map_or(true, |free| free >= STEP + 4 * bytes as u64)
 }
 
 /// True if the index took all it was given.

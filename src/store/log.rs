@@ -168,7 +168,8 @@ impl Writer {
         if want <= self.allocated {
             return Ok(());
         }
-        let steps = want.div_ceil(STEP) * STEP;
+        // Where room is scarce, none is taken ahead: the cleaner needs it.
+        let steps = if self.segments.is_scarce() { want } else { want.div_ceil(STEP) * STEP };
         for end in [steps, want] {
             match self.blob.allocate(end) {
                 Ok(()) => {
@@ -214,12 +215,22 @@ impl Writer {
         self.segments.volume.remove(RESERVE_FILE).is_ok()
     }
 
+    /// Bytes that are set aside in a file.
+    pub fn set_aside(&self) -> u64 {
+        if self.reserve { RESERVE } else { 0 }
+    }
+
     /// Appends a whole frame; it is in the file after [`Self::flush`].
     pub fn append(&mut self, kind: Kind, bytes: &[u8]) -> Result<FrameRef> {
         let len = bytes.len() as u64;
-        if kind != Kind::Footer && self.len + len > SEGMENT_MAX && self.len > SEGMENT_MAX / 4 {
-            // On a full disk the segment just grows: better large than lost.
-            if self.segments.volume.free_bytes().is_ok_and(|f| f > 2 * (STEP + RESERVE)) {
+        // On a small disk segments are small, so that the live part of any one can be moved.
+        let max = SEGMENT_MAX.min(self.segments.headroom * 2 / 3);
+        if kind != Kind::Footer && self.len + len > max && self.len > max / 4 {
+            // On a full disk the segment just grows: better large than lost. What was allocated
+            // goes back when it is sealed.
+            let back = self.allocated.saturating_sub(self.len);
+            let free = self.segments.volume.free_bytes();
+            if free.is_ok_and(|f| f + back > len + 2 * RESERVE) {
                 match self.roll(false) {
                     Err(StoreError::NoSpace { .. }) => {}
                     rolled => rolled?,
@@ -282,7 +293,11 @@ impl Writer {
     /// all writing.
     pub fn flush(&mut self) -> Result<()> {
         let at = self.len - self.buffer.len() as u64;
-        let r = self.blob.write_at(&self.buffer, at);
+        let mut r = self.blob.write_at(&self.buffer, at);
+        // What was taken in must get there, be it into the last room.
+        if matches!(&r, Err(e) if e.raw_os_error() == Some(libc::ENOSPC)) && self.open_reserve() {
+            r = self.blob.write_at(&self.buffer, at);
+        }
         match r.map_err(|e| io_error("write", self.number, e)) {
             // The buffer stays, nothing is lost: the next flush tries again.
             Err(e @ StoreError::NoSpace { .. }) => return Err(e),

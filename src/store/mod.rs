@@ -96,6 +96,8 @@ pub struct Store {
     reserved: Arc<AtomicU64>,
     /// Free bytes below the store when last looked at, and the moment in milliseconds.
     free: Mutex<Option<(std::time::Instant, u64)>>,
+    /// Held while room is made; when that last came to nothing, and what was dead then.
+    cleaning: Mutex<Option<(std::time::Instant, u64)>>,
     /// Segment of the last checkpoint, and its length in bytes.
     checkpoint: Mutex<(u32, u64)>,
     /// A checkpoint was written: older dead segments may go once it is durable.
@@ -264,10 +266,13 @@ impl Store {
 
     /// Makes sure that `bytes` of payload (plus their overhead) will find room.
     pub fn reserve(&self, bytes: u64) -> Result<Reservation> {
-        /// Kept free for the log itself.
-        const KEEP: u64 = 12 << 20;
         let bytes = bytes + bytes / 16 + 4096;
-        if self.free_bytes() < bytes + KEEP {
+        // Kept free for the log itself and for the cleaner.
+        let want = bytes + self.segments.headroom + self.segments.sidecars_due();
+        if self.free_bytes() < want {
+            clean::make_room(self, want);
+        }
+        if self.free_bytes() < want {
             return Err(StoreError::NoSpace {
                 path: self.path.display().to_string(),
                 detail: format!("{bytes} bytes to be written"),

@@ -245,6 +245,7 @@ pub fn open_with(
         sync: Mutex::new(()),
         reserved: Arc::default(),
         free: Mutex::new(None),
+        cleaning: Mutex::default(),
         checkpoint: Mutex::new(start.checkpoint),
         prune: AtomicBool::new(false),
         unrecoverable: AtomicU64::new(0),
@@ -419,10 +420,11 @@ pub fn close(store: &Store) -> Result<()> {
     store.sync()?;
     let mark = close_index(store);
     let mut w = lock(&store.writer);
-    if let Some((index, digest)) = mark {
-        let mut totals = Out::default();
-        store.state().totals.encode(&mut totals);
-        w.ensure(totals.0.len() as u64 + 4096, true)?;
+    let mut totals = Out::default();
+    store.state().totals.encode(&mut totals);
+    // On a full disk it is done without: the next mount makes the index anew.
+    let room = mark.is_none() || w.ensure(totals.0.len() as u64 + 4096, true).is_ok();
+    if let Some((index, digest)) = mark.filter(|_| room) {
         let since_checkpoint = w.since_checkpoint;
         let checkpoint = *lock(&store.checkpoint);
         let totals = totals.0;

@@ -1,12 +1,13 @@
 //! The segment files and their sidecars; readers share them with the writer.
 
 use super::api::{Ecc, Result, StoreError, Superblock};
+use super::ecc::pages::{PAGE, STRIPE_BYTES, parity_pages};
 use super::ecc::rs::Code;
 use super::frame::{Stamp, tag};
 use super::io::{Blob, Volume, read_up_to};
 use super::sidecar::Part;
 use crate::types::FrameRef;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -14,6 +15,12 @@ use std::time::{Duration, Instant};
 
 /// How long a deleted segment stays readable.
 const GRACE: Duration = Duration::from_secs(30);
+
+/// The same while room is scarce. What the cleaner moved is found where it is now.
+const SHORT_GRACE: Duration = Duration::from_millis(500);
+/// Room that only cleaning, deleting and closing may use: so much at least, and at most. An eighth
+/// of what the store could fill, between these.
+const HEADROOM: (u64, u64) = if cfg!(test) { (2 << 20, 4 << 20) } else { (12 << 20, 96 << 20) };
 
 /// File name of a segment.
 pub fn segment_path(number: u32) -> String {
@@ -70,6 +77,10 @@ pub struct Segments {
     map: RwLock<BTreeMap<u32, Segment>>,
     /// Deleted lately; readers that looked a frame up before may still come for it.
     gone: Mutex<Vec<(Instant, u32, Segment)>>,
+    /// Where the frames of segments deleted lately were moved to, and when.
+    moved: Mutex<HashMap<(u32, u32), (Instant, FrameRef)>>,
+    /// Room that ordinary writes leave alone.
+    pub headroom: u64,
     /// The writer's segment (upper half) and how much of it is in the file (lower half).
     written: AtomicU64,
     /// The sidecar of each segment that has one.
@@ -138,6 +149,9 @@ impl Segments {
             }
             map.insert(number, segment);
         }
+        let own: u64 = map.values().map(|s| s.len).sum();
+        let could = volume.free_bytes().unwrap_or(u64::MAX).saturating_add(own);
+        let headroom = (could / 8).clamp(HEADROOM.0, HEADROOM.1);
         let stamp = Stamp { tag: tag(&superblock.uuid), code: code(superblock.ecc) };
         Ok(Self {
             volume,
@@ -147,6 +161,8 @@ impl Segments {
             write,
             map: RwLock::new(map),
             gone: Mutex::default(),
+            moved: Mutex::default(),
+            headroom,
             written: AtomicU64::new(0),
             sidecars: Mutex::new(sidecars),
             parts: Mutex::default(),
@@ -184,10 +200,62 @@ impl Segments {
         self.volume.remove(&segment_path(number)).map_err(|e| io_error("remove", number, e))
     }
 
-    /// Closes files that were deleted more than [`GRACE`] ago, which frees their room.
+    /// Closes files that were deleted more than [`GRACE`] ago, which frees their room. With little
+    /// room left, that is not waited for.
     pub fn forget_gone(&self) {
         let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
-        gone.retain(|(at, ..)| at.elapsed() < GRACE);
+        if !gone.is_empty() {
+            let grace = if self.is_scarce() { SHORT_GRACE } else { GRACE };
+            gone.retain(|(at, ..)| at.elapsed() < grace);
+        }
+        drop(gone);
+        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        // A segment goes some time after its frames were moved.
+        moved.retain(|_, (at, _)| at.elapsed() < 4 * GRACE);
+    }
+
+    /// True if there is little more room than what ordinary writes leave alone.
+    pub fn is_scarce(&self) -> bool {
+        self.volume.free_bytes().is_ok_and(|free| free < 2 * self.headroom)
+    }
+
+    /// Bytes of the sidecars that segments do not have yet, when room is scarce enough to matter.
+    pub fn sidecars_due(&self) -> u64 {
+        if self.ecc == Ecc::None || !self.is_scarce() {
+            return 0;
+        }
+        let sidecars = self.sidecars.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let lacks = |(n, _): &(u32, u64)| !sidecars.contains_key(n);
+        let stripe = |len: u64| {
+            let pages = len.min(STRIPE_BYTES as u64).div_ceil(PAGE as u64) as usize;
+            (parity_pages(self.ecc, pages) * (PAGE + 256) + pages * 4) as u64
+        };
+        let due = |(_, len): (u32, u64)| len.div_ceil(STRIPE_BYTES as u64) * stripe(len);
+        self.lens().into_iter().filter(lacks).map(due).sum()
+    }
+
+    /// With little room left, frees that of deleted files, after a moment for those who read them.
+    pub fn release_gone(&self) {
+        let waits = !self.gone.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if waits && self.is_scarce() {
+            std::thread::sleep(SHORT_GRACE);
+            self.forget_gone();
+        }
+    }
+
+    /// The cleaner moved a frame: who looked it up before finds it there.
+    pub fn note_moved(&self, from: FrameRef, to: FrameRef) {
+        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        moved.insert((from.segment, from.offset), (Instant::now(), to));
+    }
+
+    /// Where a frame of a segment that is no longer there is now.
+    fn forwarded(&self, mut f: FrameRef) -> FrameRef {
+        let moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some((_, to)) = moved.get(&(f.segment, f.offset)) {
+            f = *to;
+        }
+        f
     }
 
     fn lately(&self, number: u32) -> Option<Segment> {
@@ -225,7 +293,12 @@ impl Segments {
             offset: f.offset,
             reason: reason.into(),
         };
-        let Some(segment) = self.get(f.segment).or_else(|| self.lately(f.segment)) else {
+        let (mut f, mut found) = (f, self.get(f.segment).or_else(|| self.lately(f.segment)));
+        if found.is_none() {
+            f = self.forwarded(f);
+            found = self.get(f.segment);
+        }
+        let Some(segment) = found else {
             return Err(damaged("the segment is missing"));
         };
         let bytes = read_up_to(&*segment.blob, f.offset.into(), f.len as usize)

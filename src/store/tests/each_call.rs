@@ -140,7 +140,13 @@ fn may_pass(call: Call, part: Part) -> bool {
 fn makes_do(f: Fault, part: Part) -> bool {
     f.errno == libc::ENOSPC
         && matches!(f.call, Call::Write | Call::Create)
-        && matches!(part, Part::Seal | Part::Checkpoint | Part::Clean)
+        && (matches!(part, Part::Seal | Part::Checkpoint | Part::Clean)
+            || (f.call == Call::Write && part_writes(part)))
+}
+
+/// What was taken in is written with the reserve's room.
+fn part_writes(part: Part) -> bool {
+    !matches!(part, Part::RotAndRead | Part::RotAndScrub)
 }
 
 /// Runs the workload with a fault; returns how often it struck.

@@ -7,6 +7,7 @@ mod disk;
 mod each_call;
 mod failing;
 pub mod faults;
+mod full_disk;
 mod history;
 mod indexes;
 pub mod memory;
