@@ -93,8 +93,11 @@ impl Store {
             let renew = segments.ecc != Ecc::None && !e.unreadable;
             if repair && renew && (side_hurt || (changed && !protected)) {
                 segments.forget_parts();
-                segments.protect(number, self.settled_len(number))?;
-                segments.sync_names()?;
+                let made = segments.protect(number, self.settled_len(number));
+                // One that cannot be made leaves the old one where it is, and damage to report.
+                if let Err(e) = made.and_then(|()| segments.sync_names()) {
+                    ::log::warn!("{e}");
+                }
             }
             whole.extend(e.found.whole.iter().map(|(at, h)| (*at as u32, h.frame_len())));
             let old = lock(&self.checkpoint).0;

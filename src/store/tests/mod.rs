@@ -9,6 +9,7 @@ mod failing;
 pub mod faults;
 mod history;
 mod indexes;
+mod life;
 pub mod memory;
 mod power;
 
