@@ -148,7 +148,6 @@ impl Store {
     pub fn renew_checkpoint(&self) -> Result<()> {
         {
             let mut w = lock(&self.writer);
-            w.usable()?;
             self.write_checkpoint(&mut w)?;
         }
         self.commit(&lock(&self.sync))

@@ -3,6 +3,7 @@
 
 #![allow(clippy::large_stack_arrays)]
 
+mod closing;
 mod disk;
 mod each_call;
 mod failing;
