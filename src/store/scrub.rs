@@ -72,12 +72,17 @@ impl Store {
         let mut whole = BTreeMap::new();
         if len > 0 {
             let turn = lock(&segments.healing);
-            let e = segments.examine(number, len)?;
+            let e = match segments.examine(number, len) {
+                // The cleaner deleted it meanwhile.
+                Err(_) if segments.get(number).is_none() => return Ok(out),
+                e => e?,
+            };
             let changed = !differing(&e.before, &e.now).is_empty();
             let protected = segments.is_protected(number, len);
-            // The one being written gets its sidecar in time.
-            let side_hurt = e.found.sidecar_hurt
-                || (!protected && number < (self.synced.load(Ordering::Acquire) >> 32) as u32);
+            // Where the store is open for writing, a segment gets its sidecar in time.
+            let sealed = number < (self.synced.load(Ordering::Acquire) >> 32) as u32;
+            let missing = !protected && sealed;
+            let side_hurt = e.found.sidecar_hurt || (missing && self.read_only);
             if repair && changed {
                 segments.adopt(number, &e)?;
                 if let Some(s) = segments.get(number)
@@ -91,7 +96,7 @@ impl Store {
             drop(turn);
             // What cannot be read now may be another time; then the parity is still needed.
             let renew = segments.ecc != Ecc::None && !e.unreadable;
-            if repair && renew && (side_hurt || (changed && !protected)) {
+            if repair && renew && (side_hurt || missing || (changed && !protected)) {
                 segments.forget_parts();
                 let made = segments.protect(number, self.settled_len(number));
                 // One that cannot be made leaves the old one where it is, and damage to report.
