@@ -94,17 +94,23 @@ impl Store {
                 }
             }
             drop(turn);
+            whole.extend(e.found.whole.iter().map(|(at, h)| (*at as u32, h.frame_len())));
             // What cannot be read now may be another time; then the parity is still needed.
             let renew = segments.ecc != Ecc::None && !e.unreadable;
             if repair && renew && (side_hurt || missing || (changed && !protected)) {
                 segments.forget_parts();
-                let made = segments.protect(number, self.settled_len(number));
+                let mut made = segments.protect(number, self.settled_len(number));
+                let live = self.state().frames(number, 0, usize::MAX)?;
+                if made.is_err() && live.iter().all(|(f, _)| whole.contains_key(&f.offset)) {
+                    // What is beyond repair is dead: the old sidecar guards nothing of it.
+                    segments.drop_sidecar(number);
+                    made = segments.protect(number, self.settled_len(number));
+                }
                 // One that cannot be made leaves the old one where it is, and damage to report.
                 if let Err(e) = made.and_then(|()| segments.sync_names()) {
                     ::log::warn!("{e}");
                 }
             }
-            whole.extend(e.found.whole.iter().map(|(at, h)| (*at as u32, h.frame_len())));
             let old = lock(&self.checkpoint).0;
             out.log_lost = number >= old && !e.found.bad.is_empty();
             out.checked = Checked {
