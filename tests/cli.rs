@@ -201,8 +201,103 @@ fn containers_come_back_and_damage_is_3() {
     std::fs::write(p.path("bad.lmz"), bad).unwrap();
     let (code, said) = fails(&["decompress", &p.text("bad.lmz"), "-o", &p.text("none")]);
     assert!(code == 3 && said.contains("bad.lmz"), "{said}");
-    let left = std::fs::read_dir(p.path("")).unwrap().flatten();
-    assert!(left.into_iter().all(|e| !e.file_name().to_string_lossy().contains("none")));
+    assert_eq!(names(&p), ["bad.lmz", "in", "in.lmz", "mnt", "out"]);
+}
+
+/// All that lies in a place.
+fn names(p: &Place) -> Vec<String> {
+    let all = std::fs::read_dir(p.path("")).unwrap().flatten();
+    let mut names: Vec<_> = all.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// A container without a language model, of a text.
+fn container(p: &Place, name: &str, text: &str) -> String {
+    std::fs::write(p.path("plain"), text).unwrap();
+    works(&["compress", "-m", "fast", &p.text("plain"), "-o", &p.text(name), "-f"]);
+    p.text(name)
+}
+
+#[test]
+fn containers_in_a_row_come_back_and_junk_behind_them_is_3() {
+    let p = Place::new();
+    let mut week = Vec::new();
+    for day in ["monday\n", "tuesday\n"] {
+        week.extend(std::fs::read(container(&p, "day", day)).unwrap());
+    }
+    std::fs::write(p.path("week"), &week).unwrap();
+    assert_eq!(works(&["decompress", &p.text("week"), "-o", "-"]), "monday\ntuesday\n");
+    assert_eq!(works(&["decompress", "--test", &p.text("week")]), "");
+    week.extend(b"junk");
+    std::fs::write(p.path("week"), &week).unwrap();
+    for how in [&["-t"][..], &["-o", &p.text("out")]] {
+        let (code, said) = fails(&[&["decompress", &p.text("week")], how].concat());
+        assert!(code == 3 && said.contains("behind its end"), "{said}");
+    }
+    let (code, said) = fails(&["decompress", &p.text("none"), "-t"]);
+    assert!(code == 1 && said.contains("none"), "{said}");
+    assert_eq!(fails(&["decompress", &p.text("week")]).0, 2);
+    assert_eq!(names(&p), ["day", "mnt", "plain", "week"]);
+}
+
+#[test]
+fn a_file_that_is_there_goes_only_with_force() {
+    use std::os::unix::fs::PermissionsExt;
+    let p = Place::new();
+    let packed = container(&p, "lmz", "new");
+    std::fs::write(p.path("out"), "old").unwrap();
+    std::fs::set_permissions(p.path("out"), PermissionsExt::from_mode(0o600)).unwrap();
+    for args in [["decompress", &packed], ["compress", &p.text("plain")]] {
+        let (code, said) = fails(&[&args[..], &["-o", &p.text("out")]].concat());
+        assert!(code == 1 && said.contains("out") && said.contains("-f"), "{said}");
+        assert_eq!(std::fs::read_to_string(p.path("out")).unwrap(), "old");
+    }
+    works(&["decompress", &packed, "-o", &p.text("out"), "--force"]);
+    assert_eq!(std::fs::read_to_string(p.path("out")).unwrap(), "new");
+    assert_eq!(p.path("out").metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    // What fails leaves the old one alone.
+    std::fs::write(p.path("bad"), &std::fs::read(&packed).unwrap()[..20]).unwrap();
+    assert_eq!(fails(&["decompress", &p.text("bad"), "-o", &p.text("out"), "-f"]).0, 3);
+    assert_eq!(std::fs::read_to_string(p.path("out")).unwrap(), "new");
+    assert_eq!(names(&p), ["bad", "lmz", "mnt", "out", "plain"]);
+}
+
+#[test]
+fn pipes_devices_and_links_are_written_into() {
+    use std::os::unix::fs::{FileTypeExt, symlink};
+    let p = Place::new();
+    let packed = container(&p, "lmz", "text\n");
+    assert!(Command::new("mkfifo").arg(p.path("pipe")).status().unwrap().success());
+    let mut reader = Command::new("cat");
+    let reader = reader.arg(p.path("pipe")).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    works(&["decompress", &packed, "-o", &p.text("pipe")]);
+    assert_eq!(reader.wait_with_output().unwrap().stdout, b"text\n");
+    assert!(p.path("pipe").metadata().unwrap().file_type().is_fifo());
+    works(&["decompress", &packed, "-o", "/dev/null"]);
+    assert!(Path::new("/dev/null").metadata().unwrap().file_type().is_char_device());
+    let (code, said) = fails(&["decompress", &packed, "-o", "/dev/full"]);
+    assert!(code == 1 && said.contains("/dev/full"), "{said}");
+    assert_eq!(works(&["decompress", &packed, "-o", "/dev/stdout"]), "text\n");
+    // A link to a file, by way of another link; and one to a file that is still to come.
+    std::fs::create_dir(p.path("d")).unwrap();
+    std::fs::write(p.path("d/old"), "old").unwrap();
+    symlink("old", p.path("d/hop")).unwrap();
+    symlink("d/hop", p.path("link")).unwrap();
+    symlink("d/new", p.path("hangs")).unwrap();
+    for (link, end) in [("link", "d/old"), ("hangs", "d/new")] {
+        works(&["decompress", &packed, "-o", &p.text(link)]);
+        assert!(p.path(link).symlink_metadata().unwrap().is_symlink());
+        assert!(p.path("d/hop").symlink_metadata().unwrap().is_symlink());
+        assert_eq!(std::fs::read_to_string(p.path(end)).unwrap(), "text\n");
+    }
+    // A descriptor keeps what others wrote to it.
+    let to = "echo first > f; exec 7>> f; $0 decompress lmz -o /dev/fd/7";
+    let sh = Command::new("sh").current_dir(p.path("")).args(["-c", to, LMFS]).status();
+    assert!(sh.unwrap().success());
+    assert_eq!(std::fs::read_to_string(p.path("f")).unwrap(), "first\ntext\n");
+    assert_eq!(fails(&["decompress", &packed, "-o", &p.text("d"), "-f"]).0, 1);
+    assert_eq!(names(&p), ["d", "f", "hangs", "link", "lmz", "mnt", "pipe", "plain"]);
 }
 
 #[test]
