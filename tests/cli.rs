@@ -187,6 +187,45 @@ fn sigterm_flushes_and_unmounts() {
 }
 
 #[test]
+fn fsync_of_a_directory_keeps_what_was_written_anywhere() {
+    use std::io::Write;
+    if !has_fuse() {
+        return;
+    }
+    let p = Place::new();
+    let (store, mnt) = (p.text("s"), p.text("mnt"));
+    works(&["mkfs", &store, "--model", "fast"]);
+    works(&["mount", &store, &mnt, "-o", "recode=off,commit=300"]);
+    std::fs::create_dir_all(p.path("mnt/d/e")).unwrap();
+    let mut open = Vec::new();
+    for name in ["mnt/a", "mnt/d/b", "mnt/d/e/c"] {
+        let mut f = std::fs::File::create(p.path(name)).unwrap();
+        f.write_all(&[b'x'; 7000]).unwrap();
+        open.push(f);
+    }
+    std::fs::File::open(p.path("mnt/d")).unwrap().sync_all().unwrap();
+    let status: serde_json::Value =
+        serde_json::from_str(&works(&["status", &mnt, "--json"])).unwrap();
+    let pid = status["pid"].to_string();
+    assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    drop(open);
+    assert!(Command::new("umount").args(["-l", &mnt]).status().unwrap().success());
+    // The store is free once the process has ended.
+    for wait in 0.. {
+        let out = lmfs(&["mount", &store, &mnt]);
+        if out.status.success() {
+            break;
+        }
+        assert!(wait < 100, "{}", String::from_utf8_lossy(&out.stderr));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    for name in ["mnt/a", "mnt/d/b", "mnt/d/e/c"] {
+        assert!(std::fs::read(p.path(name)).unwrap() == [b'x'; 7000], "{name}");
+    }
+    works(&["umount", &mnt]);
+}
+
+#[test]
 fn containers_come_back_and_damage_is_3() {
     let p = Place::new();
     let text: String = (0..20_000).map(|i| format!("record {} of {}\n", i, i % 13)).collect();

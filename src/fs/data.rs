@@ -245,6 +245,12 @@ impl Fs {
         self.syncers.run(move || done(fs.fsync(ino)));
     }
 
+    /// Calls `done` with the result of [`Fs::flush_all`], on another thread.
+    pub fn flush_all_then(self: &Arc<Self>, done: impl FnOnce(Result<()>) + Send + 'static) {
+        let fs = Arc::clone(self);
+        self.syncers.run(move || done(fs.flush_all()));
+    }
+
     /// fallocate(2): room is checked for, not set aside; punched and zeroed ranges become holes.
     /// `drop_privileges` as in [`Fs::write`].
     pub fn fallocate(
