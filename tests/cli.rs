@@ -187,6 +187,48 @@ fn sigterm_flushes_and_unmounts() {
 }
 
 #[test]
+fn what_there_is_not_is_refused_without_a_word_in_the_log() {
+    use std::os::fd::AsRawFd;
+    /// Flags as lsattr shows them.
+    const FS_IOC_GETFLAGS: libc::Ioctl = 0x8008_6601_u32 as libc::Ioctl;
+    if !has_fuse() {
+        return;
+    }
+    let p = Place::new();
+    let (store, mnt) = (p.text("s"), p.text("mnt"));
+    works(&["mkfs", &store, "--model", "fast"]);
+    let log = std::fs::File::create(p.path("log")).unwrap();
+    let mut daemon =
+        Command::new(LMFS).args(["mount", "-f", &store, &mnt]).stderr(log).spawn().unwrap();
+    while !std::fs::read_to_string("/proc/mounts").unwrap().contains(&mnt) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(daemon.try_wait().unwrap().is_none(), "the daemon ended");
+    }
+    let f = std::fs::File::create(p.path("mnt/f")).unwrap();
+    let dir = std::fs::File::open(&mnt).unwrap();
+    for fd in [f.as_raw_fd(), dir.as_raw_fd()] {
+        for command in [FS_IOC_GETFLAGS, libc::TCGETS, libc::FIONREAD] {
+            let mut out = [0_u64; 16];
+            // SAFETY: an open descriptor, and more room than any of the commands fills.
+            let r = unsafe { libc::ioctl(fd, command, out.as_mut_ptr()) };
+            let e = std::io::Error::last_os_error().raw_os_error();
+            // The kernel itself knows how much is left to read of a regular file.
+            let known = command == libc::FIONREAD && fd == f.as_raw_fd();
+            assert!(known || (r == -1 && e == Some(libc::ENOTTY)), "{command:#x}: {e:?}");
+        }
+    }
+    let mut poll = libc::pollfd { fd: f.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one structure.
+    assert_eq!(unsafe { libc::poll(&raw mut poll, 1, 1000) }, 1);
+    assert_eq!(poll.revents, libc::POLLIN);
+    drop((f, dir));
+    works(&["umount", &mnt]);
+    assert!(daemon.wait().unwrap().success());
+    let log = std::fs::read_to_string(p.path("log")).unwrap();
+    assert!(!log.contains("Not Implemented") && !log.contains("WARN"), "{log}");
+}
+
+#[test]
 fn fsync_of_a_directory_keeps_what_was_written_anywhere() {
     use std::io::Write;
     if !has_fuse() {
