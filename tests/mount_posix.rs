@@ -369,7 +369,8 @@ fn changes_by_others_take_set_id_bits_away_at_once() {
         }
     };
     let keep = libc::FALLOC_FL_KEEP_SIZE;
-    let changes: [(&str, &(dyn Fn(&File) + Sync)); 8] = [
+    type Change<'a> = &'a (dyn Fn(&File) + Sync);
+    let changes: [(&str, Change<'_>); 8] = [
         ("write", &|f| f.write_all_at(b"x", 9).expect("write")),
         ("truncate", &|f| f.set_len(5).expect("truncate")),
         ("copy", &copy),
@@ -404,7 +405,7 @@ fn changes_by_others_take_set_id_bits_away_at_once() {
     };
     assert_eq!(id(), "0\n");
     as_nobody(|| {
-        Open::new().append(true).open(&path).expect("open").write_all(b"x").expect("write")
+        Open::new().append(true).open(&path).expect("open").write_all(b"x").expect("write");
     });
     assert_eq!(id(), "65534\n");
 }
