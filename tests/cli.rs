@@ -187,6 +187,87 @@ fn sigterm_flushes_and_unmounts() {
 }
 
 #[test]
+fn what_there_is_not_is_refused_without_a_word_in_the_log() {
+    use std::os::fd::AsRawFd;
+    /// Flags as lsattr shows them.
+    const FS_IOC_GETFLAGS: libc::Ioctl = 0x8008_6601_u32 as libc::Ioctl;
+    if !has_fuse() {
+        return;
+    }
+    let p = Place::new();
+    let (store, mnt) = (p.text("s"), p.text("mnt"));
+    works(&["mkfs", &store, "--model", "fast"]);
+    let log = std::fs::File::create(p.path("log")).unwrap();
+    let mut daemon =
+        Command::new(LMFS).args(["mount", "-f", &store, &mnt]).stderr(log).spawn().unwrap();
+    while !std::fs::read_to_string("/proc/mounts").unwrap().contains(&mnt) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(daemon.try_wait().unwrap().is_none(), "the daemon ended");
+    }
+    let f = std::fs::File::create(p.path("mnt/f")).unwrap();
+    let dir = std::fs::File::open(&mnt).unwrap();
+    for fd in [f.as_raw_fd(), dir.as_raw_fd()] {
+        for command in [FS_IOC_GETFLAGS, libc::TCGETS, libc::FIONREAD] {
+            let mut out = [0_u64; 16];
+            // SAFETY: an open descriptor, and more room than any of the commands fills.
+            let r = unsafe { libc::ioctl(fd, command, out.as_mut_ptr()) };
+            let e = std::io::Error::last_os_error().raw_os_error();
+            // The kernel itself knows how much is left to read of a regular file.
+            let known = command == libc::FIONREAD && fd == f.as_raw_fd();
+            assert!(known || (r == -1 && e == Some(libc::ENOTTY)), "{command:#x}: {e:?}");
+        }
+    }
+    let mut poll = libc::pollfd { fd: f.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one structure.
+    assert_eq!(unsafe { libc::poll(&raw mut poll, 1, 1000) }, 1);
+    assert_eq!(poll.revents, libc::POLLIN);
+    drop((f, dir));
+    works(&["umount", &mnt]);
+    assert!(daemon.wait().unwrap().success());
+    let log = std::fs::read_to_string(p.path("log")).unwrap();
+    assert!(!log.contains("Not Implemented") && !log.contains("WARN"), "{log}");
+}
+
+#[test]
+fn fsync_of_a_directory_keeps_what_was_written_anywhere() {
+    use std::io::Write;
+    if !has_fuse() {
+        return;
+    }
+    let p = Place::new();
+    let (store, mnt) = (p.text("s"), p.text("mnt"));
+    works(&["mkfs", &store, "--model", "fast"]);
+    works(&["mount", &store, &mnt, "-o", "recode=off,commit=300"]);
+    std::fs::create_dir_all(p.path("mnt/d/e")).unwrap();
+    let mut open = Vec::new();
+    for name in ["mnt/a", "mnt/d/b", "mnt/d/e/c"] {
+        let mut f = std::fs::File::create(p.path(name)).unwrap();
+        f.write_all(&[b'x'; 7000]).unwrap();
+        open.push(f);
+    }
+    std::fs::File::open(p.path("mnt/d")).unwrap().sync_all().unwrap();
+    let status: serde_json::Value =
+        serde_json::from_str(&works(&["status", &mnt, "--json"])).unwrap();
+    let pid = status["pid"].to_string();
+    assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    drop(open);
+    assert!(Command::new("umount").args(["-l", &mnt]).status().unwrap().success());
+    // The store is free once the process has ended.
+    for wait in 0.. {
+        let out = lmfs(&["mount", &store, &mnt]);
+        if out.status.success() {
+            break;
+        }
+        assert!(wait < 100, "{}", String::from_utf8_lossy(&out.stderr));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    for name in ["mnt/a", "mnt/d/b", "mnt/d/e/c"] {
+        assert!(std::fs::read(p.path(name)).unwrap() == [b'x'; 7000], "{name}");
+    }
+    works(&["umount", &mnt]);
+}
+
+#[test]
 fn containers_come_back_and_damage_is_3() {
     let p = Place::new();
     let text: String = (0..20_000).map(|i| format!("record {} of {}\n", i, i % 13)).collect();
@@ -201,8 +282,103 @@ fn containers_come_back_and_damage_is_3() {
     std::fs::write(p.path("bad.lmz"), bad).unwrap();
     let (code, said) = fails(&["decompress", &p.text("bad.lmz"), "-o", &p.text("none")]);
     assert!(code == 3 && said.contains("bad.lmz"), "{said}");
-    let left = std::fs::read_dir(p.path("")).unwrap().flatten();
-    assert!(left.into_iter().all(|e| !e.file_name().to_string_lossy().contains("none")));
+    assert_eq!(names(&p), ["bad.lmz", "in", "in.lmz", "mnt", "out"]);
+}
+
+/// All that lies in a place.
+fn names(p: &Place) -> Vec<String> {
+    let all = std::fs::read_dir(p.path("")).unwrap().flatten();
+    let mut names: Vec<_> = all.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// A container without a language model, of a text.
+fn container(p: &Place, name: &str, text: &str) -> String {
+    std::fs::write(p.path("plain"), text).unwrap();
+    works(&["compress", "-m", "fast", &p.text("plain"), "-o", &p.text(name), "-f"]);
+    p.text(name)
+}
+
+#[test]
+fn containers_in_a_row_come_back_and_junk_behind_them_is_3() {
+    let p = Place::new();
+    let mut week = Vec::new();
+    for day in ["monday\n", "tuesday\n"] {
+        week.extend(std::fs::read(container(&p, "day", day)).unwrap());
+    }
+    std::fs::write(p.path("week"), &week).unwrap();
+    assert_eq!(works(&["decompress", &p.text("week"), "-o", "-"]), "monday\ntuesday\n");
+    assert_eq!(works(&["decompress", "--test", &p.text("week")]), "");
+    week.extend(b"junk");
+    std::fs::write(p.path("week"), &week).unwrap();
+    for how in [&["-t"][..], &["-o", &p.text("out")]] {
+        let (code, said) = fails(&[&["decompress", &p.text("week")], how].concat());
+        assert!(code == 3 && said.contains("behind its end"), "{said}");
+    }
+    let (code, said) = fails(&["decompress", &p.text("none"), "-t"]);
+    assert!(code == 1 && said.contains("none"), "{said}");
+    assert_eq!(fails(&["decompress", &p.text("week")]).0, 2);
+    assert_eq!(names(&p), ["day", "mnt", "plain", "week"]);
+}
+
+#[test]
+fn a_file_that_is_there_goes_only_with_force() {
+    use std::os::unix::fs::PermissionsExt;
+    let p = Place::new();
+    let packed = container(&p, "lmz", "new");
+    std::fs::write(p.path("out"), "old").unwrap();
+    std::fs::set_permissions(p.path("out"), PermissionsExt::from_mode(0o600)).unwrap();
+    for args in [["decompress", &packed], ["compress", &p.text("plain")]] {
+        let (code, said) = fails(&[&args[..], &["-o", &p.text("out")]].concat());
+        assert!(code == 1 && said.contains("out") && said.contains("-f"), "{said}");
+        assert_eq!(std::fs::read_to_string(p.path("out")).unwrap(), "old");
+    }
+    works(&["decompress", &packed, "-o", &p.text("out"), "--force"]);
+    assert_eq!(std::fs::read_to_string(p.path("out")).unwrap(), "new");
+    assert_eq!(p.path("out").metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    // What fails leaves the old one alone.
+    std::fs::write(p.path("bad"), &std::fs::read(&packed).unwrap()[..20]).unwrap();
+    assert_eq!(fails(&["decompress", &p.text("bad"), "-o", &p.text("out"), "-f"]).0, 3);
+    assert_eq!(std::fs::read_to_string(p.path("out")).unwrap(), "new");
+    assert_eq!(names(&p), ["bad", "lmz", "mnt", "out", "plain"]);
+}
+
+#[test]
+fn pipes_devices_and_links_are_written_into() {
+    use std::os::unix::fs::{FileTypeExt, symlink};
+    let p = Place::new();
+    let packed = container(&p, "lmz", "text\n");
+    assert!(Command::new("mkfifo").arg(p.path("pipe")).status().unwrap().success());
+    let mut reader = Command::new("cat");
+    let reader = reader.arg(p.path("pipe")).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    works(&["decompress", &packed, "-o", &p.text("pipe")]);
+    assert_eq!(reader.wait_with_output().unwrap().stdout, b"text\n");
+    assert!(p.path("pipe").metadata().unwrap().file_type().is_fifo());
+    works(&["decompress", &packed, "-o", "/dev/null"]);
+    assert!(Path::new("/dev/null").metadata().unwrap().file_type().is_char_device());
+    let (code, said) = fails(&["decompress", &packed, "-o", "/dev/full"]);
+    assert!(code == 1 && said.contains("/dev/full"), "{said}");
+    assert_eq!(works(&["decompress", &packed, "-o", "/dev/stdout"]), "text\n");
+    // A link to a file, by way of another link; and one to a file that is still to come.
+    std::fs::create_dir(p.path("d")).unwrap();
+    std::fs::write(p.path("d/old"), "old").unwrap();
+    symlink("old", p.path("d/hop")).unwrap();
+    symlink("d/hop", p.path("link")).unwrap();
+    symlink("d/new", p.path("hangs")).unwrap();
+    for (link, end) in [("link", "d/old"), ("hangs", "d/new")] {
+        works(&["decompress", &packed, "-o", &p.text(link)]);
+        assert!(p.path(link).symlink_metadata().unwrap().is_symlink());
+        assert!(p.path("d/hop").symlink_metadata().unwrap().is_symlink());
+        assert_eq!(std::fs::read_to_string(p.path(end)).unwrap(), "text\n");
+    }
+    // A descriptor keeps what others wrote to it.
+    let to = "echo first > f; exec 7>> f; $0 decompress lmz -o /dev/fd/7";
+    let sh = Command::new("sh").current_dir(p.path("")).args(["-c", to, LMFS]).status();
+    assert!(sh.unwrap().success());
+    assert_eq!(std::fs::read_to_string(p.path("f")).unwrap(), "first\ntext\n");
+    assert_eq!(fails(&["decompress", &packed, "-o", &p.text("d"), "-f"]).0, 1);
+    assert_eq!(names(&p), ["d", "f", "hangs", "link", "lmz", "mnt", "pipe", "plain"]);
 }
 
 #[test]

@@ -33,14 +33,18 @@ struct Mounted {
 impl Mounted {
     /// `None`, said aloud, where nothing can be mounted.
     fn new() -> Option<Self> {
+        Self::at(Self::made(), &mount_options("a,b"))
+    }
+
+    fn made() -> tempfile::TempDir {
         let scratch = tempfile::tempdir().expect("scratch directory");
         let mkfs = MkfsOptions { block_size: None, model: "fast".into(), ecc: Ecc::Standard };
         Store::create(&scratch.path().join("store"), &mkfs).expect("mkfs");
         fs::create_dir(scratch.path().join("mnt")).expect("mount point");
-        Self::at(scratch)
+        scratch
     }
 
-    fn at(scratch: tempfile::TempDir) -> Option<Self> {
+    fn at(scratch: tempfile::TempDir, mount: &MountOptions) -> Option<Self> {
         if !Path::new("/dev/fuse").exists() {
             eprintln!("SKIPPED: /dev/fuse is missing");
             return None;
@@ -48,9 +52,8 @@ impl Mounted {
         let options = OpenOptions::default();
         let store = Store::open(&scratch.path().join("store"), &options).expect("store");
         let fs = Fs::open(store, FsOptions::default()).expect("file system");
-        let options = mount_options("a,b");
         let dir = scratch.path().join("mnt");
-        let session = fuse::mount(Arc::clone(&fs), &dir, &options).expect("mount");
+        let session = fuse::mount(Arc::clone(&fs), &dir, mount).expect("mount");
         Some(Self { scratch, fs, session: Some(session) })
     }
 
@@ -70,7 +73,7 @@ impl Mounted {
         self.stop();
         let scratch = std::mem::replace(&mut self.scratch, tempfile::tempdir().expect("scratch"));
         drop(self);
-        Self::at(scratch).expect("second mount")
+        Self::at(scratch, &mount_options("a,b")).expect("second mount")
     }
 }
 
@@ -317,4 +320,92 @@ fn special_files_modes_and_links() {
     assert_eq!((meta.nlink(), meta.mode() & 0o7777), (2, 0o4751));
     let kind = fs::metadata(m.path("fifo")).expect("stat").mode() & libc::S_IFMT;
     assert_eq!(kind, libc::S_IFIFO);
+}
+
+/// Runs `what` on a thread that is nobody: a raw system call changes the calling thread only.
+fn as_nobody<T: Send>(what: impl FnOnce() -> T + Send) -> T {
+    const NOBODY: libc::uid_t = 65_534;
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // SAFETY: system calls with numbers only; the thread ends below.
+            unsafe {
+                assert_eq!(libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()), 0);
+                assert_eq!(libc::syscall(libc::SYS_setresgid, NOBODY, NOBODY, NOBODY), 0);
+                assert_eq!(libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY), 0);
+            }
+            what()
+        });
+        thread.join().expect("thread")
+    })
+}
+
+#[test]
+fn changes_by_others_take_set_id_bits_away_at_once() {
+    // SAFETY: no arguments, cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        eprintln!("SKIPPED: needs root");
+        return;
+    }
+    let scratch = Mounted::made();
+    let open_to_all = |p: &Path| fs::set_permissions(p, PermissionsExt::from_mode(0o711));
+    open_to_all(scratch.path()).expect("chmod");
+    let mount =
+        MountOptions { allow_other: true, extra: vec!["suid".into()], ..mount_options("s") };
+    let Some(m) = Mounted::at(scratch, &mount) else { return };
+    open_to_all(&m.path("")).expect("chmod");
+    fs::write(m.path("from"), [b'x'; 9000]).expect("write");
+    fs::set_permissions(m.path("from"), PermissionsExt::from_mode(0o644)).expect("chmod");
+    let ok = |r: i64| assert!(r >= 0, "{}", std::io::Error::last_os_error());
+    let copy = |f: &File| {
+        let from = File::open(m.path("from")).expect("open");
+        let (from, to, none) = (from.as_raw_fd(), f.as_raw_fd(), std::ptr::null_mut());
+        // SAFETY: open descriptors; no offsets are given.
+        ok(unsafe { libc::copy_file_range(from, none, to, none, 4096, 0) } as i64);
+    };
+    let allocate = |mode: i32| {
+        move |f: &File| {
+            // SAFETY: an open descriptor.
+            ok(unsafe { libc::fallocate(f.as_raw_fd(), mode, 0, 4096) }.into());
+        }
+    };
+    let keep = libc::FALLOC_FL_KEEP_SIZE;
+    type Change<'a> = &'a (dyn Fn(&File) + Sync);
+    let changes: [(&str, Change<'_>); 8] = [
+        ("write", &|f| f.write_all_at(b"x", 9).expect("write")),
+        ("truncate", &|f| f.set_len(5).expect("truncate")),
+        ("copy", &copy),
+        ("allocate", &allocate(0)),
+        ("keep", &allocate(keep)),
+        ("punch", &allocate(keep | libc::FALLOC_FL_PUNCH_HOLE)),
+        ("zero", &allocate(libc::FALLOC_FL_ZERO_RANGE)),
+        ("zero, keep", &allocate(keep | libc::FALLOC_FL_ZERO_RANGE)),
+    ];
+    let path = m.path("tool");
+    let mode = || fs::metadata(&path).expect("stat").mode() & 0o7777;
+    for (what, change) in changes {
+        fs::write(&path, [b'.'; 8192]).expect("write");
+        for (before, after) in [(0o6777, 0o777), (0o6767, 0o2767)] {
+            fs::set_permissions(&path, PermissionsExt::from_mode(before)).expect("chmod");
+            assert_eq!(mode(), before);
+            let open = || Open::new().write(true).open(&path).expect("open");
+            change(&open());
+            assert_eq!(mode(), before, "{what} by root");
+            as_nobody(|| change(&open()));
+            assert_eq!(mode(), after, "{what} by others");
+        }
+    }
+    // Nobody has asked for the mode between the write and execve, which goes by what the kernel has.
+    fs::remove_file(&path).expect("unlink");
+    fs::copy("/usr/bin/id", &path).expect("copy");
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o6777)).expect("chmod");
+    let id = || {
+        let mut id = std::process::Command::new(&path);
+        let id = std::os::unix::process::CommandExt::uid(id.arg("-u"), 65_534);
+        String::from_utf8(id.output().expect("run").stdout).expect("utf-8")
+    };
+    assert_eq!(id(), "0\n");
+    as_nobody(|| {
+        Open::new().append(true).open(&path).expect("open").write_all(b"x").expect("write");
+    });
+    assert_eq!(id(), "65534\n");
 }

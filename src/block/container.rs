@@ -185,8 +185,32 @@ fn plain_of(r: &Record, primer: Option<&Primer>, lm: Option<&Lm>) -> Result<Vec<
     Ok(bytes)
 }
 
+/// Where a member may begin: its first 8 bytes; `None` at the end of the input, and only there.
+fn head(input: &mut dyn Read, first: bool) -> Result<Option<Vec<u8>>> {
+    let head = fill(input, 8)?;
+    if head.is_empty() && !first {
+        return Ok(None);
+    }
+    if head.get(..4) != Some(MAGIC) {
+        return Err(ContainerError::Damaged(
+            if first { "not an .lmz container" } else { "no container, but bytes, behind its end" }
+                .into(),
+        ));
+    }
+    match head.get(4) {
+        Some(&VERSION) => Ok(Some(head)),
+        Some(version) => Err(ContainerError::Missing(format!(
+            "a newer lmfs: it is a container of version {version}"
+        ))),
+        None => Err(ContainerError::Damaged("it ends too early".into())),
+    }
+}
+
+/// A model as the last member used it: many members in a row are likely to use the same one.
+type Last = Option<(ModelId, u16, Arc<Lm>)>;
+
 /// The model that a container names, by its id and name, as it was in a version of the engine.
-fn model(input: &mut dyn Read, find: Find<'_>, engine: u16) -> Result<Arc<Lm>> {
+fn model(input: &mut dyn Read, find: Find<'_>, engine: u16, last: &mut Last) -> Result<Arc<Lm>> {
     let early = || ContainerError::Damaged("it ends too early".into());
     let mut h = fill(input, 33)?;
     let len = usize::from(*h.get(32).ok_or_else(early)?);
@@ -197,35 +221,50 @@ fn model(input: &mut dyn Read, find: Find<'_>, engine: u16) -> Result<Arc<Lm>> {
     }
     let mut id = ModelId::default();
     id.copy_from_slice(&h[..32]);
+    if let Some((_, _, lm)) = last.as_ref().filter(|(i, e, _)| *i == id && *e == engine) {
+        return Ok(Arc::clone(lm));
+    }
     let lm = find(&id, &String::from_utf8_lossy(&h[33..])).map_err(ContainerError::Missing)?;
     let missing = || ContainerError::Missing(format!("a newer lmfs: one with engine {engine}"));
-    Ok(Arc::new(lm.of_engine(engine).ok_or_else(missing)?))
+    let lm = Arc::new(lm.of_engine(engine).ok_or_else(missing)?);
+    *last = Some((id, engine, Arc::clone(&lm)));
+    Ok(lm)
 }
 
-/// Restores what [`compress`] wrote, `threads` blocks at a time. `find` is asked for the language
-/// model, by its id and name, and says what to do if it is not there.
+/// Restores what [`compress`] wrote, once or several times one behind the other, `threads` blocks
+/// at a time. `find` is asked for the language model, by its id and name, and says what to do if it
+/// is not there. Anything behind the end that is no container is damage.
 pub fn decompress(
     input: &mut dyn Read,
     out: &mut dyn Write,
     find: Find<'_>,
     threads: usize,
 ) -> Result<()> {
+    let mut last = None;
+    let mut first = true;
+    while let Some(head) = head(input, first)? {
+        member(&head, input, out, find, threads, &mut last)?;
+        first = false;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// Restores one member, whose first 8 bytes were read.
+fn member(
+    head: &[u8],
+    input: &mut dyn Read,
+    out: &mut dyn Write,
+    find: Find<'_>,
+    threads: usize,
+    last: &mut Last,
+) -> Result<()> {
     let damaged = |what: &str| ContainerError::Damaged(what.into());
-    let head = fill(input, 8)?;
-    if head.get(..4) != Some(MAGIC) {
-        return Err(damaged("not an .lmz container"));
-    }
-    if head.get(4) != Some(&VERSION) {
-        return Err(ContainerError::Missing(format!(
-            "a newer lmfs: it is a container of version {}",
-            head.get(4).copied().unwrap_or(0)
-        )));
-    }
     let lm = match head.get(5) {
         Some(0) => None,
         Some(1) => {
             let engine = head[6..].try_into().map(u16::from_le_bytes);
-            Some(model(input, find, engine.map_err(|_| damaged("it ends too early"))?)?)
+            Some(model(input, find, engine.map_err(|_| damaged("it ends too early"))?, last)?)
         }
         _ => return Err(damaged("its first header")),
     };
@@ -267,7 +306,6 @@ pub fn decompress(
     if hash != end.hash || end.payload != bytes.to_le_bytes() {
         return Err(damaged("blocks are missing or out of order"));
     }
-    out.flush()?;
     Ok(())
 }
 
@@ -340,6 +378,43 @@ mod tests {
             assert!(decompress(&mut bad.as_slice(), &mut Vec::new(), &nothing, 1).is_err(), "{at}");
             assert!(decompress(&mut &packed[..at], &mut Vec::new(), &nothing, 1).is_err(), "{at}");
         }
+    }
+
+    #[test]
+    fn members_come_back_in_a_row_and_nothing_else_may_follow() {
+        let pack = |plain: &[u8]| {
+            let mut packed = Vec::new();
+            compress(&mut &*plain, &mut packed, 4096, &Tier::FAST, 1).unwrap();
+            packed
+        };
+        let unpack = |packed: &[u8]| {
+            let mut back = Vec::new();
+            decompress(&mut &*packed, &mut back, &nothing, 2).map(|()| back)
+        };
+        let (a, b) = (text(300), text(40));
+        let week = [pack(&a), pack(b""), pack(&b)].concat();
+        assert!(unpack(&week).unwrap() == [a, b.clone()].concat());
+        for junk in [&b"\0"[..], b"LMZ", b"LMZ\x1a", b"LMZ\x1a\0\0\0", &[0; 100], b.as_slice()] {
+            let e = unpack(&[&week, junk].concat()).unwrap_err();
+            assert!(matches!(e, ContainerError::Damaged(_)), "{junk:?}: {e}");
+        }
+        let e = unpack(&[&week, &b"LMZ\x1a\x01\0\0\0"[..]].concat()).unwrap_err();
+        assert!(matches!(e, ContainerError::Missing(_)), "{e}");
+    }
+
+    #[test]
+    fn a_model_is_sought_once_for_members_in_a_row() {
+        let asked = std::cell::Cell::new(0);
+        let find = |id: &ModelId, name: &str| {
+            asked.set(asked.get() + 1);
+            tiny(id, name)
+        };
+        let packed: &[u8] = include_bytes!("../../tests/data/engine0.lmz");
+        let (mut one, mut both) = (Vec::new(), Vec::new());
+        decompress(&mut &*packed, &mut one, &find, 2).unwrap();
+        decompress(&mut [packed, packed].concat().as_slice(), &mut both, &find, 2).unwrap();
+        assert!(both == [one.as_slice(), &one].concat());
+        assert_eq!(asked.get(), 2);
     }
 
     /// Containers of all kinds of records; `with` a model, whose forms are in some of them.

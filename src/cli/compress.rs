@@ -5,8 +5,10 @@ use super::{FAILED, Failure, Outcome, mkfs};
 use crate::block::ModelId;
 use crate::block::container::{self, ContainerError};
 use crate::models::{self, ModelError};
-use std::fs::File;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The data are damaged beyond repair.
@@ -15,6 +17,8 @@ const DAMAGED: u8 = 3;
 const NO_MODEL: u8 = 4;
 /// Blocks worked on at a time.
 const THREADS: usize = 2;
+/// Symbolic links followed, as by the kernel.
+const LINKS: usize = 40;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -24,6 +28,9 @@ pub struct CompressArgs {
     /// Container to write; - for standard output
     #[arg(short, long)]
     output: PathBuf,
+    /// Overwrite a file that is there
+    #[arg(short, long)]
+    force: bool,
     /// Model
     #[arg(short, long, default_value = models::DEFAULT)]
     model: String,
@@ -35,53 +42,199 @@ pub struct CompressArgs {
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct DecompressArgs {
-    /// Container; - for standard input
+    /// Container, or several one behind the other; - for standard input
     input: PathBuf,
     /// File to write; - for standard output
+    #[arg(short, long, required_unless_present = "test", conflicts_with = "test")]
+    output: Option<PathBuf>,
+    /// Overwrite a file that is there
     #[arg(short, long)]
-    output: PathBuf,
+    force: bool,
+    /// Only test that all of it decodes; write nothing
+    #[arg(short, long)]
+    test: bool,
+}
+
+fn at(path: &Path, e: impl std::fmt::Display) -> Failure {
+    Failure::new(FAILED, format!("{}: {e}", path.display()))
 }
 
 fn source(path: &Path) -> Result<Box<dyn Read>, Failure> {
     if path == Path::new("-") {
         return Ok(Box::new(io::stdin().lock()));
     }
-    let file =
-        File::open(path).map_err(|e| Failure::new(FAILED, format!("{}: {e}", path.display())))?;
+    let file = File::open(path).map_err(|e| at(path, e))?;
     Ok(Box::new(BufReader::with_capacity(1 << 20, file)))
 }
 
-/// Writes to a file beside the wanted one, which appears only once it is whole.
-fn with_output(
-    path: &Path,
-    work: impl FnOnce(&mut dyn Write) -> Result<(), ContainerError>,
-) -> Result<(), ContainerError> {
-    if path == Path::new("-") {
-        return work(&mut io::stdout().lock());
-    }
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".partial{}", std::process::id()));
-    let partial = path.with_file_name(name);
-    let made = (|| {
-        let mut out = BufWriter::with_capacity(1 << 20, File::create(&partial)?);
-        work(&mut out)?;
-        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        std::fs::rename(&partial, path)?;
-        Ok(())
-    })();
-    if made.is_err() {
-        let _ = std::fs::remove_file(&partial);
-    }
-    made
+/// Where output goes.
+#[derive(Debug)]
+enum Target {
+    Stdout,
+    /// A device, a pipe or an open descriptor of somebody's: it is written into.
+    Stream(File),
+    /// A regular file, with the permissions of the one that it replaces: it appears once it is whole.
+    /// `replace`: one that is there may go.
+    Regular {
+        path: PathBuf,
+        mode: Option<u32>,
+        replace: bool,
+    },
 }
 
-fn failure(path: &Path, e: &ContainerError) -> Failure {
+impl Target {
+    fn of(path: &Path, force: bool) -> Result<Self, Failure> {
+        if ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"].iter().any(|p| path == Path::new(p))
+        {
+            return Ok(Self::Stdout);
+        }
+        let there = match std::fs::symlink_metadata(path) {
+            Ok(m) => m,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self::Regular { path: path.into(), mode: None, replace: force });
+            }
+            Err(e) => return Err(at(path, e)),
+        };
+        if there.is_file() && !force {
+            return Err(at(path, "exists; -f overwrites it"));
+        }
+        // A link stays, and what it leads to is written, as if it had been named with -f: whoever
+        // made the link wants that.
+        let (end, descriptor) = if there.is_symlink() {
+            follow(path).map_err(|e| at(path, e))?
+        } else {
+            (path.into(), false)
+        };
+        // Asked of the name given: where the kernel follows no link (fs.protected_symlinks), we do not.
+        let mode = match std::fs::metadata(path) {
+            Ok(m) if m.is_file() && !descriptor => Some(m.permissions().mode() & 0o777),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(at(path, e)),
+            Ok(_) => {
+                // What others wrote to a descriptor before stays.
+                let open = OpenOptions::new().append(descriptor).write(true).open(path);
+                return Ok(Self::Stream(open.map_err(|e| at(path, e))?));
+            }
+        };
+        Ok(Self::Regular { path: end, mode, replace: true })
+    }
+
+    /// Has `work` write there; `path` is for messages. Nothing that looks like a whole file is left
+    /// of one that is not. True if the result is a file with a size.
+    fn write(
+        self,
+        path: &Path,
+        work: impl FnOnce(&mut dyn Write) -> Result<(), Failure>,
+    ) -> Result<bool, Failure> {
+        match self {
+            Self::Stdout => work(&mut BufWriter::with_capacity(1 << 20, io::stdout().lock()))?,
+            Self::Stream(file) => {
+                let mut out = BufWriter::with_capacity(1 << 20, &file);
+                work(&mut out)?;
+                out.flush().map_err(|e| at(path, e))?;
+                drop(out);
+                if file.metadata().is_ok_and(|m| m.file_type().is_block_device()) {
+                    file.sync_all().map_err(|e| at(path, e))?;
+                }
+            }
+            Self::Regular { path: end, mode, replace } => {
+                let (file, partial) = beside(&end).map_err(|e| at(path, e))?;
+                let made = fill(file, mode, path, work)
+                    .and_then(|()| appear(&partial, &end, replace).map_err(|e| at(path, e)));
+                if made.is_err() {
+                    let _ = std::fs::remove_file(&partial);
+                }
+                made?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Where a symbolic link leads in the end, and whether by way of an open descriptor: that has no
+/// name to trust.
+fn follow(link: &Path) -> io::Result<(PathBuf, bool)> {
+    let mut path = link.to_path_buf();
+    for _ in 0..LINKS {
+        match std::fs::symlink_metadata(&path) {
+            Ok(m) if m.is_symlink() => {}
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => return Ok((path, false)),
+        }
+        let dir = directory(&path).canonicalize()?;
+        if dir.starts_with("/proc") {
+            return Ok((path, true));
+        }
+        path = dir.join(std::fs::read_link(&path)?);
+    }
+    Err(io::Error::from_raw_os_error(libc::ELOOP))
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+}
+
+/// A new file in the directory of `path`, under a name that nobody takes for it.
+fn beside(path: &Path) -> io::Result<(File, PathBuf)> {
+    let mut taken = io::Error::from(io::ErrorKind::AlreadyExists);
+    for n in 0..100 {
+        let partial = directory(path).join(format!(".{}-{n}.lmfs-partial", std::process::id()));
+        match OpenOptions::new().write(true).create_new(true).open(&partial) {
+            Ok(file) => return Ok((file, partial)),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => taken = e,
+            Err(e) => return Err(e),
+        }
+    }
+    Err(taken)
+}
+
+fn fill(
+    file: File,
+    mode: Option<u32>,
+    path: &Path,
+    work: impl FnOnce(&mut dyn Write) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    if let Some(mode) = mode {
+        file.set_permissions(PermissionsExt::from_mode(mode)).map_err(|e| at(path, e))?;
+    }
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    work(&mut out)?;
+    let file = out.into_inner().map_err(|e| at(path, e.into_error()))?;
+    file.sync_all().map_err(|e| at(path, e))
+}
+
+/// Gives a whole file its name. Without `replace` none that came meanwhile is lost.
+fn appear(partial: &Path, path: &Path, replace: bool) -> io::Result<()> {
+    if replace {
+        return std::fs::rename(partial, path);
+    }
+    match renameat_with(CWD, partial, CWD, path, RenameFlags::NOREPLACE) {
+        // Not every file system can.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            if path.symlink_metadata().is_ok() {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            std::fs::rename(partial, path)
+        }
+        done => Ok(done?),
+    }
+}
+
+fn failure(from: &Path, to: Option<&Path>, e: &ContainerError) -> Failure {
     let code = match e {
         ContainerError::Damaged(_) => DAMAGED,
         ContainerError::Missing(_) => NO_MODEL,
         ContainerError::Io(_) => FAILED,
     };
-    Failure::new(code, format!("{}: {e}", path.display()))
+    let from = from.display();
+    // An error of the system may be that of either.
+    match (e, to) {
+        (ContainerError::Io(_), Some(to)) => {
+            Failure::new(code, format!("{from} to {}: {e}", to.display()))
+        }
+        _ => Failure::new(code, format!("{from}: {e}")),
+    }
 }
 
 /// Runs `compress`.
@@ -92,12 +245,13 @@ pub fn compress(a: &CompressArgs, say: Say) -> Outcome {
         None => tier.unit(),
     };
     let mut input = source(&a.input)?;
-    with_output(&a.output, |out| {
+    let target = Target::of(&a.output, a.force)?;
+    let sized = target.write(&a.output, |out| {
         container::compress(&mut input, out, block as usize, &tier, THREADS)
-    })
-    .map_err(|e| failure(&a.input, &e))?;
+            .map_err(|e| failure(&a.input, Some(&a.output), &e))
+    })?;
     let len = |p: &Path| std::fs::metadata(p).map(|m| m.len());
-    if let (Ok(before), Ok(after)) = (len(&a.input), len(&a.output)) {
+    if sized && let (Ok(before), Ok(after)) = (len(&a.input), len(&a.output)) {
         say.line(&format!("{} became {}", output::size(before), output::size(after)));
     }
     Ok(())
@@ -105,7 +259,6 @@ pub fn compress(a: &CompressArgs, say: Say) -> Outcome {
 
 /// Runs `decompress`.
 pub fn decompress(a: &DecompressArgs) -> Outcome {
-    let mut input = source(&a.input)?;
     let find = |id: &ModelId, name: &str| {
         let id = blake3::Hash::from_bytes(*id).to_hex();
         models::load(&id).map_err(|e| match e {
@@ -116,6 +269,15 @@ pub fn decompress(a: &DecompressArgs) -> Outcome {
             e => format!("the model '{name}', id {id}: {e}"),
         })
     };
-    with_output(&a.output, |out| container::decompress(&mut input, out, &find, THREADS))
-        .map_err(|e| failure(&a.input, &e))
+    let Some(output) = &a.output else {
+        return container::decompress(&mut source(&a.input)?, &mut io::sink(), &find, THREADS)
+            .map_err(|e| failure(&a.input, None, &e));
+    };
+    let mut input = source(&a.input)?;
+    let target = Target::of(output, a.force)?;
+    target.write(output, |out| {
+        container::decompress(&mut input, out, &find, THREADS)
+            .map_err(|e| failure(&a.input, Some(output), &e))
+    })?;
+    Ok(())
 }

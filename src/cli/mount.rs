@@ -34,8 +34,11 @@ pub struct Args {
     report_to: Option<i32>,
 }
 
-/// How long a detached mount may go on serving its last users after a signal.
-const LINGER: Duration = Duration::from_secs(5);
+/// How long closing may take after a signal; a last checkpoint and sidecars of a large store take
+/// minutes on a slow disk.
+const CLOSING_MAX: Duration = Duration::from_secs(15 * 60);
+/// systemd is told this often that closing goes on.
+const CLOSING_STEP: Duration = Duration::from_secs(10);
 
 /// Runs it.
 pub fn run(a: &Args, level: log::LevelFilter) -> Outcome {
@@ -261,9 +264,14 @@ fn await_signal(set: libc::sigset_t, unmounter: Unmounter, fs: Arc<Fs>) {
         if let Err(e) = unmounter.unmount() {
             log::error!("unmount: {e}");
         }
-        std::thread::sleep(LINGER);
-        let code = i32::from(fs.shutdown().is_err());
-        std::process::exit(code);
+        // The thread that serves closes the store and ends the process. Here it is only watched.
+        for _ in 0..CLOSING_MAX.as_secs() / CLOSING_STEP.as_secs() {
+            std::thread::sleep(CLOSING_STEP);
+            log::info!("still closing the store");
+            notify("STATUS=closing the store\nEXTEND_TIMEOUT_USEC=60000000");
+        }
+        log::error!("closing took more than {CLOSING_MAX:?}: given up; what was synced is safe");
+        std::process::exit(FAILED.into());
     };
     if let Err(e) = std::thread::Builder::new().name("signals".into()).spawn(wait) {
         log::error!("signals are not handled: {e}");

@@ -245,8 +245,22 @@ impl Fs {
         self.syncers.run(move || done(fs.fsync(ino)));
     }
 
+    /// Calls `done` with the result of [`Fs::flush_all`], on another thread.
+    pub fn flush_all_then(self: &Arc<Self>, done: impl FnOnce(Result<()>) + Send + 'static) {
+        let fs = Arc::clone(self);
+        self.syncers.run(move || done(fs.flush_all()));
+    }
+
     /// fallocate(2): room is checked for, not set aside; punched and zeroed ranges become holes.
-    pub fn fallocate(&self, ino: Ino, off: u64, len: u64, mode: i32) -> Result<()> {
+    /// `drop_privileges` as in [`Fs::write`].
+    pub fn fallocate(
+        &self,
+        ino: Ino,
+        off: u64,
+        len: u64,
+        mode: i32,
+        drop_privileges: bool,
+    ) -> Result<()> {
         self.writable()?;
         let end = off.checked_add(len).filter(|e| *e <= MAX_SIZE).ok_or(FsError::TooBig)?;
         let keep = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
@@ -259,13 +273,25 @@ impl Fs {
         let node = self.hold(ino)?;
         if !zero {
             drop(self.store.reserve(len)?);
-            if keep {
-                return Ok(());
+        }
+        if !zero && keep {
+            let mut s = node.state();
+            let mode = s.attr.mode;
+            if drop_privileges && !s.gone {
+                drop_set_id(&mut s.attr);
             }
+            if s.attr.mode != mode {
+                s.attr.ctime = Time::now();
+                s.attr_dirty = true;
+            }
+            return Ok(());
         }
         self.cut(&node, |s| {
             if !s.attr.is_file() {
                 return Err(FsError::Invalid("not a regular file"));
+            }
+            if drop_privileges {
+                drop_set_id(&mut s.attr);
             }
             if !keep {
                 s.attr.size = s.attr.size.max(end);
@@ -302,10 +328,17 @@ impl Fs {
     }
 
     /// copy_file_range(2) by reading and writing; holes become zeros. Returns the bytes copied.
-    pub fn copy(&self, from: Ino, off: u64, to: Ino, to_off: u64, len: u64) -> Result<u64> {
+    /// `drop_privileges` as in [`Fs::write`].
+    pub fn copy(
+        &self,
+        (from, off): (Ino, u64),
+        (to, to_off): (Ino, u64),
+        len: u64,
+        drop_privileges: bool,
+    ) -> Result<u64> {
         let len = len.min(1 << 20);
         let bytes = self.read_now(from, off, len)?;
-        self.write(to, to_off, &bytes, false)?;
+        self.write(to, to_off, &bytes, drop_privileges)?;
         Ok(bytes.len() as u64)
     }
 
@@ -315,10 +348,11 @@ impl Fs {
         from: (Ino, u64),
         to: (Ino, u64),
         len: u64,
+        drop_privileges: bool,
         done: impl FnOnce(Result<u64>) + Send + 'static,
     ) {
         let fs = Arc::clone(self);
-        self.decoders.run(move || done(fs.copy(from.0, from.1, to.0, to.1, len)));
+        self.decoders.run(move || done(fs.copy(from, to, len, drop_privileges)));
     }
 }
 

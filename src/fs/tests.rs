@@ -174,13 +174,14 @@ fn run(steps: &[Step]) {
             Step::Punch(n, off, len) => {
                 if let Some(bytes) = model.of(n) {
                     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-                    fs.fallocate(find(n).unwrap(), off, len, mode).unwrap();
+                    fs.fallocate(find(n).unwrap(), off, len, mode, false).unwrap();
                     Model::zero(bytes, off, len);
                 }
             }
             Step::Zero(n, off, len) => {
                 if let Some(bytes) = model.of(n) {
-                    fs.fallocate(find(n).unwrap(), off, len, libc::FALLOC_FL_ZERO_RANGE).unwrap();
+                    fs.fallocate(find(n).unwrap(), off, len, libc::FALLOC_FL_ZERO_RANGE, false)
+                        .unwrap();
                     bytes.resize(bytes.len().max((off + len) as usize), 0);
                     Model::zero(bytes, off, len);
                 }
@@ -220,7 +221,9 @@ fn run(steps: &[Step]) {
             }
             Step::Copy(a, off, b, to, len) => {
                 if model.names.contains_key(&a) && model.names.contains_key(&b) {
-                    let n = fs.copy(find(a).unwrap(), off, find(b).unwrap(), to, len).unwrap();
+                    let n = fs
+                        .copy((find(a).unwrap(), off), (find(b).unwrap(), to), len, false)
+                        .unwrap();
                     let from = &model.files[model.names[&a]];
                     let end = from.len().min((off + len) as usize);
                     let part = from.get(off as usize..end).unwrap_or_default().to_vec();
@@ -430,9 +433,32 @@ fn chown_and_writes_of_others_drop_set_id_bits() {
     fs.setattr(ino, mode(0o6755)).unwrap();
     fs.setattr(ino, SetAttr { uid: Some(5), ..SetAttr::default() }).unwrap();
     assert_eq!(fs.getattr(ino).unwrap().mode & 0o7777, 0o755);
-    fs.setattr(ino, mode(0o6755)).unwrap();
-    fs.write(ino, 0, b"x", true).unwrap();
-    assert_eq!(fs.getattr(ino).unwrap().mode & 0o7777, 0o755);
+    type Change<'a> = &'a dyn Fn(bool) -> Result<()>;
+    let fs = &fs;
+    let cut = |privileged| SetAttr { size: Some(3), privileged, ..SetAttr::default() };
+    let allocate = |how| move |drop| fs.fallocate(ino, 0, 9, how, drop);
+    let keep = libc::FALLOC_FL_KEEP_SIZE;
+    let changes: [Change<'_>; 8] = [
+        &|drop| fs.write(ino, 0, b"x", drop),
+        &|drop| fs.copy((ino, 0), (ino, 5), 1, drop).map(|_| ()),
+        &|drop| fs.setattr(ino, cut(!drop)).map(|_| ()),
+        &allocate(0),
+        &allocate(keep),
+        &allocate(keep | libc::FALLOC_FL_PUNCH_HOLE),
+        &allocate(libc::FALLOC_FL_ZERO_RANGE),
+        &allocate(keep | libc::FALLOC_FL_ZERO_RANGE),
+    ];
+    for (n, change) in changes.iter().enumerate() {
+        for (before, drop, after) in
+            [(0o6755, true, 0o755), (0o6745, true, 0o2745), (0o6755, false, 0o6755)]
+        {
+            fs.setattr(ino, mode(before)).unwrap();
+            change(drop).unwrap();
+            assert_eq!(fs.getattr(ino).unwrap().mode & 0o7777, after, "{n} {before:o}");
+            fs.flush_all().unwrap();
+            assert_eq!(fs.store.inode(ino).unwrap().unwrap().mode & 0o7777, after, "{n}");
+        }
+    }
 }
 
 #[test]

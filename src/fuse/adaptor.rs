@@ -2,15 +2,17 @@
 
 use super::errno::errno;
 use super::reply::{
-    TTL, file_attr, kind, no_entry, reply_attr, reply_empty, reply_entry, reply_xattr, time,
+    TTL, attr_ttl, file_attr, kind, no_entry, reply_attr, reply_empty, reply_entry, reply_xattr,
+    time,
 };
 use crate::fs::{Fs, FsError, NewInode, RenameHow, SetAttr, SetHow};
 use crate::types::Ino;
 use fuser::{
-    CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 use std::ffi::OsStr;
 use std::io;
@@ -47,6 +49,12 @@ fn guarded(what: &str, ino: INodeNo, handler: impl FnOnce()) {
 
 fn ino(n: INodeNo) -> Ino {
     Ino(n.0)
+}
+
+/// Changes of content by this caller take set-id bits away. Only for writes does the kernel say so
+/// itself (`FUSE_WRITE_KILL_SUIDGID`).
+fn kills_set_id(req: &Request) -> bool {
+    req.uid() != 0
 }
 
 fn new_inode(req: &Request, mode: u32, rdev: u32) -> NewInode<'static> {
@@ -107,7 +115,7 @@ impl fuser::Filesystem for Adaptor {
         reply: ReplyAttr,
     ) {
         guarded("setattr", n, || {
-            let (atime, mtime, privileged) = (atime.map(time), mtime.map(time), req.uid() == 0);
+            let (atime, mtime, privileged) = (atime.map(time), mtime.map(time), !kills_set_id(req));
             let set = SetAttr { mode, uid, gid, size, atime, mtime, privileged };
             reply_attr(reply, self.fs.setattr(ino(n), set));
         });
@@ -231,7 +239,7 @@ impl fuser::Filesystem for Adaptor {
             let result = self.fs.make(ino(parent), name.as_bytes(), new);
             match result.and_then(|e| self.fs.open_handle(e.ino).map(|()| e)) {
                 Ok(e) => reply.created(
-                    &TTL,
+                    &attr_ttl(&e),
                     &file_attr(&e),
                     Generation(0),
                     FileHandle(0),
@@ -304,7 +312,8 @@ impl fuser::Filesystem for Adaptor {
     }
 
     fn fsyncdir(&self, _: &Request, n: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        guarded("fsyncdir", n, || self.fs.fsync_then(ino(n), |r| reply_empty(reply, r)));
+        // What the names lead to, too: the kernel has no request for syncfs(2) on this file system.
+        guarded("fsyncdir", n, || self.fs.flush_all_then(|r| reply_empty(reply, r)));
     }
 
     fn readdir(
@@ -348,7 +357,8 @@ impl fuser::Filesystem for Adaptor {
                 }
                 let attr = file_attr(&e);
                 let name = OsStr::from_bytes(name);
-                let full = reply.add(INodeNo(child.0), cookie, name, &TTL, &attr, Generation(0));
+                let ttl = attr_ttl(&e);
+                let full = reply.add(INodeNo(child.0), cookie, name, &ttl, &attr, Generation(0));
                 if full && named {
                     self.fs.forget(child, 1);
                 }
@@ -412,7 +422,7 @@ impl fuser::Filesystem for Adaptor {
 
     fn fallocate(
         &self,
-        _: &Request,
+        req: &Request,
         n: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -421,7 +431,8 @@ impl fuser::Filesystem for Adaptor {
         reply: ReplyEmpty,
     ) {
         guarded("fallocate", n, || {
-            reply_empty(reply, self.fs.fallocate(ino(n), offset, length, mode));
+            let kill = kills_set_id(req);
+            reply_empty(reply, self.fs.fallocate(ino(n), offset, length, mode, kill));
         });
     }
 
@@ -451,9 +462,38 @@ impl fuser::Filesystem for Adaptor {
         });
     }
 
-    fn copy_file_range(
+    // Unanswered, fuser would log a warning each time: editors and ls ask.
+    fn ioctl(
         &self,
         _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(fuser::Errno::ENOTTY);
+    }
+
+    // The kernel then takes files to be always ready, and does not ask again.
+    fn poll(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: PollNotifier,
+        _: PollEvents,
+        _: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
         ino_in: INodeNo,
         _: FileHandle,
         offset_in: u64,
@@ -466,7 +506,7 @@ impl fuser::Filesystem for Adaptor {
     ) {
         guarded("copy_file_range", ino_in, || {
             let (from, to) = ((ino(ino_in), offset_in), (ino(ino_out), offset_out));
-            self.fs.copy_then(from, to, len, |result| match result {
+            self.fs.copy_then(from, to, len, kills_set_id(req), |result| match result {
                 Ok(n) => reply.written(n as u32),
                 Err(e) => reply.error(errno(&e)),
             });

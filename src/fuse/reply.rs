@@ -12,6 +12,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// How long the kernel may believe names and attributes: nobody else changes them.
 pub const TTL: Duration = Duration::from_secs(86_400);
 
+/// How long the kernel may believe an inode's attributes. Writes of others take set-id bits away,
+/// and the replies to them cannot say so: a mode with such bits is asked for each time, by execve(2)
+/// too.
+pub fn attr_ttl(e: &Entry) -> Duration {
+    let bits = if e.attr.is_file() { libc::S_ISUID | libc::S_ISGID } else { 0 };
+    if e.attr.mode & bits == 0 { TTL } else { Duration::ZERO }
+}
+
 fn to_system_time(t: Time) -> SystemTime {
     /// Further away the conversions overflow; no file of this store's making is.
     const FAR: i64 = 1 << 40;
@@ -95,7 +103,7 @@ pub fn no_entry() -> FileAttr {
 /// Answers with an inode that a name leads to.
 pub fn reply_entry(reply: ReplyEntry, result: crate::fs::Result<Entry>) {
     match result {
-        Ok(e) => reply.entry(&TTL, &file_attr(&e), Generation(0)),
+        Ok(e) => reply.entry_with_ttls(&attr_ttl(&e), &TTL, &file_attr(&e), Generation(0)),
         Err(e) => reply.error(errno(&e)),
     }
 }
@@ -103,7 +111,7 @@ pub fn reply_entry(reply: ReplyEntry, result: crate::fs::Result<Entry>) {
 /// Answers with attributes.
 pub fn reply_attr(reply: ReplyAttr, result: crate::fs::Result<Entry>) {
     match result {
-        Ok(e) => reply.attr(&TTL, &file_attr(&e)),
+        Ok(e) => reply.attr(&attr_ttl(&e), &file_attr(&e)),
         Err(e) => reply.error(errno(&e)),
     }
 }

@@ -12,6 +12,8 @@ use super::table::Table;
 use super::totals::Totals;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
+/// What keys of inodes begin with.
+const INODE: u8 = b'i';
 /// Pairs taken from the table at a time.
 const PAIRS: usize = 4096;
 /// Plaintext of a part, at most; a pair is never split.
@@ -52,12 +54,14 @@ pub fn write(w: &mut Writer, state: &RwLock<State>) -> Result<u64> {
         Ok(())
     };
     let mut from = Vec::new();
+    let mut inodes = 0;
     loop {
         let some = read(state).table.scan(&from, &[0xff], PAIRS)?;
         let Some((last, _)) = some.last() else { break };
         from.clone_from(last);
         from.push(0);
         for (k, v) in some {
+            inodes += u64::from(k.first() == Some(&INODE));
             out.bytes(&k).bytes(&v);
             if out.0.len() >= PART {
                 emit(w, &mut out)?;
@@ -65,6 +69,13 @@ pub fn write(w: &mut Writer, state: &RwLock<State>) -> Result<u64> {
         }
     }
     emit(w, &mut out)?;
+    // Older segments go on a checkpoint's word, so one that knows less than there is must not end.
+    let expected = read(state).totals.inodes;
+    if inodes != expected || inodes == 0 {
+        let why = format!("a checkpoint would hold {inodes} of {expected} inodes");
+        w.fail(&why);
+        return Err(StoreError::Index(why));
+    }
     // Whoever finds the end believes all that the checkpoint says, so what it refers to has to be on
     // the medium before. It lies in older segments.
     w.sync_older()?;

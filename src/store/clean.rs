@@ -149,7 +149,7 @@ fn empty(store: &Store, number: u32) -> Result<u64> {
     let (mut from, mut moved) = (0, 0);
     loop {
         let mut w = lock(&store.writer);
-        w.usable()?;
+        w.admits()?;
         if w.number() == number {
             w.close_group(store.durable.load(Ordering::Acquire))?;
             w.roll(false)?;

@@ -3,12 +3,13 @@
 
 use super::api::{Ecc, Result, StoreError};
 use super::ecc::pages::STRIPE_BYTES;
-use super::heal::read_range;
+use super::heal::{differing, read_range};
 use super::models::put_file;
-use super::segments::{Segments, Side, io_error, segment_path, sidecar_path};
-use super::sidecar::{self, Part};
+use super::segments::{Segment, Segments, Side, io_error, segment_path, sidecar_path};
+use super::sidecar::{self, Part, Sidecar};
 use super::superblock::SEGMENT_HEADER;
 use super::{Store, lock, mend};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -76,8 +77,17 @@ impl Segments {
         if unreadable {
             return Err(fail("it cannot be read".into()));
         }
-        // What is protected must be right. What was protected before was looked at then.
-        let found = mend::frames(&mut bytes, known - done, self.stamp.tag);
+        // What an older sidecar covers must be what it was: parity of bytes that rotted meanwhile
+        // would make the rot permanent.
+        if let Some(old) = self.sidecar(number).map(|s| s.after(parts.1.len())) {
+            self.verify(&segment, done, &mut bytes, &old).map_err(fail)?;
+        }
+        // What no sidecar covered yet is checked by its frames alone.
+        let found = mend::frames(&mut bytes, known.saturating_sub(done), self.stamp.tag);
+        for (at, h) in found.whole.iter().filter(|(at, _)| found.changed.contains(at)) {
+            let end = at + h.frame_len() as usize;
+            self.restore(&segment, done, &bytes, std::slice::from_ref(&(*at..end)));
+        }
         if let Some((at, why)) = found.bad.first() {
             let (start, end) = (done + at.start, done + at.end);
             log::warn!("{}: {why} at {start}..{end}", segment_path(number));
@@ -109,6 +119,47 @@ impl Segments {
             self.drop_sidecar(number);
         }
         Ok(())
+    }
+}
+
+impl Segments {
+    /// Holds a segment's bytes from `done` on against the sidecar that covers them, and repairs them
+    /// where they lie. An error if some are neither what the sidecar says nor whole frames.
+    fn verify(
+        &self,
+        segment: &Segment,
+        done: usize,
+        bytes: &mut Vec<u8>,
+        old: &Sidecar,
+    ) -> std::result::Result<(), String> {
+        if old.covered() > bytes.len() as u64 {
+            return Err("it is shorter than its sidecar says".into());
+        }
+        if old.differing(bytes).is_empty() {
+            return Ok(());
+        }
+        let before = bytes.clone();
+        let first = if done == 0 { SEGMENT_HEADER } else { 0 };
+        let mended = mend::file(bytes, first, self.stamp.tag, Some(old));
+        let left = old.differing(bytes).len();
+        if left > 0 && (done > 0 || !mended.bad.is_empty()) {
+            return Err(format!("{left} pages of it are damaged beyond repair; the old one stays"));
+        }
+        log::warn!("{} frames corrected, {} pages rebuilt", mended.frames, mended.pages);
+        self.repaired.fetch_add((mended.frames + mended.pages).max(1), Ordering::Relaxed);
+        self.restore(segment, done, bytes, &differing(&before, bytes));
+        Ok(())
+    }
+
+    /// Writes what was repaired of the bytes from `done` on. Should it get lost, the next reader
+    /// repairs it as well.
+    fn restore(&self, segment: &Segment, done: usize, bytes: &[u8], runs: &[Range<usize>]) {
+        for run in runs.iter().filter(|_| self.write) {
+            let at = (done + run.start) as u64;
+            if let Err(e) = segment.blob.write_at(&bytes[run.clone()], at) {
+                log::warn!("what was repaired is not written: {e}");
+            }
+        }
     }
 }
 

@@ -25,6 +25,19 @@ const RESERVE: u64 = if cfg!(test) { 256 << 10 } else { 2 << 20 };
 /// A file that holds room and no bytes. It is deleted when a change that frees space finds none.
 const RESERVE_FILE: &str = "reserve";
 
+/// A store's life, from the writer's side.
+#[derive(Debug)]
+enum Life {
+    /// Takes changes.
+    Open,
+    /// Takes no more changes; those it has become durable.
+    Closing,
+    /// Ended well.
+    Closed,
+    /// Takes nothing any more, for this reason.
+    Failed(String),
+}
+
 /// Appends to the last segment. One at a time, behind the store's writer lock.
 #[derive(Debug)]
 pub struct Writer {
@@ -49,8 +62,7 @@ pub struct Writer {
     changes: Out,
     /// Bytes of groups since the last checkpoint.
     pub since_checkpoint: u64,
-    /// Why nothing can be written any more.
-    failed: Option<String>,
+    life: Life,
 }
 
 impl Writer {
@@ -81,7 +93,7 @@ impl Writer {
             chain: 0,
             changes: Out::default(),
             since_checkpoint: 0,
-            failed: None,
+            life: Life::Open,
         })
     }
 
@@ -120,28 +132,51 @@ impl Writer {
         self.number
     }
 
-    /// Fails if an earlier write failed.
+    /// Fails if an earlier write failed, or the log has ended.
     pub fn usable(&self) -> Result<()> {
-        match &self.failed {
-            None => Ok(()),
-            Some(why) => Err(StoreError::Io {
-                what: format!("the store takes no writes since: {why}"),
-                source: io::Error::from_raw_os_error(libc::EIO),
-            }),
+        let refused = |why: &str, errno| {
+            let source = io::Error::from_raw_os_error(errno);
+            Err(StoreError::Io { what: why.into(), source })
+        };
+        match &self.life {
+            Life::Open | Life::Closing => Ok(()),
+            Life::Failed(why) => {
+                refused(&format!("the store takes no writes since: {why}"), libc::EIO)
+            }
+            Life::Closed => refused("the store is closed", libc::ESHUTDOWN),
         }
+    }
+
+    /// Fails unless changes are taken: not while the store is being closed, either.
+    pub fn admits(&self) -> Result<()> {
+        self.usable()?;
+        if matches!(self.life, Life::Closing) {
+            let source = io::Error::from_raw_os_error(libc::ESHUTDOWN);
+            return Err(StoreError::Io { what: "the store is being closed".into(), source });
+        }
+        Ok(())
     }
 
     /// Refuses all writes from now on.
     pub fn fail(&mut self, why: &str) {
-        if self.failed.is_none() {
+        if !matches!(self.life, Life::Failed(_)) {
             log::error!("no more writes to the store: {why}");
-            self.failed = Some(why.into());
+            self.life = Life::Failed(why.into());
         }
     }
 
-    /// Refuses all writes from now on, as it should be.
+    /// Takes no more changes; what was taken can still be made durable.
+    pub fn begin_closing(&mut self) {
+        if matches!(self.life, Life::Open) {
+            self.life = Life::Closing;
+        }
+    }
+
+    /// The log has had its last word. A failure stays known.
     pub fn shut(&mut self) {
-        self.failed = Some("it was closed".into());
+        if !matches!(self.life, Life::Failed(_)) {
+            self.life = Life::Closed;
+        }
     }
 
     fn or_fail<T>(&mut self, r: Result<T>) -> Result<T> {

@@ -54,6 +54,7 @@ use frame::{Header, Kind};
 use state::State;
 use std::collections::HashMap;
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
@@ -104,6 +105,8 @@ pub struct Store {
     prune: AtomicBool,
     unrecoverable: AtomicU64,
     closed: AtomicBool,
+    /// True once closing has come to its end; held until then.
+    closing: Mutex<bool>,
     indexer: indexer::Indexer,
     guardian: worker::Worker,
     /// The index was made anew.
@@ -306,7 +309,7 @@ impl Store {
             })
             .collect::<Result<_>>()?;
         let mut w = lock(&self.writer);
-        w.usable()?;
+        w.admits()?;
         self.admit(&txn)?;
         let frees = txn.frames.is_empty()
             && txn.ops.iter().any(|op| {
@@ -328,11 +331,19 @@ impl Store {
         for (kind, f) in &frames {
             refs.push(w.append(*kind, f)?);
         }
-        let result = self.apply(&mut w, &txn, &refs);
-        if let Err(e) = &result {
-            w.fail(&e.to_string());
+        // Half of a change must not become durable, nor anything behind it.
+        let applied = AssertUnwindSafe(|| self.apply(&mut w, &txn, &refs));
+        match catch_unwind(applied) {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => {
+                w.fail(&e.to_string());
+                return Err(e);
+            }
+            Err(panic) => {
+                w.fail("a panic in the middle of a change");
+                resume_unwind(panic);
+            }
         }
-        result?;
         if let Err(e) = self.checkpoint_if_due(&mut w) {
             // The change is in; whoever syncs it is told.
             ::log::error!("checkpoint: {e}");
@@ -564,6 +575,7 @@ impl Store {
     }
 
     fn write_checkpoint(&self, w: &mut Writer) -> Result<()> {
+        w.admits()?;
         w.close_group(self.durable.load(Ordering::Acquire))?;
         let segment = w.number() + 1;
         let len = checkpoint::write(w, &self.state)?;

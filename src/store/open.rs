@@ -250,6 +250,7 @@ pub fn open_with(
         prune: AtomicBool::new(false),
         unrecoverable: AtomicU64::new(0),
         closed: AtomicBool::new(false),
+        closing: Mutex::new(false),
         indexer: indexer::Indexer::default(),
         guardian: super::worker::Worker::default(),
         index_rebuilt,
@@ -411,13 +412,18 @@ fn fresh_index(path: &Path) -> (Arc<dyn Base>, Option<PathBuf>) {
 
 /// See [`Store::close`].
 pub fn close(store: &Store) -> Result<()> {
-    if store.closed.swap(true, Ordering::SeqCst) || store.read_only {
+    // Whoever comes second waits for the first.
+    let mut done = lock(&store.closing);
+    store.closed.store(true, Ordering::SeqCst);
+    if store.read_only || std::mem::replace(&mut *done, true) {
         return Ok(());
     }
     store.indexer.stop();
     store.guardian.stop();
+    // From here on nothing is appended but the log's last word.
     checkpoint_at_close(store);
-    store.sync()?;
+    // Not a sync, which may find nothing new: the checkpoint has to reach the medium too.
+    store.commit(&lock(&store.sync))?;
     let mark = close_index(store);
     let mut w = lock(&store.writer);
     let mut totals = Out::default();
@@ -467,6 +473,7 @@ fn checkpoint_at_close(store: &Store) {
     {
         log::warn!("no checkpoint at the end, a rebuild of the index has to replay more: {e}");
     }
+    w.begin_closing();
 }
 
 /// Changes that are worth waiting for when the index is closed; sled takes about 100,000 a second.

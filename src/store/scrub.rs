@@ -72,12 +72,17 @@ impl Store {
         let mut whole = BTreeMap::new();
         if len > 0 {
             let turn = lock(&segments.healing);
-            let e = segments.examine(number, len)?;
+            let e = match segments.examine(number, len) {
+                // The cleaner deleted it meanwhile.
+                Err(_) if segments.get(number).is_none() => return Ok(out),
+                e => e?,
+            };
             let changed = !differing(&e.before, &e.now).is_empty();
             let protected = segments.is_protected(number, len);
-            // The one being written gets its sidecar in time.
-            let side_hurt = e.found.sidecar_hurt
-                || (!protected && number < (self.synced.load(Ordering::Acquire) >> 32) as u32);
+            // Where the store is open for writing, a segment gets its sidecar in time.
+            let sealed = number < (self.synced.load(Ordering::Acquire) >> 32) as u32;
+            let missing = !protected && sealed;
+            let side_hurt = e.found.sidecar_hurt || (missing && self.read_only);
             if repair && changed {
                 segments.adopt(number, &e)?;
                 if let Some(s) = segments.get(number)
@@ -89,14 +94,23 @@ impl Store {
                 }
             }
             drop(turn);
+            whole.extend(e.found.whole.iter().map(|(at, h)| (*at as u32, h.frame_len())));
             // What cannot be read now may be another time; then the parity is still needed.
             let renew = segments.ecc != Ecc::None && !e.unreadable;
-            if repair && renew && (side_hurt || (changed && !protected)) {
+            if repair && renew && (side_hurt || missing || (changed && !protected)) {
                 segments.forget_parts();
-                segments.protect(number, self.settled_len(number))?;
-                segments.sync_names()?;
+                let mut made = segments.protect(number, self.settled_len(number));
+                let live = self.state().frames(number, 0, usize::MAX)?;
+                if made.is_err() && live.iter().all(|(f, _)| whole.contains_key(&f.offset)) {
+                    // What is beyond repair is dead: the old sidecar guards nothing of it.
+                    segments.drop_sidecar(number);
+                    made = segments.protect(number, self.settled_len(number));
+                }
+                // One that cannot be made leaves the old one where it is, and damage to report.
+                if let Err(e) = made.and_then(|()| segments.sync_names()) {
+                    ::log::warn!("{e}");
+                }
             }
-            whole.extend(e.found.whole.iter().map(|(at, h)| (*at as u32, h.frame_len())));
             let old = lock(&self.checkpoint).0;
             out.log_lost = number >= old && !e.found.bad.is_empty();
             out.checked = Checked {
@@ -145,7 +159,6 @@ impl Store {
     pub fn renew_checkpoint(&self) -> Result<()> {
         {
             let mut w = lock(&self.writer);
-            w.usable()?;
             self.write_checkpoint(&mut w)?;
         }
         self.commit(&lock(&self.sync))

@@ -124,6 +124,14 @@ impl Sidecar {
         out
     }
 
+    /// The same for the file's bytes behind its first `stripes` stripes.
+    pub fn after(self, stripes: usize) -> Self {
+        let (first, cut) = (stripes as u64, (stripes * STRIPE_BYTES) as u64);
+        let rest = self.stripes.into_iter().filter(|(n, s)| *n >= first && s.end > cut);
+        let moved = rest.map(|(n, s)| (n - first, Stripe { end: s.end - cut, ..s }));
+        Self { stripes: moved.collect(), hurt: self.hurt }
+    }
+
     /// Bytes of the file that it covers.
     pub fn covered(&self) -> u64 {
         self.stripes.values().map(|s| s.end).max().unwrap_or(0)

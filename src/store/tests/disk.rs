@@ -104,6 +104,12 @@ impl Disk {
                     *b ^= 1 << bit;
                 }
             }
+            Event::Lose(n, at, len) => {
+                let at = *at as usize;
+                if let Some(lost) = self.file(*n).bytes.get_mut(at..at + len) {
+                    lost.fill(0);
+                }
+            }
             Event::Mark(_) => {}
         }
     }

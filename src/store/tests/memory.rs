@@ -19,6 +19,8 @@ pub enum Event {
     Sync(usize),
     /// A bit of what is on the medium turned over.
     Rot(usize, u64, u8),
+    /// Bytes of what is on the medium became zeros.
+    Lose(usize, u64, usize),
     /// Not of the volume: the test was here.
     Mark(usize),
 }
@@ -110,6 +112,16 @@ impl MemVolume {
         let mut events = lock(&self.events);
         lock(&blob.inner).bytes[at as usize] ^= 1 << bit;
         events.push(Event::Rot(blob.number, at, bit));
+    }
+
+    /// Bytes become zeros, in the file and on the medium.
+    pub fn lose(&self, path: &str, at: u64, len: u64) {
+        let files = lock(&self.files);
+        let blob = &files[path];
+        let mut events = lock(&self.events);
+        let (at, len) = (at as usize, len as usize);
+        lock(&blob.inner).bytes[at..at + len].fill(0);
+        events.push(Event::Lose(blob.number, at as u64, len));
     }
 
     fn enter(&self, path: &str) -> Arc<MemBlob> {

@@ -3,6 +3,7 @@
 
 #![allow(clippy::large_stack_arrays)]
 
+mod closing;
 mod disk;
 mod each_call;
 mod failing;
@@ -10,6 +11,7 @@ pub mod faults;
 mod full_disk;
 mod history;
 mod indexes;
+mod life;
 pub mod memory;
 mod power;
 

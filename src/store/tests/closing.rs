@@ -1,0 +1,107 @@
+//! The end of a store's life.
+
+use super::disk::Disk;
+use super::memory::MemVolume;
+use super::power::opened;
+use super::*;
+use crate::store::table::{NoBase, Table};
+use std::collections::BTreeMap;
+
+/// A store in memory with so many files, worth a checkpoint when it is closed if they are many.
+fn filled(dir: &Path, volume: &Arc<MemVolume>, files: u64) -> Arc<Store> {
+    open::create_in(&**volume, &options(), "memory").unwrap();
+    let store = opened(dir, volume.clone(), open::IndexFrom::Memory).unwrap();
+    for n in 0..files {
+        let hash = |i: u64| *blake3::hash(&[n, i].map(u64::to_le_bytes).concat()).as_bytes();
+        let name: Vec<u8> = (0..6).flat_map(hash).map(|b| b.max(48)).collect();
+        create(&store, &name).unwrap();
+    }
+    store
+}
+
+/// All was synced before, so that closing finds no change to make durable but its own checkpoint.
+#[test]
+fn what_closing_writes_is_durable() {
+    let (dir, volume) = (tempfile::tempdir().unwrap(), Arc::new(MemVolume::default()));
+    let store = filled(dir.path(), &volume, 8000);
+    store.sync().unwrap();
+    let before = lock(&store.checkpoint).0;
+    store.close().unwrap();
+    let checkpoint = lock(&store.checkpoint).0;
+    assert!(checkpoint > before);
+    drop(store);
+    let left = Disk::after(&BTreeMap::new(), &volume.events()).synced();
+    let volume = Arc::new(MemVolume::with(left));
+    let store = opened(dir.path(), volume, open::IndexFrom::Memory).unwrap();
+    assert_eq!(lock(&store.checkpoint).0, checkpoint);
+    assert_eq!(names(&store).len(), 8000);
+}
+
+#[test]
+fn nothing_is_appended_once_closing_has_begun() {
+    let (dir, volume) = (tempfile::tempdir().unwrap(), Arc::new(MemVolume::default()));
+    let store = filled(dir.path(), &volume, 3);
+    lock(&store.writer).begin_closing();
+    assert!(create(&store, b"late").is_err());
+    assert!(store.renew_checkpoint().is_err());
+    store.sync().unwrap();
+    store.close().unwrap();
+    assert!(create(&store, b"later").is_err() && store.renew_checkpoint().is_err());
+    assert!(store.clean(0).is_err());
+    drop(store);
+    let store = opened(dir.path(), volume, open::IndexFrom::Memory).unwrap();
+    assert_eq!(names(&store).len(), 3);
+}
+
+#[test]
+fn a_checkpoint_that_forgets_is_refused() {
+    let (dir, volume) = (tempfile::tempdir().unwrap(), Arc::new(MemVolume::default()));
+    let store = filled(dir.path(), &volume, 3);
+    store.sync().unwrap();
+    store.state.write().unwrap().table = Table::new(Arc::new(NoBase));
+    assert!(store.renew_checkpoint().is_err());
+    assert!(create(&store, b"late").is_err(), "it has failed");
+    drop(store);
+    let store = opened(dir.path(), volume, open::IndexFrom::Memory).unwrap();
+    assert_eq!(names(&store).len(), 3);
+}
+
+/// Many threads append, clean and checkpoint while the store is closed under them.
+#[test]
+fn closing_amid_work_keeps_every_file() {
+    for round in 0..10_u64 {
+        let dir = made();
+        let store = open(dir.path());
+        for n in 0..500_u64 {
+            create(&store, &[&b"file"[..], &(n + 1).to_le_bytes().map(|b| b | 1)[..]].concat())
+                .unwrap();
+        }
+        let there = names(&store).len();
+        let busy: Vec<_> = (0..3)
+            .map(|who| {
+                let store = Arc::clone(&store);
+                std::thread::spawn(move || match who {
+                    0 => while store.renew_checkpoint().is_ok() {},
+                    1 => while store.clean(0).is_ok() {},
+                    _ => {
+                        let txn = || {
+                            let ino = store.next_ino();
+                            Txn { ops: vec![Op::PutInode(ino, attr(0))], ..Txn::default() }
+                        };
+                        while store.append(txn()).is_ok() {}
+                    }
+                })
+            })
+            .collect();
+        std::thread::sleep(std::time::Duration::from_millis(3 * round));
+        store.close().unwrap();
+        for b in busy {
+            b.join().unwrap();
+        }
+        drop(store);
+        if round % 2 == 0 {
+            std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+        }
+        assert_eq!(names(&open(dir.path())).len(), there);
+    }
+}
