@@ -66,7 +66,7 @@ fn run(store: &Store, dead_percent: u32, enough: &dyn Fn() -> bool) -> Result<Cl
     {
         // What is moved must not go into a segment that is to be emptied.
         let mut w = lock(&store.writer);
-        w.usable()?;
+        w.admits()?;
         let current = w.number();
         if victims.contains(&current) {
             w.close_group(store.durable.load(Ordering::Acquire))?;
