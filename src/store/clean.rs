@@ -65,7 +65,7 @@ fn run(store: &Store, dead_percent: u32, enough: &dyn Fn() -> bool) -> Result<Cl
     let mut victims = victims(store, dead_percent);
     {
         // What is moved must not go into a segment that is to be emptied.
-        let mut w = lock(&store.writer);
+        let mut w = store.writer();
         w.admits()?;
         let current = w.number();
         if victims.contains(&current) {
@@ -126,7 +126,7 @@ fn fits(store: &Store, number: u32) -> bool {
         return true;
     }
     let checkpoint = lock(&store.checkpoint).1;
-    let aside = lock(&store.writer).set_aside();
+    let aside = store.writer().set_aside();
     let free = store.segments.volume.free_bytes().unwrap_or(u64::MAX).saturating_add(aside);
     live + live / 16 + checkpoint + checkpoint / 4 + SLACK <= free
 }
@@ -148,7 +148,7 @@ fn victims(store: &Store, dead_percent: u32) -> Vec<u32> {
 fn empty(store: &Store, number: u32) -> Result<u64> {
     let (mut from, mut moved) = (0, 0);
     loop {
-        let mut w = lock(&store.writer);
+        let mut w = store.writer();
         w.admits()?;
         if w.number() == number {
             w.close_group(store.durable.load(Ordering::Acquire))?;

@@ -4,7 +4,7 @@
 //! in a directory of its own, so that a hung one's lock does not matter.
 
 use super::api::{Result, StoreError};
-use super::table::{Base, Pairs};
+use super::table::{Base, Pair, Pairs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -30,6 +30,34 @@ fn failed(e: sled::Error) -> StoreError {
 fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
     caught.unwrap_or_else(|_| Err(StoreError::Index("it panicked".into())))
+}
+
+/// An iterator of sled's. After a panic of it there is an error, and then nothing more.
+struct Guarded<I>(Option<I>);
+
+impl<I: Iterator<Item = Result<Pair>>> Guarded<I> {
+    fn step(&mut self, f: impl FnOnce(&mut I) -> Option<Result<Pair>>) -> Option<Result<Pair>> {
+        let pairs = self.0.as_mut()?;
+        let pair = guarded(|| f(pairs).transpose()).transpose();
+        if !matches!(pair, Some(Ok(_))) {
+            self.0 = None;
+        }
+        pair
+    }
+}
+
+impl<I: Iterator<Item = Result<Pair>>> Iterator for Guarded<I> {
+    type Item = Result<Pair>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step(Iterator::next)
+    }
+}
+
+impl<I: DoubleEndedIterator<Item = Result<Pair>>> DoubleEndedIterator for Guarded<I> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.step(DoubleEndedIterator::next_back)
+    }
 }
 
 /// Runs `f` on a thread of its own. If it takes too long it is given up, and left to itself.
@@ -82,8 +110,13 @@ impl Base for SledBase {
         if lo >= hi {
             return Box::new(std::iter::empty());
         }
-        let pairs = self.db.range(lo.to_vec()..hi.to_vec());
-        Box::new(pairs.map(|r| r.map(|(k, v)| (k.to_vec(), v.to_vec())).map_err(failed)))
+        let range = || Ok(self.db.range(lo.to_vec()..hi.to_vec()));
+        let pairs = match guarded(range) {
+            Ok(pairs) => pairs,
+            Err(e) => return Box::new(std::iter::once(Err(e))),
+        };
+        let pairs = pairs.map(|r| r.map(|(k, v)| (k.to_vec(), v.to_vec())).map_err(failed));
+        Box::new(Guarded(Some(pairs)))
     }
 
     fn write(&self, changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<()> {
@@ -162,4 +195,24 @@ pub fn sync_files(dir: &Path) -> std::io::Result<()> {
         }
     }
     dirs.iter().try_for_each(|d| std::fs::File::open(d)?.sync_all())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_an_iterator_is_an_error_and_its_end() {
+        let pair = |n: u8| match n {
+            2 => panic!("as sled does"),
+            n => Ok((vec![n], Vec::new())),
+        };
+        for back in [false, true] {
+            let mut pairs = Guarded(Some((0..5).map(pair)));
+            let mut next = || if back { pairs.next_back() } else { pairs.next() };
+            assert!(matches!((next(), next()), (Some(Ok(_)), Some(Ok(_)))));
+            assert!(matches!(next(), Some(Err(StoreError::Index(_)))));
+            assert!(next().is_none() && next().is_none());
+        }
+    }
 }

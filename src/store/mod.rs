@@ -10,6 +10,7 @@
 mod api;
 mod checkpoint;
 mod clean;
+mod durable;
 mod ecc;
 mod frame;
 mod fsck;
@@ -54,7 +55,6 @@ use frame::{Header, Kind};
 use state::State;
 use std::collections::HashMap;
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
@@ -308,7 +308,7 @@ impl Store {
                 Ok((kind, data_frame(self.segments.stamp, kind, f)?))
             })
             .collect::<Result<_>>()?;
-        let mut w = lock(&self.writer);
+        let mut w = self.writer();
         w.admits()?;
         self.admit(&txn)?;
         let frees = txn.frames.is_empty()
@@ -332,17 +332,9 @@ impl Store {
             refs.push(w.append(*kind, f)?);
         }
         // Half of a change must not become durable, nor anything behind it.
-        let applied = AssertUnwindSafe(|| self.apply(&mut w, &txn, &refs));
-        match catch_unwind(applied) {
-            Ok(Ok(())) => {}
-            Ok(Err(e)) => {
-                w.fail(&e.to_string());
-                return Err(e);
-            }
-            Err(panic) => {
-                w.fail("a panic in the middle of a change");
-                resume_unwind(panic);
-            }
+        if let Err(e) = self.apply(&mut w, &txn, &refs) {
+            w.fail(&e.to_string());
+            return Err(e);
         }
         if let Err(e) = self.checkpoint_if_due(&mut w) {
             // The change is in; whoever syncs it is told.
@@ -417,70 +409,6 @@ impl Store {
         Ok(())
     }
 
-    /// Makes all that was appended before this call durable; concurrent calls share the work.
-    pub fn sync(&self) -> Result<()> {
-        if self.read_only {
-            return Ok(());
-        }
-        let target = {
-            let w = lock(&self.writer);
-            w.usable()?;
-            w.seq + u64::from(w.has_changes())
-        };
-        if self.durable.load(Ordering::Acquire) >= target {
-            return Ok(());
-        }
-        let turn = lock(&self.sync);
-        if self.durable.load(Ordering::Acquire) >= target {
-            return lock(&self.writer).usable();
-        }
-        self.commit(&turn)
-    }
-
-    /// Closes the group, makes the whole log durable, then deletes what a checkpoint left behind.
-    fn commit(&self, _turn: &MutexGuard<'_, ()>) -> Result<()> {
-        let (seq, position, blobs, dead) = {
-            let mut w = lock(&self.writer);
-            w.usable()?;
-            w.close_group(self.durable.load(Ordering::Acquire))?;
-            w.flush()?;
-            // Chosen here, while all that has happened is about to become durable: a segment that
-            // only a later change empties must not go before that change is safe.
-            let prune = self.prune.swap(false, Ordering::AcqRel);
-            let dead = if prune { self.dead_segments() } else { Vec::new() };
-            (w.seq, w.position(), w.unsynced(), dead)
-        };
-        for (number, blob) in blobs {
-            if let Err(e) = blob.sync() {
-                let e = segments::io_error("fdatasync", number, e);
-                lock(&self.writer).fail(&e.to_string());
-                return Err(e);
-            }
-        }
-        lock(&self.writer).note_synced((position >> 32) as u32);
-        self.durable.store(seq, Ordering::Release);
-        self.synced.store(position, Ordering::Release);
-        self.delete(&dead);
-        let checkpoint = lock(&self.checkpoint).1;
-        lock(&self.writer).fill_reserve(checkpoint);
-        Ok(())
-    }
-
-    /// Deletes dead segments. What fails is tried again after the next mount: it is no matter of
-    /// whoever wanted something to be durable.
-    fn delete(&self, dead: &[u32]) {
-        for number in dead {
-            if let Err(e) = self.segments.remove(*number) {
-                ::log::warn!("{e}");
-            }
-        }
-        if !dead.is_empty()
-            && let Err(e) = self.segments.sync_names()
-        {
-            ::log::warn!("{e}");
-        }
-    }
-
     /// Reads and checks a frame, appended but not yet written ones too.
     pub fn read_frame(&self, frame: FrameRef) -> Result<Frame> {
         let result = self.frame_bytes(frame).and_then(|(h, bytes)| {
@@ -510,7 +438,7 @@ impl Store {
 
     fn frame_bytes(&self, f: FrameRef) -> Result<(Header, Vec<u8>)> {
         if self.segments.buffered(f)
-            && let Some(bytes) = lock(&self.writer).peek(f)
+            && let Some(bytes) = self.writer().peek(f)
         {
             let damaged =
                 |reason| StoreError::Damaged { segment: f.segment, offset: f.offset, reason };
@@ -556,41 +484,6 @@ impl Store {
     /// Syncs, closes the index and appends the clean-unmount record. Later calls fail.
     pub fn close(&self) -> Result<()> {
         open::close(self)
-    }
-
-    fn checkpoint_if_due(&self, w: &mut Writer) -> Result<()> {
-        /// Bytes of groups after which a checkpoint is worth its while.
-        const DUE: u64 = 16 << 20;
-        if w.since_checkpoint > DUE.max(lock(&self.checkpoint).1) {
-            match self.write_checkpoint(w) {
-                // The change itself is in; the next one tries again.
-                Err(StoreError::NoSpace { detail, .. }) => {
-                    ::log::warn!("no room for a checkpoint of the namespace ({detail})");
-                    w.since_checkpoint = 0;
-                }
-                r => return r,
-            }
-        }
-        Ok(())
-    }
-
-    fn write_checkpoint(&self, w: &mut Writer) -> Result<()> {
-        w.admits()?;
-        w.close_group(self.durable.load(Ordering::Acquire))?;
-        let segment = w.number() + 1;
-        let len = checkpoint::write(w, &self.state)?;
-        *lock(&self.checkpoint) = (segment, len);
-        self.prune.store(true, Ordering::Release);
-        Ok(())
-    }
-
-    /// Segments before the last checkpoint in which nothing lives.
-    fn dead_segments(&self) -> Vec<u32> {
-        let before = lock(&self.checkpoint).0;
-        let state = self.state();
-        let live = |n: u32| state.totals.live.get(&n).copied().unwrap_or(0);
-        let lens = self.segments.lens().into_iter();
-        lens.map(|(n, _)| n).filter(|n| *n < before && live(*n) == 0).collect()
     }
 }
 

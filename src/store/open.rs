@@ -258,7 +258,7 @@ pub fn open_with(
         _lock: lock_file,
     });
     if !options.read_only {
-        lock(&store.writer).fill_reserve(start.checkpoint.1);
+        store.writer().fill_reserve(start.checkpoint.1);
         if index != IndexFrom::Memory {
             indexer::start(&store);
             guard::start(&store);
@@ -425,7 +425,7 @@ pub fn close(store: &Store) -> Result<()> {
     // Not a sync, which may find nothing new: the checkpoint has to reach the medium too.
     store.commit(&lock(&store.sync))?;
     let mark = close_index(store);
-    let mut w = lock(&store.writer);
+    let mut w = store.writer();
     let mut totals = Out::default();
     store.state().totals.encode(&mut totals);
     // On a full disk it is done without: the next mount makes the index anew.
@@ -463,7 +463,7 @@ fn checkpoint_at_close(store: &Store) {
     /// that they may reach. A small part: unmounts would take longer for nothing.
     const FEW: u64 = 1 << 20;
     const PART: u64 = 8;
-    let mut w = lock(&store.writer);
+    let mut w = store.writer();
     // Loading a checkpoint is also much faster than bringing a far behind index up to date.
     let far_behind = store.state().table.waiting() > INDEX_PATIENCE && w.since_checkpoint > 0;
     let last = lock(&store.checkpoint).1;

@@ -89,7 +89,7 @@ impl Store {
                     && let Err(e) = s.blob.sync()
                 {
                     let e = io_error("fdatasync", number, e);
-                    lock(&self.writer).fail(&e.to_string());
+                    self.writer().fail(&e.to_string());
                     return Err(e);
                 }
             }
@@ -158,7 +158,7 @@ impl Store {
     /// Writes a checkpoint of the namespace, so that no record of the log before is needed again.
     pub fn renew_checkpoint(&self) -> Result<()> {
         {
-            let mut w = lock(&self.writer);
+            let mut w = self.writer();
             self.write_checkpoint(&mut w)?;
         }
         self.commit(&lock(&self.sync))

@@ -39,6 +39,9 @@ pub const CALLS: [Call; 12] = [
     Call::Len,
 ];
 
+/// In place of an error number: the call panics.
+pub const PANIC: i32 = -1;
+
 /// Which call fails, and how.
 #[derive(Debug, Clone, Copy)]
 pub struct Fault {
@@ -75,6 +78,10 @@ impl Plan {
         *n += 1;
         if due.is_some() {
             self.hits.fetch_add(1, Ordering::SeqCst);
+        }
+        drop(counts);
+        if let Some(f) = due.filter(|f| f.errno == PANIC) {
+            panic!("on purpose: {f:?}");
         }
         due
     }

@@ -13,6 +13,7 @@ mod history;
 mod indexes;
 mod life;
 pub mod memory;
+mod panics;
 mod power;
 
 use super::frame::HEADER;
