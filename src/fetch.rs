@@ -46,6 +46,19 @@ impl From<ModelError> for FetchError {
     }
 }
 
+impl FetchError {
+    /// True if the frame that was asked for is not what it should be; the store tells of damage that
+    /// it finds by itself.
+    fn is_damage(&self) -> bool {
+        let corrupt = |source: &BlockError| matches!(source, BlockError::Corrupt(_));
+        match self {
+            Self::Block { source, .. } => corrupt(source),
+            Self::Hash(_) | Self::Other(_) => true,
+            _ => false,
+        }
+    }
+}
+
 /// An open store and the models that its frames need.
 #[derive(Debug)]
 pub struct Fetcher {
@@ -72,6 +85,17 @@ impl Fetcher {
 
     /// Reads and decodes the whole frame of `extent`; `primer` must be the extent's, if it has one.
     pub fn frame(&self, extent: &Extent, primer: Option<&Primer>) -> Result<Vec<u8>, FetchError> {
+        let at = extent.frame;
+        let plain = self.plain(extent, primer);
+        match &plain {
+            Ok(_) => self.store.note_whole(at),
+            Err(e) if e.is_damage() => self.store.note_damaged(at),
+            Err(_) => {}
+        }
+        plain
+    }
+
+    fn plain(&self, extent: &Extent, primer: Option<&Primer>) -> Result<Vec<u8>, FetchError> {
         let at = extent.frame;
         let f = self.store.read_frame(at)?;
         let begins = extent.off.checked_sub(u64::from(extent.frame_off));

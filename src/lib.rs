@@ -15,6 +15,8 @@ pub mod control;
 pub mod fetch;
 pub mod fs;
 pub mod fuse;
+#[cfg(test)]
+mod logged;
 pub mod model;
 pub mod models;
 mod priority;

@@ -5,18 +5,20 @@
 use std::path::{Path, PathBuf};
 
 /// Each layer and the layers that it may import.
-const ALLOWED: [(&str, &[&str]); 15] = [
+const ALLOWED: [(&str, &[&str]); 16] = [
     ("types", &[]),
     ("priority", &[]),
+    // For tests only.
+    ("logged", &[]),
     ("codec", &[]),
     ("model", &["codec", "types"]),
     ("block", &["codec", "model", "types"]),
     ("cache", &["block", "fetch", "store", "types"]),
-    ("store", &["block", "priority", "types"]),
+    ("store", &["block", "logged", "priority", "types"]),
     ("models", &["block", "model", "store", "types"]),
     ("fetch", &["block", "models", "store", "types"]),
     ("recode", &["block", "fetch", "priority", "store", "types"]),
-    ("fs", &["block", "cache", "fetch", "recode", "store", "types"]),
+    ("fs", &["block", "cache", "fetch", "logged", "recode", "store", "types"]),
     ("fuse", &["fs", "fetch", "types", "recode", "store"]),
     ("control", &["block", "fetch", "fs", "recode", "store", "types"]),
     (

@@ -52,7 +52,7 @@ pub fn run(a: &Args) -> Outcome {
         line("repaired", format!("{} frames and pages since it was mounted", s.repaired));
     }
     if s.unrecoverable > 0 {
-        line("damaged", format!("{} reads of frames beyond repair; see the log", s.unrecoverable));
+        line("damaged", format!("{} frames beyond repair; lmfs scrub names them", s.unrecoverable));
     }
     Ok(())
 }

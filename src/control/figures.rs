@@ -79,7 +79,7 @@ pub struct Status {
     pub cache: CacheFigures,
     /// Frames repaired.
     pub repaired: u64,
-    /// Frames found beyond repair.
+    /// Live frames known to be beyond repair.
     pub unrecoverable: u64,
     /// The daemon, if the store is mounted.
     pub pid: Option<u32>,

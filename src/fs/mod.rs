@@ -1,6 +1,8 @@
 //! POSIX meaning: namespace, inodes, byte ranges, dirty data, extended attributes.
 
 mod attr;
+#[cfg(test)]
+mod coding_tests;
 mod data;
 mod dirty;
 mod error;

@@ -320,9 +320,8 @@ impl Recoder {
                 drop(self.wake.wait_timeout(q, tick));
                 continue;
             }
-            if let Err(e) = self.code(&inos, rested, self.options.threads, true, &mut |_| {}) {
-                log::error!("background coding: {e}");
-            }
+            // What failed was named there.
+            let _ = self.code(&inos, rested, self.options.threads, true, &mut |_| {});
             for ino in inos {
                 if matches!(self.plan(ino, rested), Ok(Some(p)) if p.waiting > 0 || !p.ready.is_empty())
                 {
@@ -373,6 +372,16 @@ impl Recoder {
         // A file of one block would only pay for its primer.
         let wanted = attr.size > self.block() && attr.size > Primer::LEN as u64;
         Ok(Some(Recipe::new(tier, model, primer, wanted)))
+    }
+
+    /// True if a run cannot be read as far as is known: it was named then, and the background does
+    /// not come back to it until it is repaired.
+    fn is_damaged(&self, run: &Run) -> bool {
+        let store = self.store();
+        let primer = |id: u64| if id == 0 { None } else { store.primer(id).ok().flatten() };
+        run.extents.iter().any(|e| {
+            store.is_damaged(e.frame) || primer(e.primer).is_some_and(|f| store.is_damaged(f))
+        })
     }
 
     /// Codes the ready runs of `inos` with `threads` workers; returns how many were swapped in.
@@ -438,6 +447,9 @@ impl Recoder {
                             if idle && self.stop.load(Ordering::SeqCst) {
                                 break;
                             }
+                            if idle && self.is_damaged(&run) {
+                                continue;
+                            }
                             done_rx.try_iter().for_each(&mut take);
                             let job = Job { ino, run, recipe: Arc::clone(&recipe) };
                             if job_tx.send(job).is_err() {
@@ -446,7 +458,10 @@ impl Recoder {
                         }
                     }
                     Ok(None) => {}
-                    Err(e) => take(Err(e)),
+                    Err(e) => {
+                        log::error!("inode {ino}: not coded: {e}");
+                        take(Err(e));
+                    }
                 }
             }
             drop(job_tx);

@@ -273,7 +273,7 @@ pub struct StoreStats {
     pub dead_bytes: u64,
     /// Frames and pages repaired since the store was opened.
     pub repaired: u64,
-    /// Frames found damaged beyond repair since the store was opened.
+    /// Live frames known to be damaged beyond repair, 100,000 at most.
     pub unrecoverable: u64,
     /// Live data frames.
     pub frames: u64,

@@ -161,7 +161,9 @@ fn empty(store: &Store, number: u32) -> Result<u64> {
             let bytes = match store.segments.frame(frame) {
                 Ok((_, bytes)) => bytes,
                 Err(e) => {
-                    ::log::error!("inode {} offset {}: not moved: {e}", live.ino, live.off);
+                    if store.segments.known.note(frame) {
+                        ::log::error!("inode {} offset {}: not moved: {e}", live.ino, live.off);
+                    }
                     continue;
                 }
             };

@@ -2,6 +2,7 @@
 //! one being written again and again as it grows.
 
 use super::api::{Ecc, Result, StoreError};
+use super::damage::Trouble;
 use super::ecc::pages::STRIPE_BYTES;
 use super::heal::{differing, read_range};
 use super::models::put_file;
@@ -79,8 +80,10 @@ impl Segments {
         }
         // What an older sidecar covers must be what it was: parity of bytes that rotted meanwhile
         // would make the rot permanent.
-        if let Some(old) = self.sidecar(number).map(|s| s.after(parts.1.len())) {
-            self.verify(&segment, done, &mut bytes, &old).map_err(fail)?;
+        if let Some(old) = self.sidecar(number)?.map(|s| s.after(parts.1.len())) {
+            if self.verify(&segment, done, &mut bytes, &old).map_err(fail)? {
+                self.known.forget_segment(number);
+            }
         }
         // What no sidecar covered yet is checked by its frames alone.
         let found = mend::frames(&mut bytes, known.saturating_sub(done), self.stamp.tag);
@@ -88,7 +91,9 @@ impl Segments {
             let end = at + h.frame_len() as usize;
             self.restore(&segment, done, &bytes, std::slice::from_ref(&(*at..end)));
         }
-        if let Some((at, why)) = found.bad.first() {
+        if let Some((at, why)) = found.bad.first()
+            && self.known.is_news(number, Trouble::Frames)
+        {
             let (start, end) = (done + at.start, done + at.end);
             log::warn!("{}: {why} at {start}..{end}", segment_path(number));
         }
@@ -124,19 +129,20 @@ impl Segments {
 
 impl Segments {
     /// Holds a segment's bytes from `done` on against the sidecar that covers them, and repairs them
-    /// where they lie. An error if some are neither what the sidecar says nor whole frames.
+    /// where they lie; true if it had to. An error if some are neither what the sidecar says nor whole
+    /// frames.
     fn verify(
         &self,
         segment: &Segment,
         done: usize,
         bytes: &mut Vec<u8>,
         old: &Sidecar,
-    ) -> std::result::Result<(), String> {
+    ) -> std::result::Result<bool, String> {
         if old.covered() > bytes.len() as u64 {
             return Err("it is shorter than its sidecar says".into());
         }
         if old.differing(bytes).is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let before = bytes.clone();
         let first = if done == 0 { SEGMENT_HEADER } else { 0 };
@@ -148,7 +154,7 @@ impl Segments {
         log::warn!("{} frames corrected, {} pages rebuilt", mended.frames, mended.pages);
         self.repaired.fetch_add((mended.frames + mended.pages).max(1), Ordering::Relaxed);
         self.restore(segment, done, bytes, &differing(&before, bytes));
-        Ok(())
+        Ok(true)
     }
 
     /// Writes what was repaired of the bytes from `done` on. Should it get lost, the next reader
@@ -163,8 +169,8 @@ impl Segments {
     }
 }
 
-/// Gives every durable segment its sidecar, the last one as far as it is durable. An error says
-/// which one has none, after all others have.
+/// Gives every durable segment its sidecar, the last one as far as it is durable. Segments that get
+/// none are named in the log, each once; the error is that of the first, after all others were tried.
 pub fn protect_all(store: &Store) -> Result<()> {
     let segments = &store.segments;
     let synced = store.synced.load(Ordering::Acquire);
@@ -178,10 +184,22 @@ pub fn protect_all(store: &Store) -> Result<()> {
         };
         if !segments.is_protected(number, len) {
             made = true;
-            result = result.and(segments.protect(number, len));
+            let protected = segments.protect(number, len);
+            match &protected {
+                Ok(()) => segments.known.over(number, Trouble::Unprotected),
+                Err(e) if segments.known.is_news(number, Trouble::Unprotected) => {
+                    log::warn!("{e}");
+                }
+                Err(_) => {}
+            }
+            result = result.and(protected);
         }
     }
-    if made { result.and(segments.sync_names()) } else { result }
+    if made && let Err(e) = segments.sync_names() {
+        log::warn!("{e}");
+        return result.and(Err(e));
+    }
+    result
 }
 
 /// Starts the thread, unless segments have no sidecars here.
@@ -190,9 +208,8 @@ pub fn start(store: &Arc<Store>) {
         return;
     }
     let started = store.guardian.start("guardian", store, EVERY, true, |store| {
-        if let Err(e) = protect_all(store) {
-            log::warn!("{e}");
-        }
+        // What fails is named there.
+        let _ = protect_all(store);
         false
     });
     if let Err(e) = started {

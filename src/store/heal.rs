@@ -6,6 +6,7 @@
 //! reader repairs just as well.
 
 use super::api::{Result, StoreError};
+use super::damage::Trouble;
 use super::ecc::pages::PAGE;
 use super::frame::{self, Header, Kind};
 use super::io::{Blob, read_up_to};
@@ -126,7 +127,7 @@ pub struct Examined {
     pub found: Mended,
     /// Pages that the sidecar knows of, parity included.
     pub pages: u64,
-    /// Some of the file could not be read at all.
+    /// Some of the file, or its sidecar, could not be read at all.
     pub unreadable: bool,
 }
 
@@ -149,6 +150,7 @@ impl Segments {
                 log::warn!("{}: frame at {} corrected", segment_path(f.segment), f.offset);
                 self.repaired.fetch_add(1, Ordering::Relaxed);
                 self.replace(f, &bytes);
+                self.known.forget(f);
                 return Ok((h, bytes));
             }
         }
@@ -181,14 +183,31 @@ impl Segments {
         }
     }
 
-    /// The sidecar of a segment, as far as it can be read.
-    pub fn sidecar(&self, number: u32) -> Option<Sidecar> {
-        let side = lock(&self.sidecars).get(&number).copied()?;
-        let blob = self.volume.open(&sidecar_path(number, side.covered), false).ok()?;
-        let (bytes, failed) = read_whole(&*blob, side.len as usize);
+    /// The sidecar of a segment, as far as it can be read. An error if it may be there and whole, but
+    /// the system does not let us have it now: it must not be taken for lost then.
+    pub fn sidecar(&self, number: u32) -> Result<Option<Sidecar>> {
+        let Some(side) = lock(&self.sidecars).get(&number).copied() else { return Ok(None) };
+        let open = || {
+            let blob = self.volume.open(&sidecar_path(number, side.covered), false)?;
+            let len = blob.len()?;
+            Ok::<_, io::Error>((blob, len))
+        };
+        let (blob, len) = match open() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(|e| io_error("open the sidecar of", number, e))?,
+        };
+        let (bytes, failed) = read_whole(&*blob, len as usize);
         let mut s = Sidecar::read(bytes, self.stamp, number.into());
         s.hurt |= failed || s.covered() != side.covered;
-        Some(s)
+        self.known.over(number, Trouble::Sidecar);
+        Ok(Some(s))
+    }
+
+    /// Names a sidecar that cannot be had, once.
+    fn name_sidecar(&self, number: u32, e: &StoreError) {
+        if self.known.is_news(number, Trouble::Sidecar) {
+            log::error!("{e}; the sidecar stays as it is");
+        }
     }
 
     /// Looks at the first `len` bytes of a segment and mends them in memory.
@@ -198,9 +217,13 @@ impl Segments {
             return Err(io_error("read", number, source));
         };
         let there = segment.blob.len().map_err(|e| io_error("measure", number, e))?;
-        let (before, unreadable) = read_whole(&*segment.blob, len.min(there) as usize);
+        let (before, mut unreadable) = read_whole(&*segment.blob, len.min(there) as usize);
         let mut now = before.clone();
-        let sidecar = self.sidecar(number);
+        let sidecar = self.sidecar(number).unwrap_or_else(|e| {
+            self.name_sidecar(number, &e);
+            unreadable = true;
+            None
+        });
         let found = mend::file(&mut now, SEGMENT_HEADER, self.stamp.tag, sidecar.as_ref());
         if SegmentHeader::decode(&now).is_none() && now.len() >= SEGMENT_HEADER {
             let first = found.whole.first().filter(|(at, _)| *at == SEGMENT_HEADER);
@@ -255,6 +278,7 @@ impl Segments {
             self.put(number, Segment { blob, len });
         }
         lock(&self.hopeless).remove(&number);
+        self.known.forget_segment(number);
         Ok(true)
     }
 }

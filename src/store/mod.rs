@@ -10,6 +10,7 @@
 mod api;
 mod checkpoint;
 mod clean;
+mod damage;
 mod durable;
 mod ecc;
 mod frame;
@@ -103,7 +104,6 @@ pub struct Store {
     checkpoint: Mutex<(u32, u64)>,
     /// A checkpoint was written: older dead segments may go once it is durable.
     prune: AtomicBool,
-    unrecoverable: AtomicU64,
     closed: AtomicBool,
     /// True once closing has come to its end; held until then.
     closing: Mutex<bool>,
@@ -431,7 +431,7 @@ impl Store {
             })
         });
         if matches!(result, Err(StoreError::Damaged { .. })) {
-            self.unrecoverable.fetch_add(1, Ordering::Relaxed);
+            self.note_damaged(frame);
         }
         result
     }
@@ -452,6 +452,7 @@ impl Store {
         let lens = self.segments.lens();
         let in_segments: u64 = lens.iter().map(|(_, n)| n).sum();
         let sidecars = self.segments.sidecar_bytes();
+        let unrecoverable = self.damaged_frames();
         let state = self.state();
         let t = &state.totals;
         let mut stats = StoreStats {
@@ -467,7 +468,7 @@ impl Store {
             parity_bytes: t.parity,
             dead_bytes: 0,
             repaired: self.segments.repaired.load(Ordering::Relaxed),
-            unrecoverable: self.unrecoverable.load(Ordering::Relaxed),
+            unrecoverable,
             frames: t.frames,
         };
         // Sidecars are files of their own.

@@ -179,7 +179,16 @@ impl Store {
     /// Mends a model file whose bytes these are; `write` puts it right on disk too.
     fn mend_model(&self, id: &ModelId, before: &[u8], write: bool) -> Result<(Checked, Vec<u8>)> {
         let (segments, at) = (&self.segments, path(id));
-        let side = segments.volume.open(&sidecar_path(id), false).ok().map(|blob| {
+        // One that cannot be had now may be whole, and stays.
+        let (blob, there) = match segments.volume.open(&sidecar_path(id), false) {
+            Ok(blob) => (Some(blob), true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => (None, false),
+            Err(e) => {
+                log::error!("{}", io_error("open", &sidecar_path(id))(e));
+                (None, true)
+            }
+        };
+        let side = blob.map(|blob| {
             let len = measure(&*blob, &sidecar_path(id)).unwrap_or(0);
             let (bytes, failed) = read_whole(&*blob, len);
             let mut s = Sidecar::read(bytes, segments.stamp, number(id));
@@ -210,7 +219,7 @@ impl Store {
                 }
             }
         }
-        if sidecar_hurt && write {
+        if sidecar_hurt && write && (side.is_some() || !there) {
             self.write_model_sidecar(id, &now)?;
         }
         let check = Checked {

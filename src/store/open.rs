@@ -248,7 +248,6 @@ pub fn open_with(
         cleaning: Mutex::default(),
         checkpoint: Mutex::new(start.checkpoint),
         prune: AtomicBool::new(false),
-        unrecoverable: AtomicU64::new(0),
         closed: AtomicBool::new(false),
         closing: Mutex::new(false),
         indexer: indexer::Indexer::default(),
@@ -451,9 +450,8 @@ pub fn close(store: &Store) -> Result<()> {
     w.shut();
     drop(w);
     // What is there is whole without; only damage that comes later would find it unprotected.
-    if let Err(e) = super::guard::protect_all(store) {
-        log::warn!("{e}");
-    }
+    // What fails is named there.
+    let _ = super::guard::protect_all(store);
     Ok(())
 }
 

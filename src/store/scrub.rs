@@ -129,6 +129,7 @@ impl Store {
                 out.lost.push((f, live.ino, live.off));
             }
         }
+        segments.known.replace(number, out.lost.iter().map(|(f, ..)| f.offset));
         Ok(out)
     }
 

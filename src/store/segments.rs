@@ -1,6 +1,7 @@
 //! The segment files and their sidecars; readers share them with the writer.
 
 use super::api::{Ecc, Result, StoreError, Superblock};
+use super::damage::Known;
 use super::ecc::pages::{PAGE, STRIPE_BYTES, parity_pages};
 use super::ecc::rs::Code;
 use super::frame::{Stamp, tag};
@@ -93,6 +94,8 @@ pub struct Segments {
     pub(super) hopeless: Mutex<BTreeMap<u32, Instant>>,
     /// Frames and pages repaired since the store was opened.
     pub(super) repaired: AtomicU64,
+    /// What is beyond repair.
+    pub(super) known: Known,
 }
 
 /// The error-correcting code of frames at a level.
@@ -169,6 +172,7 @@ impl Segments {
             healing: Mutex::default(),
             hopeless: Mutex::default(),
             repaired: AtomicU64::new(0),
+            known: Known::default(),
         })
     }
 
@@ -196,6 +200,7 @@ impl Segments {
             let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
             gone.push((Instant::now(), number, old));
         }
+        self.known.forget_segment(number);
         self.drop_sidecar(number);
         self.volume.remove(&segment_path(number)).map_err(|e| io_error("remove", number, e))
     }

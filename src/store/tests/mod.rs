@@ -11,6 +11,7 @@ pub mod faults;
 mod full_disk;
 mod history;
 mod indexes;
+mod known;
 mod life;
 pub mod memory;
 mod panics;

@@ -1,0 +1,72 @@
+//! The background coder under a file system.
+
+use super::*;
+use crate::logged::Watch;
+use crate::store::{Ecc, MkfsOptions, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Instant;
+
+const BLOCK: u64 = 128 << 10;
+
+fn open(dir: &Path, enabled: bool) -> Arc<Fs> {
+    let recode = RecodeOptions { rest: Duration::from_millis(20), threads: 1, enabled };
+    let store = Store::open(dir, &OpenOptions::default()).unwrap();
+    Fs::open(store, FsOptions { recode, ..FsOptions::default() }).unwrap()
+}
+
+fn text(len: u64) -> Vec<u8> {
+    let lines = (0..).flat_map(|i| format!("line {i}: user{} logged in\n", i % 7).into_bytes());
+    lines.take(len as usize).collect()
+}
+
+/// A store with so many blocks of text in one file, at an offset that no other test uses; not coded.
+fn staged(dir: &Path, at: u64, blocks: u64) -> Ino {
+    let options = MkfsOptions { block_size: None, model: "fast".into(), ecc: Ecc::None };
+    Store::create(dir, &options).unwrap();
+    let fs = open(dir, false);
+    let new = NewInode { mode: libc::S_IFREG | 0o644, rdev: 0, uid: 0, gid: 0, target: None };
+    let ino = fs.make(Ino::ROOT, b"a", new).unwrap().ino;
+    for n in 0..blocks {
+        fs.write(ino, at + n * BLOCK, &text(BLOCK), false).unwrap();
+        fs.flush_all().unwrap();
+    }
+    fs.shutdown().unwrap();
+    ino
+}
+
+fn wait(what: &str, done: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_damaged_block_is_named_once_and_coded_when_it_is_repaired() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = &dir.path().join("s");
+    let at = 59 * BLOCK;
+    let ino = staged(dir, at, 1);
+    let store = Store::open(dir, &OpenOptions { read_only: true }).unwrap();
+    let frame = store.extents_in(ino, at, BLOCK).unwrap()[0].frame;
+    drop(store);
+    let file = dir.join(format!("segments/{:08}.seg", frame.segment));
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(file).unwrap();
+    let mut good = vec![0; 1000];
+    file.read_exact_at(&mut good, u64::from(frame.offset) + 100).unwrap();
+    file.write_all_at(&[7; 1000], u64::from(frame.offset) + 100).unwrap();
+    let said = Watch::anywhere(&format!("offset {at}: not coded"));
+    let fs = open(dir, true);
+    wait("nothing was said", || said.lines() > 0);
+    // Many times what data must rest.
+    std::thread::sleep(Duration::from_millis(700));
+    assert_eq!(said.lines(), 1);
+    assert_eq!(fs.store().stats().unwrap().unrecoverable, 1);
+    file.write_all_at(&good, u64::from(frame.offset) + 100).unwrap();
+    assert_eq!(fs.store().check_segment(frame.segment, true).unwrap().lost, []);
+    wait("it stays uncoded", || fs.store().staged_inodes().unwrap().is_empty());
+    assert_eq!((said.lines(), fs.store().stats().unwrap().unrecoverable), (1, 0));
+    fs.shutdown().unwrap();
+}
