@@ -58,10 +58,14 @@ pub fn size(text: &str) -> Result<u64, String> {
     n.checked_mul(1 << shift).ok_or_else(bad)
 }
 
+/// Most seconds that an option takes: about three years. No clock gets anywhere near its end by it.
+const SECONDS_MAX: f64 = 1e8;
+
 fn seconds(name: &str, text: &str) -> Result<Duration, String> {
-    let bad = || format!("mount option {name}={text}: not a number of seconds");
-    let s: f64 = text.parse().map_err(|_| bad())?;
-    Duration::try_from_secs_f64(s).map_err(|_| bad())
+    let s = text.parse().ok().filter(|s| (0.0..=SECONDS_MAX).contains(s));
+    s.and_then(|s| Duration::try_from_secs_f64(s).ok()).ok_or_else(|| {
+        format!("mount option {name}={text}: not a number of seconds (0 to {SECONDS_MAX})")
+    })
 }
 
 fn threads(name: &str, text: &str) -> Result<usize, String> {
@@ -83,16 +87,18 @@ pub fn parse(o: &mut Options, text: &str, sloppy: bool) -> Result<(), String> {
             "ro" => o.read_only = true,
             "rw" => o.read_only = false,
             "model" => o.fs.model = Some(need()?.into()),
-            "cache" => o.fs.cache_bytes = size(need()?)?,
+            "cache" => {
+                let bytes = size(need()?);
+                o.fs.cache_bytes = bytes.map_err(|e| format!("mount option cache: {e}"))?;
+            }
             "rest" => o.fs.recode.rest = seconds(name, need()?)?,
             "commit" => o.fs.commit = seconds(name, need()?)?,
             "lm_gain" => {
                 let v = need()?;
-                o.fs.lm_gain = v
-                    .parse()
-                    .ok()
-                    .filter(|p| (0.0..=100.0).contains(p))
-                    .ok_or_else(|| format!("mount option lm_gain={v}: not a percentage"))?;
+                o.fs.lm_gain =
+                    v.parse().ok().filter(|p| (0.0..=100.0).contains(p)).ok_or_else(|| {
+                        format!("mount option lm_gain={v}: not a percentage (0 to 100)")
+                    })?;
             }
             "recode" => match need()? {
                 "on" => o.fs.recode.enabled = true,
@@ -185,6 +191,31 @@ mod tests {
         assert!(parsed("cache").unwrap_err().contains("cache"));
         let mut o = Options::default();
         parse(&mut o, "colour=blue", true).unwrap();
+    }
+
+    #[test]
+    fn numbers_out_of_bounds_are_refused_by_name() {
+        for name in ["rest", "commit"] {
+            for v in ["1e19", "1e300", "100000001", "-1", "-1e-9", "NaN", "inf", "-inf", "", "3s"] {
+                let e = parsed(&format!("{name}={v}")).unwrap_err();
+                assert!(e.contains(&format!("{name}={v}")) && e.contains("0 to 100000000"), "{e}");
+            }
+            parsed(&format!("{name}=0,{name}=0.001,{name}=100000000")).unwrap();
+        }
+        for (name, bounds) in [
+            ("lm_gain", "0 to 100"),
+            ("recode_threads", "1 to 256"),
+            ("decode_threads", "1 to 256"),
+        ] {
+            for v in ["-1", "1e19", "257", "NaN", "inf", "18446744073709551616", ""] {
+                let e = parsed(&format!("{name}={v}")).unwrap_err();
+                assert!(e.contains(&format!("{name}={v}")) && e.contains(bounds), "{e}");
+            }
+        }
+        for v in ["-1", "1e19", "NaN", "inf", "18446744073709551616", "17179869184G", "16777216T"] {
+            let e = parsed(&format!("cache={v}")).unwrap_err();
+            assert!(e.contains("cache") && e.contains(v), "{e}");
+        }
     }
 
     #[test]

@@ -119,6 +119,12 @@ pub struct Recoder {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// So much later, or never as far as anyone here will know.
+fn after(now: Instant, wait: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(100_000_000);
+    now.checked_add(wait).unwrap_or(now + FAR)
+}
+
 /// Counts a command while it lasts.
 struct Command<'a>(&'a AtomicUsize);
 
@@ -176,7 +182,7 @@ impl Recoder {
 
     /// Tells the coder that an inode has new staged extents, or a new model.
     pub fn touch(&self, ino: Ino) {
-        self.queue().put(ino, Instant::now() + self.options.rest);
+        self.queue().put(ino, after(Instant::now(), self.options.rest));
     }
 
     /// Stops the coder's thread after the runs it is at.
@@ -291,7 +297,7 @@ impl Recoder {
 
     fn run(&self) {
         let tick = Duration::from_secs(1).min(self.options.rest.max(Duration::from_millis(20)));
-        let keep = self.options.rest * TAIL_FACTOR;
+        let keep = self.options.rest.saturating_mul(TAIL_FACTOR);
         while !self.stop.load(Ordering::SeqCst) {
             let mut inos = Vec::new();
             let rested = {
@@ -325,7 +331,8 @@ impl Recoder {
             for ino in inos {
                 if matches!(self.plan(ino, rested), Ok(Some(p)) if p.waiting > 0 || !p.ready.is_empty())
                 {
-                    self.queue().put(ino, Instant::now() + self.options.rest.max(tick));
+                    let again = after(Instant::now(), self.options.rest.max(tick));
+                    self.queue().put(ino, again);
                 }
             }
         }
