@@ -53,6 +53,19 @@ fn run(m: &Model) {
     fingerprint(&engine, &m.golden.tokens).unwrap();
 }
 
+/// Blocks of a unit that no container takes would be written and never read.
+#[test]
+fn units_that_no_block_has_are_refused() {
+    let most = 4 << 20;
+    for (unit, fine) in
+        [(1 << 10, true), (most, true), (0, false), (most + 1, false), (1 << 26, false)]
+    {
+        let mut m = tiny::smallest();
+        m.hyper.unit = unit;
+        assert_eq!(read(&m.to_bytes()).is_some(), fine, "{unit}");
+    }
+}
+
 #[test]
 fn cut_anywhere_is_refused() {
     let bytes = tiny::smallest().to_bytes();

@@ -149,7 +149,10 @@ fn record(input: &mut dyn Read) -> Result<Record> {
     let word = |at: usize| u32::from_le_bytes(h[at..at + 4].try_into().unwrap_or_default());
     let (plain_len, len) = (word(4), word(8));
     if plain_len > BLOCK_MAX || len > BLOCK_MAX {
-        return Err(damaged("a block's header"));
+        let most = plain_len.max(len);
+        return Err(damaged(&format!(
+            "a block that claims {most} bytes; {BLOCK_MAX} are the most"
+        )));
     }
     let payload = fill(input, len as usize)?;
     let crc = crc32c::crc32c_append(crc32c::crc32c(&h[..20]), &payload);
@@ -458,6 +461,34 @@ mod tests {
         static TINY: std::sync::OnceLock<Arc<Lm>> = std::sync::OnceLock::new();
         let load = || Lm::load(include_bytes!("../../tests/data/tiny.model")).unwrap();
         Ok(Arc::clone(TINY.get_or_init(load)))
+    }
+
+    /// Lengths that no block has, under a checksum that holds.
+    #[test]
+    fn forged_lengths_are_refused() {
+        let mut good = Vec::new();
+        compress(&mut text(100).as_slice(), &mut good, 4096, &Tier::FAST, 1).unwrap();
+        for (at, len) in [(4, u32::MAX), (4, BLOCK_MAX + 1), (8, u32::MAX), (8, BLOCK_MAX + 1)] {
+            let mut forged = good[..8 + HEADER].to_vec();
+            forged[8 + at..12 + at].copy_from_slice(&len.to_le_bytes());
+            // The payload stops early, as one of so many bytes would have to.
+            let crc = crc32c::crc32c(&forged[8..28]);
+            forged[28..32].copy_from_slice(&crc.to_le_bytes());
+            let e = decompress(&mut forged.as_slice(), &mut Vec::new(), &nothing, 1).unwrap_err();
+            assert!(e.to_string().contains(&len.to_string()), "{e}");
+        }
+        // A length that may be, of bytes that are not there, or that the code does not make.
+        for len in [BLOCK_MAX, 4097] {
+            let mut forged = good.clone();
+            forged[12..16].copy_from_slice(&len.to_le_bytes());
+            reseal(&mut forged, u32::MAX);
+            let e = decompress(&mut forged.as_slice(), &mut Vec::new(), &nothing, 1).unwrap_err();
+            assert!(matches!(e, ContainerError::Damaged(_)), "{e}");
+            forged[12..16].copy_from_slice(&good[12..16]);
+            forged[16..20].copy_from_slice(&len.to_le_bytes());
+            let e = decompress(&mut forged.as_slice(), &mut Vec::new(), &nothing, 1).unwrap_err();
+            assert!(matches!(e, ContainerError::Damaged(_)), "{e}");
+        }
     }
 
     #[test]

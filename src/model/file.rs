@@ -109,7 +109,7 @@ impl Hyper {
         within("window", self.window, 1, 1 << 15)?;
         within("number of sinks", self.sinks, 0, 256)?;
         within("start token", self.start, 0, self.vocab - 1)?;
-        within("unit", self.unit, 1 << 10, 1 << 26)?;
+        within("unit", self.unit, 1 << 10, 4 << 20)?;
         within("number of lanes", self.lanes, 1, 256)?;
         for (name, v) in [
             ("head size", self.head_dim),

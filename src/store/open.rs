@@ -73,6 +73,8 @@ pub fn create_in(volume: &dyn Volume, options: &MkfsOptions, shown: &str) -> Res
         .and_then(|mut f| f.read_exact(&mut uuid))
         .map_err(io("read /dev/urandom".into()))?;
     let block_size = options.block_size.unwrap_or(crate::block::FAST_BLOCK);
+    let refused = |why: String| StoreError::Refused(format!("{shown}: {why}"));
+    superblock::check_block_size(block_size).map_err(refused)?;
     let sb = Superblock {
         format: FORMAT,
         uuid,

@@ -11,6 +11,9 @@ const LEN: usize = 128;
 /// The superblock and its copies.
 pub const FILES: [&str; 3] = ["superblock", "superblock.1", "superblock.2"];
 
+/// Bytes per block that a store can have: no frame holds much more.
+pub const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 1 << 10..=4 << 20;
+
 /// Bytes of a segment header.
 pub const SEGMENT_HEADER: usize = 64;
 const SEGMENT_MAGIC: &[u8; 8] = b"LMFSSEG\n";
@@ -38,6 +41,15 @@ pub fn encode(s: &Superblock) -> Vec<u8> {
     sealed(o.0, LEN)
 }
 
+/// Refuses what no store has.
+pub fn check_block_size(n: u32) -> std::result::Result<(), String> {
+    if BLOCK_SIZES.contains(&n) {
+        return Ok(());
+    }
+    let (least, most) = BLOCK_SIZES.into_inner();
+    Err(format!("blocks of {n} bytes; there can be {least} to {most}"))
+}
+
 fn decode(bytes: &[u8], path: &str) -> Result<Superblock> {
     let refuse = |why: &str| Err(StoreError::Refused(format!("{path}: {why}")));
     if bytes.get(..8) != Some(MAGIC) {
@@ -63,7 +75,11 @@ fn decode(bytes: &[u8], path: &str) -> Result<Superblock> {
             "{path}: the store has format {format}, this lmfs reads up to {FORMAT}; use a newer lmfs"
         )));
     }
-    parse(body).map_or_else(|| refuse("superblock not readable"), Ok)
+    let Some(s) = parse(body) else { return refuse("superblock not readable") };
+    match check_block_size(s.block_size) {
+        Ok(()) => Ok(s),
+        Err(why) => refuse(&why),
+    }
 }
 
 /// Reads the superblock, or the first copy that is whole.
@@ -157,6 +173,24 @@ mod tests {
             let mut c = b.clone();
             c[at] ^= 1;
             assert!(decode(&c, "x").is_err());
+        }
+    }
+
+    #[test]
+    fn forged_block_sizes_are_refused_by_file() {
+        let s = |block_size| Superblock {
+            format: 0,
+            uuid: [7; 16],
+            block_size,
+            ecc: Ecc::Standard,
+            model: "fast".into(),
+        };
+        for n in [0, 1, 1023, (4 << 20) + 1, 1 << 31, u32::MAX] {
+            let e = decode(&encode(&s(n)), "store/superblock").unwrap_err().to_string();
+            assert!(e.contains("store/superblock") && e.contains(&format!("{n} bytes")), "{e}");
+        }
+        for n in [1 << 10, 4096, 128 << 10, 4 << 20] {
+            assert_eq!(decode(&encode(&s(n)), "x").unwrap().block_size, n);
         }
     }
 
