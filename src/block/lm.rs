@@ -7,6 +7,7 @@ use crate::model::engine::fingerprint;
 use crate::model::{Engine, EngineError, FileError, Input, Model, Session, Tree};
 use std::collections::VecDeque;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -82,7 +83,7 @@ impl Lm {
     pub fn load(bytes: &[u8]) -> Result<Arc<Self>, LmError> {
         let model = Model::from_bytes(bytes)?;
         let engine = Arc::new(Engine::new(&model));
-        let got = fingerprint(&engine, &model.golden.tokens)?;
+        let got = guarded(|| fingerprint(&engine, &model.golden.tokens))?;
         if *got.as_bytes() != model.golden.hash {
             let want = blake3::Hash::from_bytes(model.golden.hash);
             return Err(EngineError::Golden { name: model.manifest.name, got, want }.into());
@@ -178,12 +179,27 @@ impl Lm {
         self.core.engine.bytes() + self.core.vocab.weight()
     }
 
+    /// Has `code` use lanes at the start of text. After a panic, of whichever thread, there is an
+    /// error; the lanes and their threads are not used again.
+    pub(super) fn code<T>(
+        &self,
+        code: impl FnOnce(Option<&mut dyn TokenModel>) -> T,
+    ) -> Result<T, BlockError> {
+        guarded(|| {
+            let mut session = self.session()?;
+            let coded = code(session.model());
+            session.finish()?;
+            Ok(coded)
+        })
+    }
+
     /// Lanes at the start of text. A block that is coded alone gets all cores, several at a time
     /// a core each.
-    pub(super) fn session(&self) -> Result<Borrowed<'_>, EngineError> {
+    fn session(&self) -> Result<Borrowed<'_>, EngineError> {
         let background = self.stop.is_some();
         let others = self.core.busy.rivals(background);
         self.core.busy.count(background).fetch_add(1, Ordering::SeqCst);
+        let mut borrowed = Borrowed { lm: self, lanes: None };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if others == 0 { cores } else { 1 };
         let found = {
@@ -194,21 +210,19 @@ impl Lm {
             let at = idle.iter().position(alike);
             at.map(|at| idle.swap_remove(at))
         };
-        let lanes = match found {
-            Some(l) => Ok(l),
-            None => Lanes::new(&self.core, self.lanes, threads),
+        let mut lanes = match found {
+            Some(l) => l,
+            None => Lanes::new(&self.core, self.lanes, threads)?,
         };
-        match lanes {
-            Ok(mut lanes) => {
-                lanes.stop.clone_from(&self.stop);
-                Ok(Borrowed { lm: self, lanes: Some(lanes) })
-            }
-            Err(e) => {
-                self.core.busy.count(background).fetch_sub(1, Ordering::SeqCst);
-                Err(e)
-            }
-        }
+        lanes.stop.clone_from(&self.stop);
+        borrowed.lanes = Some(lanes);
+        Ok(borrowed)
     }
+}
+
+/// What the engine computes, or an error where it panics.
+fn guarded<T, E: From<EngineError>>(f: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| Err(EngineError::Panicked.into()))
 }
 
 /// The tokens that can be coded, and the tree over them.
@@ -232,19 +246,19 @@ fn children(tree: &Tree) -> Vec<[Child; 2]> {
     tree.nodes().iter().map(|n| [child(n.left), child(n.right)]).collect()
 }
 
-/// Lanes on loan; they go back to their model when dropped.
-pub(super) struct Borrowed<'a> {
+/// Lanes on loan; they go back to their model when dropped, but not after a panic.
+struct Borrowed<'a> {
     lm: &'a Lm,
     lanes: Option<Lanes>,
 }
 
 impl Borrowed<'_> {
-    pub(super) fn model(&mut self) -> Option<&mut dyn TokenModel> {
+    fn model(&mut self) -> Option<&mut dyn TokenModel> {
         self.lanes.as_mut().map(|l| l as &mut dyn TokenModel)
     }
 
     /// After the last use: what it said counts only if it was not given up.
-    pub(super) fn finish(self) -> Result<(), BlockError> {
+    fn finish(self) -> Result<(), BlockError> {
         match &self.lanes {
             Some(lanes) if lanes.stopped() => Err(BlockError::Stopped),
             _ => Ok(()),
@@ -257,11 +271,15 @@ impl Drop for Borrowed<'_> {
         /// Sessions kept; each may hold a cache of keys and values for every lane.
         const KEPT: usize = 2;
         self.lm.core.busy.count(self.lm.stop.is_some()).fetch_sub(1, Ordering::SeqCst);
+        if std::thread::panicking() {
+            return;
+        }
+        let Some(lanes) = self.lanes.take() else { return };
         let mut idle = self.lm.core.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() == KEPT {
             idle.remove(0);
         }
-        idle.extend(self.lanes.take());
+        idle.push(lanes);
     }
 }
 
@@ -403,6 +421,37 @@ impl TokenModel for Lanes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_of_the_engine_is_an_error_and_its_threads_are_not_used_again() {
+        let lm = Lm::load(include_bytes!("../../tests/data/tiny.model")).unwrap();
+        let lm = lm.in_lanes(8, 4096);
+        let kept = || lm.core.idle.lock().unwrap().len();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        for member in 0..cores.min(2) {
+            let mut session = lm.session().unwrap();
+            if let Some(lanes) = &mut session.lanes {
+                lanes.session.panics = Some(member);
+            }
+            drop(session);
+            assert_eq!(kept(), 1);
+            let step = |model: Option<&mut dyn TokenModel>| {
+                let model = model.unwrap();
+                model.reset(8);
+                model.cumulative(3).to_vec()
+            };
+            // One thread has no team.
+            if cores > 1 {
+                let e = lm.code(step).unwrap_err();
+                assert!(
+                    matches!(&e, BlockError::Engine(e) if matches!(**e, EngineError::Panicked))
+                );
+                assert_eq!((kept(), lm.core.busy.rivals(true)), (0, 0));
+            }
+            assert!(lm.code(step).unwrap().is_sorted());
+            lm.core.idle.lock().unwrap().clear();
+        }
+    }
 
     #[test]
     fn the_backgrounds_lanes_are_not_lent_to_readers() {

@@ -140,11 +140,8 @@ fn code(plain: &[u8], predictor: &mut Predictor, lm: Option<&Lm>) -> Result<Enco
     let (form, coded) = match lm {
         None => (Form::Fast, codec::encode(plain, 1, predictor, None)),
         Some(lm) => {
-            let mut session = lm.session()?;
             let lanes = lm.lanes_of(plain.len());
-            let coded = codec::encode(plain, lanes, predictor, session.model());
-            session.finish()?;
-            (Form::Lm, coded)
+            (Form::Lm, lm.code(|model| codec::encode(plain, lanes, predictor, model))?)
         }
     };
     Ok(Encoded { form, primed: false, payload: coded.bytes, ideal: coded.ideal })
@@ -160,12 +157,7 @@ fn uncode(
     let len = plain_len as usize;
     let bytes = match lm {
         None => codec::decode(payload, len, predictor, None),
-        Some(lm) => {
-            let mut session = lm.session()?;
-            let bytes = codec::decode(payload, len, predictor, session.model());
-            session.finish()?;
-            bytes
-        }
+        Some(lm) => lm.code(|model| codec::decode(payload, len, predictor, model))?,
     };
     bytes.ok_or_else(|| BlockError::Corrupt("the code does not end with the block".into()))
 }

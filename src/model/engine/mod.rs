@@ -41,6 +41,9 @@ pub enum EngineError {
     /// A thread could not be started.
     #[error("cannot start an engine thread: {0}")]
     Thread(std::io::Error),
+    /// It panicked.
+    #[error("the engine panicked; nothing that it computed is used")]
+    Panicked,
     /// This CPU or build computes something else than the model's file says it must.
     #[error(
         "model {name} fails its golden check: computed {got}, the file says {want}; nothing coded with it can be read on this machine with this version"

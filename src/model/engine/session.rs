@@ -110,6 +110,9 @@ pub struct Session {
     alone: bool,
     /// Where the outputs behind input `column` of the last call are: (part, row of it).
     placed: Vec<(usize, usize)>,
+    /// The member of the team that is to panic.
+    #[cfg(test)]
+    pub(crate) panics: Option<usize>,
 }
 
 impl Session {
@@ -132,7 +135,15 @@ impl Session {
                 }
             })
             .collect();
-        Ok(Self { engine, parts, team, alone: false, placed: Vec::new() })
+        Ok(Self {
+            engine,
+            parts,
+            team,
+            alone: false,
+            placed: Vec::new(),
+            #[cfg(test)]
+            panics: None,
+        })
     }
 
     /// The model.
@@ -209,7 +220,11 @@ impl Session {
         // Each thread its own lanes where that is even; all at each part's columns where not.
         if !self.alone && count > 1 && most * 4 <= inputs.len() * 3 {
             let parts = View::new(&mut self.parts, 1);
+            #[cfg(test)]
+            let panics = self.panics;
             self.team.run(&|me| {
+                #[cfg(test)]
+                assert!(panics != Some(me), "on purpose");
                 if me < count {
                     let alone = Barrier::new(1);
                     // SAFETY: each member takes the part with its number.
@@ -227,7 +242,12 @@ impl Session {
             }
             let barrier = Barrier::new(self.team.size());
             let size = self.team.size();
-            part.run(engine, want, size, |pass| self.team.run(&|me| pass.run(me, &barrier)));
+            part.run(engine, want, size, |pass| {
+                self.team.run(&|me| {
+                    let _here = barrier.attend();
+                    pass.run(me, &barrier);
+                });
+            });
         }
     }
 

@@ -21,7 +21,7 @@ struct Shared {
     round: AtomicUsize,
     /// Members that have not finished the job.
     busy: AtomicUsize,
-    /// A member panicked.
+    /// A member panicked, the leader or another: the team is not used again.
     failed: AtomicBool,
 }
 
@@ -67,13 +67,15 @@ impl Team {
         self.members.len() + 1
     }
 
-    /// Runs `work` once for each member, with its number; the caller is number 0.
+    /// Runs `work` once for each member, with its number; the caller is number 0. Panics if any
+    /// member does, once all have ended; from then on whenever it is called.
     pub fn run(&mut self, work: &(dyn Fn(usize) + Sync)) {
         if self.members.is_empty() {
             work(0);
             return;
         }
         let s = &*self.shared;
+        assert!(!s.failed.load(Ordering::Relaxed), "an engine thread panicked before");
         // SAFETY: only the lifetime changes; `wait` below returns after the last use, even if
         // `work` panics here.
         let job: Job = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), Job>(work) };
@@ -96,6 +98,9 @@ struct Wait<'a>(&'a Shared);
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.failed.store(true, Ordering::Relaxed);
+        }
         spin_while(|| self.0.busy.load(Ordering::Acquire) != 0);
     }
 }
@@ -164,12 +169,36 @@ pub struct Barrier {
     size: usize,
     arrived: AtomicUsize,
     round: AtomicUsize,
+    /// One of them panicked, and will not come any more.
+    broken: AtomicBool,
+}
+
+/// A member's presence at a barrier. Should it panic while this lives, nobody waits for it.
+#[derive(Debug)]
+pub struct Presence<'a>(&'a Barrier);
+
+impl Drop for Presence<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.broken.store(true, Ordering::Release);
+        }
+    }
 }
 
 impl Barrier {
     /// For `size` members.
     pub fn new(size: usize) -> Self {
-        Self { size, arrived: AtomicUsize::new(0), round: AtomicUsize::new(0) }
+        Self {
+            size,
+            arrived: AtomicUsize::new(0),
+            round: AtomicUsize::new(0),
+            broken: AtomicBool::new(false),
+        }
+    }
+
+    /// Held by each member from its first wait to its last.
+    pub fn attend(&self) -> Presence<'_> {
+        Presence(self)
     }
 
     /// Members that it waits for.
@@ -177,7 +206,8 @@ impl Barrier {
         self.size
     }
 
-    /// Returns when all members have called it. What they wrote before is visible to all.
+    /// Returns when all members have called it. What they wrote before is visible to all. Unwinds if
+    /// one of them panicked.
     #[inline]
     pub fn wait(&self) {
         if self.size == 1 {
@@ -188,7 +218,12 @@ impl Barrier {
             self.arrived.store(0, Ordering::Relaxed);
             self.round.store(round.wrapping_add(1), Ordering::Release);
         } else {
-            spin_while(|| self.round.load(Ordering::Acquire) == round);
+            let broken = || self.broken.load(Ordering::Acquire);
+            spin_while(|| self.round.load(Ordering::Acquire) == round && !broken());
+            if broken() {
+                // The panic itself was reported where it happened.
+                std::panic::resume_unwind(Box::new("another engine thread panicked"));
+            }
         }
     }
 }
@@ -211,6 +246,29 @@ mod tests {
                     barrier.wait();
                 });
             }
+        }
+    }
+
+    #[test]
+    fn a_panic_frees_those_who_wait_and_ends_the_team() {
+        use std::panic::{AssertUnwindSafe, catch_unwind};
+        for who in 0..3 {
+            let mut team = Team::new(3).unwrap();
+            let barrier = Barrier::new(3);
+            let work = |me: usize| {
+                let _here = barrier.attend();
+                for round in 0..10 {
+                    barrier.wait();
+                    assert!(me != who || round < 5, "on purpose");
+                }
+            };
+            assert!(catch_unwind(AssertUnwindSafe(|| team.run(&work))).is_err());
+            let again = AtomicUsize::new(0);
+            let work = |_| {
+                again.fetch_add(1, Ordering::Relaxed);
+            };
+            assert!(catch_unwind(AssertUnwindSafe(|| team.run(&work))).is_err());
+            assert_eq!(again.into_inner(), 0);
         }
     }
 
