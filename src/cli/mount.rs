@@ -34,11 +34,18 @@ pub struct Args {
     report_to: Option<i32>,
 }
 
-/// How long closing may take after a signal; a last checkpoint and sidecars of a large store take
-/// minutes on a slow disk.
-const CLOSING_MAX: Duration = Duration::from_secs(15 * 60);
+/// How long closing may take after a signal when little is left to do.
+const CLOSING_BASE: Duration = Duration::from_secs(15 * 60);
+/// Bytes per second that the slowest of disks reads or writes meanwhile: a last checkpoint, the
+/// sidecars of segments that have none yet.
+const CLOSING_RATE: u64 = 256 << 10;
 /// systemd is told this often that closing goes on.
 const CLOSING_STEP: Duration = Duration::from_secs(10);
+
+/// How long closing may take if it has to read or write so many bytes.
+fn closing_max(bytes: u64) -> Duration {
+    CLOSING_BASE.saturating_add(Duration::from_secs(bytes / CLOSING_RATE))
+}
 
 /// Runs it.
 pub fn run(a: &Args, level: log::LevelFilter) -> Outcome {
@@ -265,15 +272,30 @@ fn await_signal(set: libc::sigset_t, unmounter: Unmounter, fs: Arc<Fs>) {
             log::error!("unmount: {e}");
         }
         // The thread that serves closes the store and ends the process. Here it is only watched.
-        for _ in 0..CLOSING_MAX.as_secs() / CLOSING_STEP.as_secs() {
+        let most = closing_max(fs.bytes_to_close());
+        drop(fs);
+        for _ in 0..most.as_secs() / CLOSING_STEP.as_secs() {
             std::thread::sleep(CLOSING_STEP);
             log::info!("still closing the store");
             notify("STATUS=closing the store\nEXTEND_TIMEOUT_USEC=60000000");
         }
-        log::error!("closing took more than {CLOSING_MAX:?}: given up; what was synced is safe");
+        log::error!("closing took more than {most:?}: given up; what was synced is safe");
         std::process::exit(FAILED.into());
     };
     if let Err(e) = std::thread::Builder::new().name("signals".into()).spawn(wait) {
         log::error!("signals are not handled: {e}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_may_take_longer_where_more_is_left_to_do() {
+        assert_eq!(closing_max(0), CLOSING_BASE);
+        // A terabyte without sidecars, from a disk that is about to fail.
+        assert!(closing_max(1 << 40) > Duration::from_secs(48 * 24 * 3600));
+        assert!(closing_max(u64::MAX) > closing_max(1 << 40));
     }
 }

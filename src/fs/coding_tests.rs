@@ -11,7 +11,13 @@ const BLOCK: u64 = 128 << 10;
 
 fn open(dir: &Path, enabled: bool) -> Arc<Fs> {
     let recode = RecodeOptions { rest: Duration::from_millis(20), threads: 1, enabled };
-    let store = Store::open(dir, &OpenOptions::default()).unwrap();
+    // A decoding thread may still hold the store that was just dropped.
+    let store = loop {
+        match Store::open(dir, &OpenOptions::default()) {
+            Err(StoreError::InUse { .. }) => std::thread::sleep(Duration::from_millis(10)),
+            opened => break opened.unwrap(),
+        }
+    };
     Fs::open(store, FsOptions { recode, ..FsOptions::default() }).unwrap()
 }
 
@@ -69,4 +75,41 @@ fn a_damaged_block_is_named_once_and_coded_when_it_is_repaired() {
     wait("it stays uncoded", || fs.store().staged_inodes().unwrap().is_empty());
     assert_eq!((said.lines(), fs.store().stats().unwrap().unrecoverable), (1, 0));
     fs.shutdown().unwrap();
+}
+
+/// Files without a name cannot be deleted any more, for the store has failed: it is closed even so.
+#[test]
+fn a_shutdown_closes_the_store_whatever_fails_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = &dir.path().join("s");
+    let ino = staged(dir, 0, 1);
+    let fs = open(dir, false);
+    fs.open_handle(ino).unwrap();
+    fs.unlink(Ino::ROOT, b"a").unwrap();
+    fs.flush_all().unwrap();
+    assert_eq!(fs.store().orphans().unwrap(), [ino]);
+    crate::store::tests::fail(fs.store());
+    let e = fs.shutdown().unwrap_err().to_string();
+    assert!(e.contains("on purpose"), "{e}");
+    let e = fs.store().close().unwrap_err().to_string();
+    assert!(e.contains("not closed cleanly"), "{e}");
+    drop(fs);
+    let fs = open(dir, false);
+    assert_eq!(fs.store().orphans().unwrap(), []);
+    fs.shutdown().unwrap();
+}
+
+#[test]
+fn nothing_is_written_after_the_last_flush() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = &dir.path().join("s");
+    let ino = staged(dir, 0, 1);
+    let fs = open(dir, false);
+    // Whoever has the file open could still reach it.
+    fs.open_handle(ino).unwrap();
+    fs.write(ino, 0, b"in time", false).unwrap();
+    fs.shutdown().unwrap();
+    assert!(fs.write(ino, 0, b"too late", false).is_err());
+    drop(fs);
+    assert_eq!(open(dir, false).read_now(ino, 0, 7).unwrap(), b"in time");
 }

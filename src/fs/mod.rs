@@ -31,7 +31,7 @@ use crate::types::{FrameRef, Ino};
 use node::{Held, Nodes};
 use pool::Pool;
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -100,6 +100,8 @@ pub struct Fs {
     decoders: Pool,
     /// Threads that wait for `fdatasync`, so that requests do not.
     syncers: Pool,
+    /// Nothing is changed any more: the last flush is under way, or over.
+    closing: AtomicBool,
     stop: Arc<Stop>,
     committer: Mutex<Option<std::thread::JoinHandle<()>>>,
     /// Damaged frames that were reported already.
@@ -157,6 +159,7 @@ impl Fs {
             dirty_bytes: AtomicU64::new(0),
             decoders,
             syncers,
+            closing: AtomicBool::new(false),
             stop: Arc::default(),
             committer: Mutex::default(),
             reported: Mutex::default(),
@@ -210,22 +213,44 @@ impl Fs {
         Ok(ino)
     }
 
-    /// Flushes, stops the background coder, deletes orphans, closes the store.
+    /// Takes no more changes, flushes, stops the background coder, deletes
+    /// orphans and closes the store. Each is done whatever came of those before; the first error is
+    /// returned.
     pub fn shutdown(&self) -> Result<()> {
+        self.closing.store(true, Ordering::SeqCst);
         self.stop.now();
         if let Some(handle) = lock(&self.committer).take() {
             // A panic there was logged by the panic hook; the flush below is what counts.
             let _ = handle.join();
         }
-        let flushed = self.flush_all();
-        self.recoder.stop();
-        if !self.store.read_only() {
-            for ino in self.store.orphans()? {
-                self.store.append(Txn { ops: vec![Op::DelInode(ino)], ..Txn::default() })?;
+        let mut flushed = self.flush_all();
+        // A write that had begun before may have come after; there are no others.
+        for _ in 0..3 {
+            if flushed.is_ok() && self.dirty_bytes.load(Ordering::Relaxed) > 0 {
+                flushed = self.flush_all();
             }
         }
-        self.store.close()?;
-        flushed
+        self.recoder.stop();
+        let reaped = self.reap_all();
+        let closed = self.store.close();
+        flushed.and(reaped)?;
+        Ok(closed?)
+    }
+
+    /// Deletes all inodes without a name.
+    fn reap_all(&self) -> Result<()> {
+        if self.store.read_only() {
+            return Ok(());
+        }
+        for ino in self.store.orphans()? {
+            self.store.append(Txn { ops: vec![Op::DelInode(ino)], ..Txn::default() })?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that [`Self::shutdown`] has to read or write, roughly.
+    pub fn bytes_to_close(&self) -> u64 {
+        self.store.bytes_to_close().saturating_add(self.dirty_bytes.load(Ordering::Relaxed))
     }
 
     fn hold(&self, ino: Ino) -> Result<Held<'_>> {
@@ -233,7 +258,13 @@ impl Fs {
     }
 
     fn writable(&self) -> Result<()> {
-        if self.store.read_only() { Err(StoreError::ReadOnly.into()) } else { Ok(()) }
+        if self.store.read_only() {
+            return Err(StoreError::ReadOnly.into());
+        }
+        if self.closing.load(Ordering::SeqCst) {
+            return Err(StoreError::Closing.into());
+        }
+        Ok(())
     }
 
     /// The kernel learned of an inode by a reply.

@@ -31,6 +31,7 @@ pub fn errno(e: &FsError) -> Errno {
             | StoreError::InUse { .. }
             | StoreError::Refused(_)
             | StoreError::Index(_)
+            | StoreError::Closing
             | StoreError::Io { .. } => libc::EIO,
         },
         FsError::Damaged {

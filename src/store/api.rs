@@ -53,6 +53,9 @@ pub enum StoreError {
     /// The index failed while in use; a remount rebuilds it from the log.
     #[error("the index failed: {0}; mount the store again to rebuild it")]
     Index(String),
+    /// Nothing new is begun, and what takes long is given up.
+    #[error("the store is being closed")]
+    Closing,
     /// A system call failed.
     #[error("{what}: {source}")]
     Io {

@@ -151,8 +151,7 @@ impl Writer {
     pub fn admits(&self) -> Result<()> {
         self.usable()?;
         if matches!(self.life, Life::Closing) {
-            let source = io::Error::from_raw_os_error(libc::ESHUTDOWN);
-            return Err(StoreError::Io { what: "the store is being closed".into(), source });
+            return Err(StoreError::Closing);
         }
         Ok(())
     }

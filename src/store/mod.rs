@@ -105,8 +105,8 @@ pub struct Store {
     /// A checkpoint was written: older dead segments may go once it is durable.
     prune: AtomicBool,
     closed: AtomicBool,
-    /// True once closing has come to its end; held until then.
-    closing: Mutex<bool>,
+    /// How closing ended, once it has; held until then.
+    closing: Mutex<Option<std::result::Result<(), String>>>,
     indexer: indexer::Indexer,
     guardian: worker::Worker,
     /// The index was made anew.
@@ -482,7 +482,19 @@ impl Store {
         clean::clean(self, dead_percent)
     }
 
-    /// Syncs, closes the index and appends the clean-unmount record. Later calls fail.
+    /// Bytes that closing has to read or write, roughly.
+    pub fn bytes_to_close(&self) -> u64 {
+        /// Bytes of a change that waits for the index.
+        const CHANGE: u64 = 250;
+        let waiting = self.state().table.waiting() as u64 * CHANGE;
+        let bare = |(number, len): &(u32, u64)| !self.segments.is_protected(*number, *len);
+        let unprotected: u64 =
+            self.segments.lens().into_iter().filter(bare).map(|(_, len)| len).sum();
+        waiting.saturating_add(unprotected).saturating_add(lock(&self.checkpoint).1)
+    }
+
+    /// Syncs, closes the index and appends the clean-unmount record. Later calls of others fail; a
+    /// second call says how the first ended.
     pub fn close(&self) -> Result<()> {
         open::close(self)
     }

@@ -251,7 +251,7 @@ pub fn open_with(
         checkpoint: Mutex::new(start.checkpoint),
         prune: AtomicBool::new(false),
         closed: AtomicBool::new(false),
-        closing: Mutex::new(false),
+        closing: Mutex::new(None),
         indexer: indexer::Indexer::default(),
         guardian: super::worker::Worker::default(),
         index_rebuilt,
@@ -414,11 +414,23 @@ fn fresh_index(path: &Path) -> (Arc<dyn Base>, Option<PathBuf>) {
 /// See [`Store::close`].
 pub fn close(store: &Store) -> Result<()> {
     // Whoever comes second waits for the first.
-    let mut done = lock(&store.closing);
+    let mut ended = lock(&store.closing);
     store.closed.store(true, Ordering::SeqCst);
-    if store.read_only || std::mem::replace(&mut *done, true) {
+    if store.read_only {
         return Ok(());
     }
+    if let Some(ended) = &*ended {
+        return ended.clone().map_err(|why| {
+            let source = std::io::Error::from_raw_os_error(libc::EIO);
+            StoreError::Io { what: format!("the store was not closed cleanly: {why}"), source }
+        });
+    }
+    let result = end(store);
+    *ended = Some(result.as_ref().copied().map_err(ToString::to_string));
+    result
+}
+
+fn end(store: &Store) -> Result<()> {
     store.indexer.stop();
     store.guardian.stop();
     // From here on nothing is appended but the log's last word.

@@ -105,3 +105,23 @@ fn closing_amid_work_keeps_every_file() {
         assert_eq!(names(&open(dir.path())).len(), there);
     }
 }
+
+#[test]
+fn a_close_that_failed_stays_failed() {
+    let (dir, volume) = (tempfile::tempdir().unwrap(), Arc::new(MemVolume::default()));
+    let store = filled(dir.path(), &volume, 3);
+    let fail = |how| {
+        lock(&volume.files).values().for_each(|b| b.fail_sync.store(how, Ordering::SeqCst));
+    };
+    fail(true);
+    assert!(store.close().is_err());
+    fail(false);
+    for _ in 0..2 {
+        let e = store.close().unwrap_err().to_string();
+        assert!(e.contains("not closed cleanly") && e.contains("fdatasync"), "{e}");
+    }
+    drop(store);
+    let store = opened(dir.path(), volume, open::IndexFrom::Memory).unwrap();
+    store.close().unwrap();
+    store.close().unwrap();
+}

@@ -30,6 +30,11 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// Has a store take no more writes.
+pub fn fail(store: &Store) {
+    store.writer().fail("on purpose");
+}
+
 fn options() -> MkfsOptions {
     MkfsOptions { block_size: None, model: "fast".into(), ecc: Ecc::Standard }
 }
