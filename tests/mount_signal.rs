@@ -177,3 +177,31 @@ fn a_busy_mount_is_closed_cleanly_on_a_signal() {
     assert_eq!(ended(daemon).code(), Some(0));
     check_closed(&place.store());
 }
+
+/// A settle under way does not hold the daemon up, and is told why it ended.
+#[test]
+fn a_settle_is_told_that_the_store_is_being_closed() {
+    if !Path::new("/dev/fuse").exists() {
+        println!("skipped: no /dev/fuse");
+        return;
+    }
+    let place = Place::new();
+    let daemon = place.mount("recode=off");
+    let line = |n: u64| format!("{n} request {:x} served\n", n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let text: String = (0..800_000).map(line).collect();
+    std::fs::write(place.mnt().join("a"), &text).unwrap();
+    let settle = Command::new(LMFS)
+        .arg("settle")
+        .arg(place.mnt())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    terminate(&daemon);
+    assert_eq!(ended(daemon).code(), Some(0));
+    let settled = settle.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&settled.stderr).into_owned();
+    assert!(!settled.status.success() && said.contains("the store is being closed"), "{said}");
+    check_closed(&place.store());
+}

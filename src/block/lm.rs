@@ -39,6 +39,8 @@ pub struct Lm {
     lanes: usize,
     /// Once true, this clone's sessions are given up.
     stop: Option<Arc<AtomicBool>>,
+    /// Nobody waits for what this clone codes.
+    background: bool,
 }
 
 /// Immutable but for the sessions that are kept for their memory.
@@ -105,6 +107,7 @@ impl Lm {
             unit,
             lanes: lanes.min(LANES_MAX),
             stop: None,
+            background: false,
         }))
     }
 
@@ -119,6 +122,12 @@ impl Lm {
     #[must_use]
     pub fn until(&self, stop: Arc<AtomicBool>) -> Self {
         Self { stop: Some(stop), ..self.clone() }
+    }
+
+    /// The same model for work that nobody waits for.
+    #[must_use]
+    pub fn in_background(&self) -> Self {
+        Self { background: true, ..self.clone() }
     }
 
     /// The same model coding and decoding as a version of the engine did; `None` for one to come.
@@ -196,7 +205,7 @@ impl Lm {
     /// Lanes at the start of text. A block that is coded alone gets all cores, several at a time
     /// a core each.
     fn session(&self) -> Result<Borrowed<'_>, EngineError> {
-        let background = self.stop.is_some();
+        let background = self.background;
         let others = self.core.busy.rivals(background);
         self.core.busy.count(background).fetch_add(1, Ordering::SeqCst);
         let mut borrowed = Borrowed { lm: self, lanes: None };
@@ -206,7 +215,7 @@ impl Lm {
             let mut idle = self.core.idle.lock().unwrap_or_else(PoisonError::into_inner);
             // Threads have the priority of whoever started them: the background's are not lent to
             // readers, who would wait for them.
-            let alike = |l: &Lanes| l.threads == threads && l.stop.is_some() == background;
+            let alike = |l: &Lanes| l.threads == threads && l.background == background;
             let at = idle.iter().position(alike);
             at.map(|at| idle.swap_remove(at))
         };
@@ -215,6 +224,7 @@ impl Lm {
             None => Lanes::new(&self.core, self.lanes, threads)?,
         };
         lanes.stop.clone_from(&self.stop);
+        lanes.background = background;
         borrowed.lanes = Some(lanes);
         Ok(borrowed)
     }
@@ -270,7 +280,7 @@ impl Drop for Borrowed<'_> {
     fn drop(&mut self) {
         /// Sessions kept; each may hold a cache of keys and values for every lane.
         const KEPT: usize = 2;
-        self.lm.core.busy.count(self.lm.stop.is_some()).fetch_sub(1, Ordering::SeqCst);
+        self.lm.core.busy.count(self.lm.background).fetch_sub(1, Ordering::SeqCst);
         if std::thread::panicking() {
             return;
         }
@@ -290,8 +300,9 @@ struct Lanes {
     busy: Arc<Busy>,
     start: u32,
     threads: usize,
-    /// Of the background only, see [`Lm::until`].
+    /// See [`Lm::until`].
     stop: Option<Arc<AtomicBool>>,
+    background: bool,
     session: Session,
     /// Lanes of the session; a text may have fewer.
     capacity: usize,
@@ -319,6 +330,7 @@ impl Lanes {
             start: core.start,
             threads,
             stop: None,
+            background: false,
             session,
             capacity: lanes,
             columns: vec![0; lanes],
@@ -335,7 +347,7 @@ impl Lanes {
 
     /// Feeds the inputs. A block that began alone leaves the other cores to those that came since.
     fn step(&mut self) {
-        self.session.compute_alone(self.busy.rivals(self.stop.is_some()) > 1);
+        self.session.compute_alone(self.busy.rivals(self.background) > 1);
         self.session.step(&self.inputs);
     }
 
@@ -456,7 +468,7 @@ mod tests {
     #[test]
     fn the_backgrounds_lanes_are_not_lent_to_readers() {
         let lm = Lm::load(include_bytes!("../../tests/data/tiny.model")).unwrap();
-        let background = lm.until(Arc::default());
+        let background = lm.in_background();
         let kept = || lm.core.idle.lock().unwrap().len();
         drop(background.session().unwrap());
         assert_eq!(kept(), 1);

@@ -184,17 +184,15 @@ fn serve(store: &Path, dir: &Path, o: &Options, ready: &mut dyn FnMut()) -> Outc
         fs.shutdown()?;
         return Err(f);
     }
+    let mut server = None;
     let served = (|| -> Outcome {
         let source = path.to_string_lossy().into_owned();
         let session = fuse::mount(Arc::clone(&fs), dir, &o.fuse(source))?;
         // A read-only store may lie on a medium that cannot hold a socket.
-        let _server = match Server::start(&fs) {
-            Ok(s) => Some(s),
-            Err(e) => {
-                log::warn!("no control socket, so no status or settle while mounted: {e}");
-                None
-            }
-        };
+        match Server::start(&fs) {
+            Ok(s) => server = Some(s),
+            Err(e) => log::warn!("no control socket, so no status or settle while mounted: {e}"),
+        }
         await_signal(signals, session.unmounter(), Arc::clone(&fs));
         ready();
         log::info!("{} serves on {}", path.display(), dir.display());
@@ -202,7 +200,13 @@ fn serve(store: &Path, dir: &Path, o: &Options, ready: &mut dyn FnMut()) -> Outc
         notify("STOPPING=1");
         Ok(())
     })();
+    if let Some(s) = &server {
+        s.hang_up();
+    }
     let closed = fs.shutdown();
+    if let Some(s) = &server {
+        s.finish(Duration::from_secs(5));
+    }
     served?;
     closed?;
     Ok(())

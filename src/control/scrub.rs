@@ -3,7 +3,7 @@
 use crate::block::Primer;
 use crate::fetch::FetchError;
 use crate::fs::{Fs, FsError};
-use crate::store::Checked;
+use crate::store::{Checked, StoreError};
 use crate::types::{Extent, Ino};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
@@ -151,8 +151,8 @@ pub fn scrub(
             report.segments += 1;
             continue;
         }
-        if store.is_closed() {
-            break;
+        if store.is_closing() {
+            return Err(StoreError::Closing.into());
         }
         let c = store.check_segment(number, repair)?;
         report.segments += 1;
@@ -168,9 +168,7 @@ pub fn scrub(
         progress(report.models + report.segments, total);
         throttle.wait(report.bytes);
     }
-    if !store.is_closed() {
-        store.set_scrub_position(None);
-    }
+    store.set_scrub_position(None);
     if log_lost {
         report.damaged_files += 1;
         if repair {

@@ -6,12 +6,36 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 /// The listening socket; removed when dropped.
 #[derive(Debug)]
 pub struct Server {
     path: PathBuf,
+    /// Requests that were not answered yet.
+    open: Arc<Open>,
+}
+
+/// Counts requests that are being answered.
+#[derive(Debug, Default)]
+struct Open(AtomicUsize);
+
+/// A request that is being answered.
+struct Answering(Arc<Open>);
+
+impl Answering {
+    fn begin(open: &Arc<Open>) -> Self {
+        open.0.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Server {
@@ -23,10 +47,13 @@ impl Server {
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         let weak = Arc::downgrade(fs);
+        let open = Arc::<Open>::default();
+        let counted = Arc::clone(&open);
         std::thread::Builder::new().name("control".into()).spawn(move || {
             for stream in listener.incoming().flatten() {
-                let weak = weak.clone();
+                let (weak, answering) = (weak.clone(), Answering::begin(&counted));
                 let answer = move || {
+                    let _answering = answering;
                     if let Err(e) = serve(&weak, stream) {
                         log::debug!("control connection: {e}");
                     }
@@ -37,7 +64,21 @@ impl Server {
                 }
             }
         })?;
-        Ok(Self { path })
+        Ok(Self { path, open })
+    }
+
+    /// Nobody new is let in.
+    pub fn hang_up(&self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+
+    /// Waits until all who asked have their answers, but not for long: whoever does not listen is
+    /// not waited for.
+    pub fn finish(&self, patience: Duration) {
+        let began = Instant::now();
+        while self.open.0.load(Ordering::SeqCst) > 0 && began.elapsed() < patience {
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 

@@ -77,6 +77,38 @@ fn a_damaged_block_is_named_once_and_coded_when_it_is_repaired() {
     fs.shutdown().unwrap();
 }
 
+#[test]
+fn a_settle_ends_when_the_store_is_closed() {
+    const BLOCKS: u64 = 24;
+    let dir = tempfile::tempdir().unwrap();
+    let dir = &dir.path().join("s");
+    let ino = staged(dir, 0, BLOCKS);
+    let fs = open(dir, false);
+    let (began, wait_began) = std::sync::mpsc::channel();
+    let settled = std::thread::scope(|s| {
+        let settling = s.spawn(|| {
+            let mut report = |done, _| {
+                if done == 1 {
+                    began.send(()).unwrap();
+                }
+            };
+            fs.recoder().settle(None, &mut report)
+        });
+        wait_began.recv().unwrap();
+        fs.shutdown().unwrap();
+        settling.join().unwrap()
+    });
+    let e = settled.unwrap_err().to_string();
+    assert!(e.contains("the store is being closed"), "{e}");
+    drop(fs);
+    let fs = open(dir, false);
+    let pending = fs.recoder().status().pending_blocks;
+    assert!((1..BLOCKS).contains(&pending), "{pending}");
+    assert_eq!(fs.read_now(ino, 0, BLOCKS * BLOCK).unwrap(), text(BLOCK).repeat(BLOCKS as usize));
+    assert_eq!(fs.recoder().settle(None, &mut |_, _| {}).unwrap().blocks, pending);
+    fs.shutdown().unwrap();
+}
+
 /// Files without a name cannot be deleted any more, for the store has failed: it is closed even so.
 #[test]
 fn a_shutdown_closes_the_store_whatever_fails_before() {

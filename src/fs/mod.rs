@@ -213,11 +213,13 @@ impl Fs {
         Ok(ino)
     }
 
-    /// Takes no more changes, flushes, stops the background coder, deletes
+    /// Takes no more changes, ends commands under way, flushes, stops the background coder, deletes
     /// orphans and closes the store. Each is done whatever came of those before; the first error is
     /// returned.
     pub fn shutdown(&self) -> Result<()> {
         self.closing.store(true, Ordering::SeqCst);
+        self.store.wind_up();
+        self.recoder.cancel();
         self.stop.now();
         if let Some(handle) = lock(&self.committer).take() {
             // A panic there was logged by the panic hook; the flush below is what counts.

@@ -11,7 +11,7 @@ mod worker;
 use crate::block::Primer;
 use crate::fetch::{FetchError, Fetcher};
 use crate::priority::Idlers;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::types::Ino;
 use plan::{Plan, Rested, Run};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -27,6 +27,8 @@ pub const MODEL_XATTR: &[u8] = b"user.lmfs.model";
 pub const MODEL_OFF: &[u8] = b"off";
 /// How much longer than a whole block a tail must rest.
 const TAIL_FACTOR: u32 = 10;
+/// How long commands may take to end: some blocks, coded without a language model, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How the background coder works.
 #[derive(Debug, Clone)]
@@ -185,11 +187,27 @@ impl Recoder {
         self.queue().put(ino, after(Instant::now(), self.options.rest));
     }
 
-    /// Stops the coder's thread after the runs it is at.
-    pub fn stop(&self) {
+    /// Has the coder's thread and all commands end soon; what they have not coded yet stays as it is.
+    pub fn cancel(&self) {
         self.stop.store(true, Ordering::SeqCst);
         self.idlers.hurry();
         self.wake.notify_all();
+    }
+
+    /// An error once the coder is to end.
+    fn go_on(&self) -> Result<(), FetchError> {
+        let stop = self.stop.load(Ordering::SeqCst);
+        if stop { Err(StoreError::Closing.into()) } else { Ok(()) }
+    }
+
+    /// Ends the coder's thread and all commands, and waits for them.
+    pub fn stop(&self) {
+        self.cancel();
+        // One that cannot be rid of its report is not waited for.
+        let began = Instant::now();
+        while self.commands.load(Ordering::SeqCst) > 0 && began.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(2));
+        }
         let handle = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(handle) = handle
             && handle.join().is_err()
@@ -215,6 +233,7 @@ impl Recoder {
         for _ in 0..3 {
             let mut total = 0;
             for &ino in &inos {
+                self.go_on()?;
                 total += self.plan(ino, Rested::ALL)?.map_or(0, |p| p.ready.len() as u64);
             }
             if total == 0 {
@@ -242,6 +261,7 @@ impl Recoder {
         let before_bytes = self.frame_bytes()?;
         let mut total = 0;
         for &ino in inos {
+            self.go_on()?;
             total += self.plan(ino, Rested::AGAIN)?.map_or(0, |p| p.ready.len() as u64);
         }
         progress(0, total);
@@ -364,16 +384,17 @@ impl Recoder {
         Ok(Some(plan::plan(&extents, attr.size, self.block(), rested)))
     }
 
-    /// How an inode's runs are coded; `again`: not as those that are coded already; `idle`: given
-    /// up when the coder stops.
+    /// How an inode's runs are coded; `again`: not as those that are coded already; `idle`: nobody
+    /// waits for it.
     fn recipe(&self, ino: Ino, again: bool, idle: bool) -> Result<Option<Recipe>, FetchError> {
         let (Some(attr), Some(name)) = (self.store().inode(ino)?, self.wish(ino)?) else {
             return Ok(None);
         };
         let (mut tier, model) = self.fetcher.pins().tier(&name)?;
-        if idle {
-            tier.lm = tier.lm.map(|lm| Arc::new(lm.until(Arc::clone(&self.stop))));
-        }
+        tier.lm = tier.lm.map(|lm| {
+            let lm = lm.until(Arc::clone(&self.stop));
+            Arc::new(if idle { lm.in_background() } else { lm })
+        });
         let extents = self.store().extents_in(ino, 0, u64::MAX)?;
         let primer = extents.iter().map(|e| e.primer).find(|p| *p != 0 && !again).unwrap_or(0);
         // A file of one block would only pay for its primer.
@@ -392,7 +413,7 @@ impl Recoder {
     }
 
     /// Codes the ready runs of `inos` with `threads` workers; returns how many were swapped in.
-    /// `done` is called once per run, with the bytes coded.
+    /// `done` is called once per run, with the bytes coded. Fails once the coder is to end.
     fn code(
         &self,
         inos: &[Ino],
@@ -415,7 +436,7 @@ impl Recoder {
                     loop {
                         let job = job_rx.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         let Ok(job) = job else { break };
-                        if idle && self.stop.load(Ordering::SeqCst) {
+                        if self.go_on().is_err() {
                             continue;
                         }
                         let result =
@@ -439,7 +460,7 @@ impl Recoder {
                 Err(e) => failed = Some(e),
             };
             for &ino in inos {
-                if idle && self.stop.load(Ordering::SeqCst) {
+                if self.go_on().is_err() {
                     break;
                 }
                 let planned = self.plan(ino, rested).and_then(|plan| match plan {
@@ -451,7 +472,7 @@ impl Recoder {
                 match planned {
                     Ok(Some((plan, recipe))) => {
                         for run in plan.ready {
-                            if idle && self.stop.load(Ordering::SeqCst) {
+                            if self.go_on().is_err() {
                                 break;
                             }
                             if idle && self.is_damaged(&run) {
@@ -478,6 +499,7 @@ impl Recoder {
         if bytes > 0 {
             self.busy_us.fetch_add(began.elapsed().as_micros() as u64, Ordering::Relaxed);
         }
+        self.go_on()?;
         failed.map_or(Ok(coded), Err)
     }
 }

@@ -17,7 +17,8 @@ const BATCH: usize = 32;
 /// Moves what lives out of segments with more dead in them than `dead_percent`, and deletes those.
 pub fn clean(store: &Store, dead_percent: u32) -> Result<CleanReport> {
     let _turn = lock(&store.cleaning);
-    run(store, dead_percent, &|| false)
+    let go_on = || if store.is_closing() { Err(StoreError::Closing) } else { Ok(()) };
+    run(store, dead_percent, &|| false, &go_on)
 }
 
 /// Makes room until `want` bytes are free, if what is dead may yield it. Bounded in time: who writes
@@ -45,18 +46,25 @@ pub fn make_room(store: &Store, want: u64) {
         // More than asked for, so that not every write has to clean.
         store.free_bytes() >= want + store.segments.headroom / 2 || began.elapsed() > PATIENCE
     };
-    if let Err(e) = run(store, 2, &enough) {
+    // Closing may need the room, too.
+    if let Err(e) = run(store, 2, &enough, &|| Ok(())) {
         ::log::debug!("making room: {e}");
     }
     *lock(&store.free) = None;
     *vain = (store.free_bytes() < want).then(|| (Instant::now(), dead()));
 }
 
-/// Cleans until there is nothing more to do, or `enough`.
+/// Cleans until there is nothing more to do, or `enough`. Fails once `go_on` does, with nothing
+/// undone of what was moved.
 ///
 /// Segments with the least in them come first. As many are emptied at a time as find room; then a
 /// checkpoint lets them go, and the room they leave takes the next.
-fn run(store: &Store, dead_percent: u32, enough: &dyn Fn() -> bool) -> Result<CleanReport> {
+fn run(
+    store: &Store,
+    dead_percent: u32,
+    enough: &dyn Fn() -> bool,
+    go_on: &dyn Fn() -> Result<()>,
+) -> Result<CleanReport> {
     if store.read_only() {
         return Err(StoreError::ReadOnly);
     }
@@ -79,6 +87,7 @@ fn run(store: &Store, dead_percent: u32, enough: &dyn Fn() -> bool) -> Result<Cl
     let (mut full, mut emptied) = (None, false);
     let mut todo = victims.into_iter().peekable();
     while let Some(number) = todo.peek().copied() {
+        go_on()?;
         if !fits(store, number) {
             // What was emptied makes room for this one; if nothing was, no other fits either.
             if !emptied {
@@ -92,7 +101,7 @@ fn run(store: &Store, dead_percent: u32, enough: &dyn Fn() -> bool) -> Result<Cl
             }
             continue;
         }
-        match empty(store, number) {
+        match empty(store, number, go_on) {
             Ok(n) => report.moved_frames += n,
             Err(e @ StoreError::NoSpace { .. }) => {
                 full = Some(e);
@@ -145,9 +154,10 @@ fn victims(store: &Store, dead_percent: u32) -> Vec<u32> {
 }
 
 /// Moves all live frames of a segment; damaged ones stay, and the segment with them.
-fn empty(store: &Store, number: u32) -> Result<u64> {
+fn empty(store: &Store, number: u32, go_on: &dyn Fn() -> Result<()>) -> Result<u64> {
     let (mut from, mut moved) = (0, 0);
     loop {
+        go_on()?;
         let mut w = store.writer();
         w.admits()?;
         if w.number() == number {

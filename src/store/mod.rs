@@ -104,6 +104,8 @@ pub struct Store {
     checkpoint: Mutex<(u32, u64)>,
     /// A checkpoint was written: older dead segments may go once it is durable.
     prune: AtomicBool,
+    /// What takes long is to end, since the store is about to be closed.
+    winding_up: AtomicBool,
     closed: AtomicBool,
     /// How closing ended, once it has; held until then.
     closing: Mutex<Option<std::result::Result<(), String>>>,
@@ -480,6 +482,12 @@ impl Store {
     /// Moves live frames out of segments whose dead share exceeds `dead_percent` and deletes those.
     pub fn clean(&self, dead_percent: u32) -> Result<CleanReport> {
         clean::clean(self, dead_percent)
+    }
+
+    /// Ends what takes long and can be done another time, before the store is closed: cleaning and
+    /// scrubbing, which then fail. All else goes on.
+    pub fn wind_up(&self) {
+        self.winding_up.store(true, Ordering::Release);
     }
 
     /// Bytes that closing has to read or write, roughly.

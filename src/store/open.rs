@@ -250,6 +250,7 @@ pub fn open_with(
         cleaning: Mutex::default(),
         checkpoint: Mutex::new(start.checkpoint),
         prune: AtomicBool::new(false),
+        winding_up: AtomicBool::new(false),
         closed: AtomicBool::new(false),
         closing: Mutex::new(None),
         indexer: indexer::Indexer::default(),
@@ -413,6 +414,7 @@ fn fresh_index(path: &Path) -> (Arc<dyn Base>, Option<PathBuf>) {
 
 /// See [`Store::close`].
 pub fn close(store: &Store) -> Result<()> {
+    store.wind_up();
     // Whoever comes second waits for the first.
     let mut ended = lock(&store.closing);
     store.closed.store(true, Ordering::SeqCst);

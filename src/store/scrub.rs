@@ -165,9 +165,9 @@ impl Store {
         self.commit(&lock(&self.sync))
     }
 
-    /// True once the store was closed.
-    pub fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+    /// True once the store was closed, or is about to be.
+    pub fn is_closing(&self) -> bool {
+        self.closed.load(Ordering::Acquire) || self.winding_up.load(Ordering::Acquire)
     }
 
     /// True if the index had to be made anew when the store was opened for writing.

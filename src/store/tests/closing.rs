@@ -1,6 +1,7 @@
 //! The end of a store's life.
 
 use super::disk::Disk;
+use super::failing::{Call, FailingVolume, Fault, HOOK, Plan};
 use super::memory::MemVolume;
 use super::power::opened;
 use super::*;
@@ -124,4 +125,36 @@ fn a_close_that_failed_stays_failed() {
     let store = opened(dir.path(), volume, open::IndexFrom::Memory).unwrap();
     store.close().unwrap();
     store.close().unwrap();
+}
+
+/// The store is to be closed while the cleaner is at it.
+#[test]
+fn cleaning_ends_when_the_store_is_to_be_closed() {
+    let (dir, memory) = (tempfile::tempdir().unwrap(), Arc::new(MemVolume::default()));
+    open::create_in(&*memory, &options(), "memory").unwrap();
+    let plan = Arc::new(Plan::default());
+    let below = Arc::clone(&memory) as Arc<dyn io::Volume>;
+    let volume = Arc::new(FailingVolume { below, plan: Arc::clone(&plan) });
+    let store = opened(dir.path(), volume, open::IndexFrom::Memory).unwrap();
+    let (a, b) = (create(&store, b"a").unwrap(), create(&store, b"b").unwrap());
+    for n in 0..100 {
+        write(&store, a, n * 5000, &[1; 5000]).unwrap();
+        write(&store, b, 0, &[2; 5000]).unwrap();
+    }
+    store.sync().unwrap();
+    let there = store.segments.lens().len();
+    assert!(there > 20, "{there}");
+    let weak = Arc::downgrade(&store);
+    lock(&plan.hook).0 = Some(Box::new(move || weak.upgrade().unwrap().wind_up()));
+    plan.set(Some(Fault { call: Call::Create, nth: 1, errno: HOOK, short: false }));
+    let e = store.clean(20).unwrap_err().to_string();
+    assert!(e.contains("the store is being closed"), "{e}");
+    assert!(plan.count(Call::Create) < 4, "it went on");
+    plan.set(None);
+    write(&store, b, 0, &[3; 5000]).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let store = opened(dir.path(), memory, open::IndexFrom::Memory).unwrap();
+    assert!(contents(&store, a, 500_000).unwrap() == [1; 500_000]);
+    assert!(contents(&store, b, 5000).unwrap() == [3; 5000]);
 }

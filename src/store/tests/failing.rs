@@ -42,6 +42,19 @@ pub const CALLS: [Call; 12] = [
 /// In place of an error number: the call panics.
 pub const PANIC: i32 = -1;
 
+/// In place of an error number: the call passes, but what [`Plan::hook`] holds is done before.
+pub const HOOK: i32 = -2;
+
+/// Something to be done in the middle of a call.
+#[derive(Default)]
+pub struct Hook(pub Option<Box<dyn FnOnce() + Send>>);
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Hook({})", self.0.is_some())
+    }
+}
+
 /// Which call fails, and how.
 #[derive(Debug, Clone, Copy)]
 pub struct Fault {
@@ -57,6 +70,7 @@ pub struct Fault {
 pub struct Plan {
     counts: Mutex<BTreeMap<Call, u64>>,
     fault: Mutex<Option<Fault>>,
+    pub hook: Mutex<Hook>,
     pub hits: AtomicU64,
 }
 
@@ -82,6 +96,13 @@ impl Plan {
         drop(counts);
         if let Some(f) = due.filter(|f| f.errno == PANIC) {
             panic!("on purpose: {f:?}");
+        }
+        if due.is_some_and(|f| f.errno == HOOK) {
+            let hook = lock(&self.hook).0.take();
+            if let Some(hook) = hook {
+                hook();
+            }
+            return None;
         }
         due
     }
