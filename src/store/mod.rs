@@ -10,7 +10,9 @@
 mod api;
 mod checkpoint;
 mod clean;
+mod cuts;
 mod ecc;
+mod extents;
 mod frame;
 mod fsck;
 mod guard;
@@ -26,6 +28,7 @@ mod models;
 mod open;
 mod record;
 mod replay;
+mod room;
 mod scrub;
 mod seal;
 mod segments;
@@ -33,6 +36,7 @@ mod sidecar;
 mod state;
 mod summary;
 mod superblock;
+mod sweep;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -44,6 +48,7 @@ pub use api::*;
 pub use frame::HEADER as FRAME_HEADER;
 pub use fsck::Problem;
 pub use models::ModelId;
+pub use room::Reservation;
 pub use scrub::{Checked, SegmentCheck};
 pub use superblock::FORMAT;
 
@@ -51,6 +56,7 @@ use self::log::Writer;
 use self::segments::Segments;
 use crate::types::{Attr, Extent, FrameRef, Ino};
 use frame::{Header, Kind};
+use record::Change;
 use state::State;
 use std::collections::HashMap;
 use std::fs::File;
@@ -63,19 +69,6 @@ use txn::{change, data_frame, op_bytes};
 /// Bytes of the frame of a payload of so many bytes, its own parity included.
 pub fn frame_len(ecc: Ecc, payload: usize) -> u64 {
     (payload + segments::code(ecc).parity_len(payload) + frame::OVERHEAD) as u64
-}
-
-/// Room promised by [`Store::reserve`]; given back when dropped.
-#[derive(Debug)]
-pub struct Reservation {
-    bytes: u64,
-    sum: Arc<AtomicU64>,
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.sum.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
 }
 
 /// An open store. All methods may be called from any thread.
@@ -109,6 +102,7 @@ pub struct Store {
     closing: Mutex<bool>,
     indexer: indexer::Indexer,
     guardian: worker::Worker,
+    sweeper: worker::Worker,
     /// The index was made anew.
     index_rebuilt: bool,
     /// Directory of the index; `None` if it is in memory only.
@@ -202,6 +196,21 @@ impl Store {
         self.state().extents_in(ino, off, len)
     }
 
+    /// Bytes of an inode that are not holes.
+    pub fn mapped_bytes(&self, ino: Ino) -> Result<u64> {
+        const PAGE: usize = 4096;
+        let (mut sum, mut from) = (0, 0);
+        loop {
+            // In pages, so that nobody waits for long.
+            let page = self.state().some_extents(ino, from..u64::MAX, PAGE)?;
+            sum += page.iter().map(|e| e.len).sum::<u64>();
+            match page.last().filter(|_| page.len() == PAGE) {
+                Some(last) => from = last.end(),
+                None => return Ok(sum),
+            }
+        }
+    }
+
     /// Where the primer with this id lies.
     pub fn primer(&self, id: u64) -> Result<Option<FrameRef>> {
         self.state().primer(id)
@@ -250,39 +259,6 @@ impl Store {
             from = page.last().filter(|_| full).map(|(ino, e)| (*ino, e.off + 1));
         }
         Ok(counts)
-    }
-
-    /// Free bytes of the file system under the store, less what is reserved; a moment old at most.
-    pub fn free_bytes(&self) -> u64 {
-        let mut cached = lock(&self.free);
-        let now = std::time::Instant::now();
-        let free = match *cached {
-            Some((at, free)) if now.duration_since(at).as_millis() < 50 => free,
-            _ => {
-                let free = self.segments.volume.free_bytes().unwrap_or(u64::MAX);
-                *cached = Some((now, free));
-                free
-            }
-        };
-        free.saturating_sub(self.reserved.load(Ordering::Relaxed))
-    }
-
-    /// Makes sure that `bytes` of payload (plus their overhead) will find room.
-    pub fn reserve(&self, bytes: u64) -> Result<Reservation> {
-        let bytes = bytes + bytes / 16 + 4096;
-        // Kept free for the log itself and for the cleaner.
-        let want = bytes + self.segments.headroom + self.segments.sidecars_due();
-        if self.free_bytes() < want {
-            clean::make_room(self, want);
-        }
-        if self.free_bytes() < want {
-            return Err(StoreError::NoSpace {
-                path: self.path.display().to_string(),
-                detail: format!("{bytes} bytes to be written"),
-            });
-        }
-        self.reserved.fetch_add(bytes, Ordering::Relaxed);
-        Ok(Reservation { bytes, sum: Arc::clone(&self.reserved) })
     }
 
     /// Appends a change to the running group: atomic, visible at once, durable after `sync`.
@@ -411,6 +387,14 @@ impl Store {
         state.table.seq = w.seq + 1;
         for op in &txn.ops {
             let change = change(op, &txn.frames, refs);
+            if let Some(cut) = state.instead(&change)? {
+                w.log(&cut);
+                state.apply(&cut)?;
+                self.sweeper.wake();
+                if matches!(change, Change::Punch { .. }) {
+                    continue;
+                }
+            }
             w.log(&change);
             state.apply(&change)?;
         }
@@ -548,8 +532,10 @@ impl Store {
         Ok(stats)
     }
 
-    /// Moves live frames out of segments whose dead share exceeds `dead_percent` and deletes those.
+    /// Removes what was cut out of files, moves live frames out of segments whose dead share exceeds
+    /// `dead_percent`, and deletes those.
     pub fn clean(&self, dead_percent: u32) -> Result<CleanReport> {
+        sweep::hurry(self, std::time::Duration::from_secs(600));
         clean::clean(self, dead_percent)
     }
 
@@ -596,6 +582,7 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
+        self.sweeper.stop();
         self.guardian.stop();
         self.indexer.stop();
     }

@@ -12,7 +12,7 @@ use super::state::State;
 use super::superblock::{self, FILES, FORMAT, SEGMENT_HEADER, SegmentHeader};
 use super::table::{Base, NoBase, Table};
 use super::totals::Totals;
-use super::{Store, guard, indexer, lock, seal};
+use super::{Store, guard, indexer, lock, seal, sweep};
 use crate::types::{Attr, Ino, Time};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -98,7 +98,8 @@ pub fn create_in(volume: &dyn Volume, options: &MkfsOptions, shown: &str) -> Res
         btime: now,
         parent: Ino::ROOT.0,
     };
-    let mut state = State::new(Table::new(Arc::new(NoBase)), Totals::default(), code(options.ecc));
+    let table = Table::new(Arc::new(NoBase));
+    let mut state = State::new(table, Totals::default(), code(options.ecc))?;
     state.apply(&Change::PutInode(Ino::ROOT, root))?;
     let mut o = Out::default();
     for (k, v) in state.table.scan(&[], &[0xff], usize::MAX)? {
@@ -253,6 +254,7 @@ pub fn open_with(
         closing: Mutex::new(false),
         indexer: indexer::Indexer::default(),
         guardian: super::worker::Worker::default(),
+        sweeper: super::worker::Worker::default(),
         index_rebuilt,
         index_dir: Mutex::new(start.index_dir),
         _lock: lock_file,
@@ -262,6 +264,7 @@ pub fn open_with(
         if index != IndexFrom::Memory {
             indexer::start(&store);
             guard::start(&store);
+            sweep::start(&store);
         }
     }
     Ok(store)
@@ -310,7 +313,7 @@ fn left(path: &Path, superblock: &Superblock, segments: &Arc<Segments>) -> Left 
         writer.seq = group.seq;
         writer.chain = group.chain();
         writer.since_checkpoint = since_checkpoint;
-        let state = State::new(Table::new(base), totals, segments.stamp.code);
+        let state = State::new(Table::new(base), totals, segments.stamp.code).ok()?;
         let index_dir = Some(dir.clone());
         Some(Start { state, writer, index_dir, seq: group.seq, checkpoint })
     };
@@ -418,6 +421,7 @@ pub fn close(store: &Store) -> Result<()> {
     if store.read_only || std::mem::replace(&mut *done, true) {
         return Ok(());
     }
+    store.sweeper.stop();
     store.indexer.stop();
     store.guardian.stop();
     // From here on nothing is appended but the log's last word.

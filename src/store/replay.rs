@@ -94,7 +94,7 @@ pub fn rebuild(segments: &Segments, base: &Arc<dyn Base>) -> Result<(State, End)
         let mut table = Table::over_nothing(Arc::clone(base));
         match checkpoint::load(segments, number, &mut table) {
             Ok((end, segment, offset)) => {
-                let mut state = State::new(table, end.totals, segments.stamp.code);
+                let mut state = State::new(table, end.totals, segments.stamp.code)?;
                 let mut log_end = End {
                     segment,
                     len: offset,

@@ -122,20 +122,25 @@ impl Table {
         Ok(out)
     }
 
-    /// The last pair with `lo <= key < hi`.
-    pub fn last(&self, lo: &[u8], hi: &[u8]) -> Result<Option<Pair>> {
-        let mut out = None;
+    /// At most `max` pairs with `lo <= key < hi`, from the last one backwards.
+    pub fn scan_back(&self, lo: &[u8], hi: &[u8], max: usize) -> Result<Vec<Pair>> {
+        let mut out = Vec::new();
         let (base, over) = (self.below(lo, hi).rev(), self.over(lo, hi).rev());
         self.merge(
             base,
             over,
             |a, b| a > b,
             |p| {
-                out = Some(p);
-                false
+                out.push(p);
+                out.len() < max
             },
         )?;
         Ok(out)
+    }
+
+    /// The last pair with `lo <= key < hi`.
+    pub fn last(&self, lo: &[u8], hi: &[u8]) -> Result<Option<Pair>> {
+        Ok(self.scan_back(lo, hi, 1)?.pop())
     }
 
     fn below<'a>(&'a self, lo: &[u8], hi: &[u8]) -> Pairs<'a> {

@@ -4,6 +4,7 @@
 #![allow(clippy::large_stack_arrays)]
 
 mod closing;
+mod cutting;
 mod disk;
 mod each_call;
 mod failing;
