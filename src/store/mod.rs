@@ -26,6 +26,7 @@ mod log;
 mod mend;
 mod models;
 mod open;
+mod packed;
 mod record;
 mod replay;
 mod room;

@@ -177,8 +177,12 @@ impl<'a> In<'a> {
     }
     /// Length, then the bytes.
     pub fn bytes(&mut self) -> Option<Vec<u8>> {
+        self.slice().map(<[u8]>::to_vec)
+    }
+    /// As [`Self::bytes`], where they are.
+    pub fn slice(&mut self) -> Option<&'a [u8]> {
         let n = self.u32()?;
-        Some(self.take(n as usize)?.to_vec())
+        self.take(n as usize)
     }
     /// A place.
     pub fn frame(&mut self) -> Option<FrameRef> {

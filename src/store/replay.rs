@@ -12,7 +12,7 @@ use super::segments::{Segments, io_error, segment_path};
 use super::state::State;
 use super::summary::{Line, summary};
 use super::superblock::{SEGMENT_HEADER, SegmentHeader};
-use super::table::{Base, Table};
+use super::table::Base;
 use crate::types::FrameRef;
 use std::sync::Arc;
 
@@ -91,9 +91,8 @@ pub fn rebuild(segments: &Segments, base: &Arc<dyn Base>) -> Result<(State, End)
                 continue;
             }
         }
-        let mut table = Table::over_nothing(Arc::clone(base));
-        match checkpoint::load(segments, number, &mut table) {
-            Ok((end, segment, offset)) => {
+        match checkpoint::load(segments, number, base) {
+            Ok((table, end, segment, offset)) => {
                 let mut state = State::new(table, end.totals, segments.stamp.code)?;
                 let mut log_end = End {
                     segment,
@@ -128,11 +127,14 @@ struct Found {
     group: Option<Group>,
 }
 
-/// Groups of so many bytes together are kept from the first pass for the second.
-const KEEP: usize = 64 << 20;
+/// Groups of so many bytes together are kept from the first pass for the second: where speed counts,
+/// and where memory does.
+const KEEP: (usize, usize) = (64 << 20, 4 << 20);
 
 fn replay(segments: &Segments, state: &mut State, end: &mut End) -> Result<()> {
     // First pass: where the groups are, and which of them are known to have been durable.
+    let in_memory = state.table.base().is_volatile();
+    let keep = if in_memory { KEEP.1 } else { KEEP.0 };
     let mut found = Vec::new();
     let mut kept = 0;
     let mut from = end.len;
@@ -144,7 +146,7 @@ fn replay(segments: &Segments, state: &mut State, end: &mut End) -> Result<()> {
                 Ok(Some(g)) => {
                     let (at, seq, durable) = (l.frame, g.seq, g.durable);
                     kept += g.changes.len();
-                    let group = (kept <= KEEP).then_some(g);
+                    let group = (kept <= keep).then_some(g);
                     found.push(Found { at, seq, durable, group });
                 }
                 Ok(None) => log::error!(
@@ -197,21 +199,25 @@ fn replay(segments: &Segments, state: &mut State, end: &mut End) -> Result<()> {
         end.since_checkpoint += u64::from(f.at.len);
         end.segment = f.at.segment;
         end.len = u64::from(f.at.offset) + u64::from(f.at.len);
-        if state.table.waiting() > loaded + OVERLAY_MAX {
+        if in_memory {
+            if state.table.is_loose() {
+                state.table.pack()?;
+            }
+        } else if state.table.waiting() > loaded + OVERLAY_MAX {
             drain(state, f.seq)?;
         }
+    }
+    if in_memory && !segments.write {
+        state.table.pack()?;
     }
     let (lines, _) = summary(segments, end.segment, SEGMENT_HEADER as u64)?;
     end.lines = lines.into_iter().filter(|l| u64::from(l.frame.offset) < end.len).collect();
     Ok(())
 }
 
-/// Hands all changes up to `seq` to the base; without one they stay.
+/// Hands all changes up to `seq` to the base.
 fn drain(state: &mut State, seq: u64) -> Result<()> {
     let base = Arc::clone(state.table.base());
-    if base.is_volatile() {
-        return Ok(());
-    }
     let batch = state.table.ripe(seq, usize::MAX);
     base.write(&batch)?;
     state.table.settle(&batch, seq);
