@@ -23,6 +23,7 @@ mod index;
 mod indexer;
 mod io;
 mod log;
+mod lost;
 mod mend;
 mod models;
 mod open;
@@ -97,6 +98,8 @@ pub struct Store {
     checkpoint: Mutex<(u32, u64)>,
     /// A checkpoint was written: older dead segments may go once it is durable.
     prune: AtomicBool,
+    /// What is missing of the history, until it is salvaged.
+    loss: Mutex<lost::Loss>,
     unrecoverable: AtomicU64,
     closed: AtomicBool,
     /// True once closing has come to its end; held until then.
@@ -127,10 +130,11 @@ impl Store {
         open::open(path, options, Arc::new(io::OsVolume::new(path)))
     }
 
-    /// Opens a store for writing and makes its index anew, whatever the old one looks like.
-    pub fn open_anew(path: &Path) -> Result<Arc<Self>> {
+    /// Opens a store to check it, be its namespace lost. `anew`: for writing, with a new index.
+    pub fn open_to_check(path: &Path, read_only: bool, anew: bool) -> Result<Arc<Self>> {
         let volume = Arc::new(io::OsVolume::new(path));
-        open::open_with(path, &OpenOptions::default(), volume, open::IndexFrom::Log)
+        let index = if anew { open::IndexFrom::Log } else { open::IndexFrom::Directory };
+        open::open_how(path, &OpenOptions { read_only: read_only && !anew }, volume, index, true)
     }
 
     /// The directory it lies in.
@@ -272,17 +276,18 @@ impl Store {
             return Err(StoreError::ReadOnly);
         }
         let primers = txn.ops.iter().filter_map(|op| match op {
-            Op::PutPrimer { frame, .. } => Some(*frame),
+            Op::PutPrimer { id, frame } => Some((*frame, *id)),
             _ => None,
         });
-        let primers: Vec<usize> = primers.collect();
+        let primers: HashMap<usize, u64> = primers.collect();
         let frames: Vec<(Kind, Vec<u8>)> = txn
             .frames
             .iter()
             .enumerate()
             .map(|(n, f)| {
-                let kind = if primers.contains(&n) { Kind::Primer } else { Kind::Data };
-                Ok((kind, data_frame(self.segments.stamp, kind, f)?))
+                let id = primers.get(&n).copied();
+                let kind = if id.is_some() { Kind::Primer } else { Kind::Data };
+                Ok((kind, data_frame(self.segments.stamp, kind, id.unwrap_or(f.primer), f)?))
             })
             .collect::<Result<_>>()?;
         let mut w = lock(&self.writer);

@@ -13,6 +13,7 @@ mod full_disk;
 mod history;
 mod indexes;
 mod life;
+pub mod lost;
 pub mod memory;
 mod power;
 
