@@ -4,7 +4,7 @@ use super::output::Say;
 use super::{Failure, Outcome, options, scrub};
 use crate::control;
 use crate::fs::Fs;
-use crate::store::{OpenOptions, Store};
+use crate::store::Store;
 use std::path::PathBuf;
 
 /// Arguments.
@@ -27,11 +27,7 @@ pub struct Args {
 pub fn run(a: &Args, say: Say) -> Outcome {
     let could_not = |f: Failure| Failure { code: scrub::COULD_NOT, ..f };
     let open = || -> Result<_, Failure> {
-        let store = if a.rebuild_index {
-            Store::open_anew(&a.store)?
-        } else {
-            Store::open(&a.store, &OpenOptions { read_only: !a.repair })?
-        };
+        let store = Store::open_to_check(&a.store, !a.repair, a.rebuild_index)?;
         Ok(Fs::open(store, options::Options::offline())?)
     };
     let fs = open().map_err(could_not)?;

@@ -214,11 +214,13 @@ pub fn fsck(
         store.index_was_rebuilt() && !anew
     };
     let before = store.stats()?.repaired;
+    // First: nothing may take what is only lost for dead.
+    let mut problems = store.salvage(repair && !store.read_only())?;
     let options = ScrubOptions { repair, restart: true, ..ScrubOptions::default() };
     let mut report = scrub(fs, options, progress)?;
     report.note_opening(before, store.index_was_rebuilt());
     report.damaged_files += u64::from(index_damaged);
-    let problems = store.check_namespace(repair && !store.read_only())?;
+    problems.append(&mut store.check_namespace(repair && !store.read_only())?);
     report.namespace =
         problems.into_iter().map(|p| format!("inode {}: {}", p.ino, p.reason)).collect();
     Ok(report)
@@ -314,4 +316,41 @@ fn paths(fs: &Fs) -> Result<HashMap<Ino, String>, FsError> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::FsOptions;
+    use crate::store::Store;
+    use crate::store::tests::lost::without_namespace;
+
+    #[test]
+    fn fsck_tells_a_lost_namespace_from_an_empty_archive_and_brings_files_back() {
+        let (dir, files) = without_namespace();
+        let check = |repair: bool| {
+            let store = Store::open_to_check(dir.path(), !repair, false).unwrap();
+            let fs = Fs::open(store, FsOptions::default()).unwrap();
+            let report = fsck(&fs, repair, false, &mut |_, _| {}).unwrap();
+            fs.shutdown().unwrap();
+            report
+        };
+        let told = |r: &Scrubbed| r.namespace.iter().any(|p| p.contains("lost its namespace"));
+        for _ in 0..2 {
+            let report = check(false);
+            assert!(told(&report) && report.left_any());
+        }
+        let report = check(true);
+        assert!(told(&report) && !report.left_any(), "{:?}", report.unrecoverable);
+        let report = check(false);
+        assert_eq!((report.namespace.len(), report.unrecoverable.len()), (0, 0));
+        let store = Store::open(dir.path(), &crate::store::OpenOptions::default()).unwrap();
+        let fs = Fs::open(store, FsOptions::default()).unwrap();
+        for (ino, plain) in &files {
+            let path = format!("/lost+found/#{ino}");
+            assert_eq!(fs.resolve(path.as_bytes()).unwrap(), *ino);
+            assert_eq!(&fs.read_now(*ino, 0, 1000).unwrap(), plain);
+        }
+        fs.shutdown().unwrap();
+    }
 }

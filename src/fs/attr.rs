@@ -74,7 +74,7 @@ impl Fs {
         let stored = match s.mapped {
             Some(n) => n,
             None if s.stored_size == 0 => 0,
-            None => self.store.extents_in(ino, 0, u64::MAX)?.iter().map(|e| e.len).sum(),
+            None => self.store.mapped_bytes(ino)?,
         };
         s.mapped = Some(stored);
         // An overwrite counts twice until it is staged; never more than the file has bytes.

@@ -3,14 +3,15 @@
 use super::api::{Result, StoreError};
 use super::frame::{self, Kind, meta_frame, squeeze};
 use super::log::Writer;
+use super::packed::Packer;
 use super::record::{In, Out, unsqueeze};
 use super::segments::Segments;
 use super::state::State;
 use super::summary::summary;
 use super::superblock::SEGMENT_HEADER;
-use super::table::Table;
+use super::table::{Base, Table};
 use super::totals::Totals;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 /// What keys of inodes begin with.
 const INODE: u8 = b'i';
@@ -94,9 +95,46 @@ fn read(state: &RwLock<State>) -> RwLockReadGuard<'_, State> {
     state.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Loads the checkpoint that begins in `segment`: its end, and where the groups after it start
-/// (segment, offset). The error says why it cannot be used.
-pub fn load(segments: &Segments, segment: u32, table: &mut Table) -> Result<(End, u32, u64)> {
+/// The table that a checkpoint is, its end, and where the groups after it start (segment, offset).
+///
+/// Over a base in memory it is packed as it is read. Else it stays above the base, which is faster
+/// for the first mount after an index was lost.
+pub fn load(
+    segments: &Segments,
+    segment: u32,
+    base: &Arc<dyn Base>,
+) -> Result<(Table, End, u32, u64)> {
+    let mut above = Vec::new();
+    if !base.is_volatile() {
+        let mut table = Table::over_nothing(Arc::clone(base));
+        let mut put = |k: &[u8], v: &[u8]| {
+            table.put(k.to_vec(), v.to_vec());
+            Ok(())
+        };
+        let (end, segment, offset) = read_pairs(segments, segment, &mut put)?;
+        return Ok((table, end, segment, offset));
+    }
+    let mut packer = Packer::default();
+    let mut put = |k: &[u8], v: &[u8]| {
+        // No writer leaves the order of keys.
+        if !packer.push(k, v)? {
+            above.push((k.to_vec(), v.to_vec()));
+        }
+        Ok(())
+    };
+    let (end, segment, offset) = read_pairs(segments, segment, &mut put)?;
+    let mut table = Table::over_packed(packer.finish()?);
+    for (k, v) in above {
+        table.put(k, v);
+    }
+    Ok((table, end, segment, offset))
+}
+
+/// Takes a key and its value.
+type Put<'a> = dyn FnMut(&[u8], &[u8]) -> Result<()> + 'a;
+
+/// Reads the checkpoint that begins in `segment`, part by part. The error says why it cannot be used.
+fn read_pairs(segments: &Segments, segment: u32, put: &mut Put<'_>) -> Result<(End, u32, u64)> {
     let broken = |reason: &str| StoreError::Damaged {
         segment,
         offset: SEGMENT_HEADER as u32,
@@ -131,9 +169,9 @@ pub fn load(segments: &Segments, segment: u32, table: &mut Table) -> Result<(End
                 return Ok((end, number, u64::from(l.frame.offset) + u64::from(l.frame.len)));
             }
             while !i.0.is_empty() {
-                let pair = (|| Some((i.bytes()?, i.bytes()?)))();
+                let pair = (|| Some((i.slice()?, i.slice()?)))();
                 let (k, v) = pair.ok_or_else(|| broken("unreadable pair"))?;
-                table.put(k, v);
+                put(k, v)?;
             }
             parts += 1;
         }

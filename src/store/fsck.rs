@@ -265,7 +265,12 @@ impl Store {
             c.problem(number(&key).unwrap_or(0), "an entry of the index is not readable".into());
         }
         let mut stray = BTreeSet::new();
-        self.pairs(b'e', |k, _| stray.extend(number(k)))?;
+        let going = |k: &[u8]| {
+            let off = k.get(9..17).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes);
+            let at = number(k).map(Ino).zip(off);
+            at.is_some_and(|(ino, off)| self.state().cuts.covers(ino, off))
+        };
+        self.pairs(b'e', |k, _| stray.extend(number(k).filter(|_| !going(k))))?;
         stray.retain(|ino| !c.inodes.contains_key(ino));
         for ino in stray {
             c.problem(ino, "bytes of an inode that is not there".into());

@@ -10,9 +10,11 @@
 mod api;
 mod checkpoint;
 mod clean;
+mod cuts;
 mod damage;
 mod durable;
 mod ecc;
+mod extents;
 mod frame;
 mod fsck;
 mod guard;
@@ -23,11 +25,14 @@ mod index;
 mod indexer;
 mod io;
 mod log;
+mod lost;
 mod mend;
 mod models;
 mod open;
+mod packed;
 mod record;
 mod replay;
+mod room;
 mod scrub;
 mod seal;
 mod segments;
@@ -35,6 +40,7 @@ mod sidecar;
 mod state;
 mod summary;
 mod superblock;
+mod sweep;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -46,6 +52,7 @@ pub use api::*;
 pub use frame::HEADER as FRAME_HEADER;
 pub use fsck::Problem;
 pub use models::ModelId;
+pub use room::Reservation;
 pub use scrub::{Checked, SegmentCheck};
 pub use superblock::FORMAT;
 
@@ -53,6 +60,7 @@ use self::log::Writer;
 use self::segments::Segments;
 use crate::types::{Attr, Extent, FrameRef, Ino};
 use frame::{Header, Kind};
+use record::Change;
 use state::State;
 use std::collections::HashMap;
 use std::fs::File;
@@ -64,19 +72,6 @@ use txn::{change, data_frame, op_bytes};
 /// Bytes of the frame of a payload of so many bytes, its own parity included.
 pub fn frame_len(ecc: Ecc, payload: usize) -> u64 {
     (payload + segments::code(ecc).parity_len(payload) + frame::OVERHEAD) as u64
-}
-
-/// Room promised by [`Store::reserve`]; given back when dropped.
-#[derive(Debug)]
-pub struct Reservation {
-    bytes: u64,
-    sum: Arc<AtomicU64>,
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.sum.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
 }
 
 /// An open store. All methods may be called from any thread.
@@ -106,11 +101,14 @@ pub struct Store {
     prune: AtomicBool,
     /// What takes long is to end, since the store is about to be closed.
     winding_up: AtomicBool,
+    /// What is missing of the history, until it is salvaged.
+    loss: Mutex<lost::Loss>,
     closed: AtomicBool,
     /// How closing ended, once it has; held until then.
     closing: Mutex<Option<std::result::Result<(), String>>>,
     indexer: indexer::Indexer,
     guardian: worker::Worker,
+    sweeper: worker::Worker,
     /// The index was made anew.
     index_rebuilt: bool,
     /// Directory of the index; `None` if it is in memory only.
@@ -134,10 +132,11 @@ impl Store {
         open::open(path, options, Arc::new(io::OsVolume::new(path)))
     }
 
-    /// Opens a store for writing and makes its index anew, whatever the old one looks like.
-    pub fn open_anew(path: &Path) -> Result<Arc<Self>> {
+    /// Opens a store to check it, be its namespace lost. `anew`: for writing, with a new index.
+    pub fn open_to_check(path: &Path, read_only: bool, anew: bool) -> Result<Arc<Self>> {
         let volume = Arc::new(io::OsVolume::new(path));
-        open::open_with(path, &OpenOptions::default(), volume, open::IndexFrom::Log)
+        let index = if anew { open::IndexFrom::Log } else { open::IndexFrom::Directory };
+        open::open_how(path, &OpenOptions { read_only: read_only && !anew }, volume, index, true)
     }
 
     /// The directory it lies in.
@@ -204,6 +203,21 @@ impl Store {
         self.state().extents_in(ino, off, len)
     }
 
+    /// Bytes of an inode that are not holes.
+    pub fn mapped_bytes(&self, ino: Ino) -> Result<u64> {
+        const PAGE: usize = 4096;
+        let (mut sum, mut from) = (0, 0);
+        loop {
+            // In pages, so that nobody waits for long.
+            let page = self.state().some_extents(ino, from..u64::MAX, PAGE)?;
+            sum += page.iter().map(|e| e.len).sum::<u64>();
+            match page.last().filter(|_| page.len() == PAGE) {
+                Some(last) => from = last.end(),
+                None => return Ok(sum),
+            }
+        }
+    }
+
     /// Where the primer with this id lies.
     pub fn primer(&self, id: u64) -> Result<Option<FrameRef>> {
         self.state().primer(id)
@@ -254,39 +268,6 @@ impl Store {
         Ok(counts)
     }
 
-    /// Free bytes of the file system under the store, less what is reserved; a moment old at most.
-    pub fn free_bytes(&self) -> u64 {
-        let mut cached = lock(&self.free);
-        let now = std::time::Instant::now();
-        let free = match *cached {
-            Some((at, free)) if now.duration_since(at).as_millis() < 50 => free,
-            _ => {
-                let free = self.segments.volume.free_bytes().unwrap_or(u64::MAX);
-                *cached = Some((now, free));
-                free
-            }
-        };
-        free.saturating_sub(self.reserved.load(Ordering::Relaxed))
-    }
-
-    /// Makes sure that `bytes` of payload (plus their overhead) will find room.
-    pub fn reserve(&self, bytes: u64) -> Result<Reservation> {
-        let bytes = bytes + bytes / 16 + 4096;
-        // Kept free for the log itself and for the cleaner.
-        let want = bytes + self.segments.headroom + self.segments.sidecars_due();
-        if self.free_bytes() < want {
-            clean::make_room(self, want);
-        }
-        if self.free_bytes() < want {
-            return Err(StoreError::NoSpace {
-                path: self.path.display().to_string(),
-                detail: format!("{bytes} bytes to be written"),
-            });
-        }
-        self.reserved.fetch_add(bytes, Ordering::Relaxed);
-        Ok(Reservation { bytes, sum: Arc::clone(&self.reserved) })
-    }
-
     /// Appends a change to the running group: atomic, visible at once, durable after `sync`.
     ///
     /// On error nothing of it has happened. `Conflict` if the guard does not hold, or a primer or
@@ -297,17 +278,18 @@ impl Store {
             return Err(StoreError::ReadOnly);
         }
         let primers = txn.ops.iter().filter_map(|op| match op {
-            Op::PutPrimer { frame, .. } => Some(*frame),
+            Op::PutPrimer { id, frame } => Some((*frame, *id)),
             _ => None,
         });
-        let primers: Vec<usize> = primers.collect();
+        let primers: HashMap<usize, u64> = primers.collect();
         let frames: Vec<(Kind, Vec<u8>)> = txn
             .frames
             .iter()
             .enumerate()
             .map(|(n, f)| {
-                let kind = if primers.contains(&n) { Kind::Primer } else { Kind::Data };
-                Ok((kind, data_frame(self.segments.stamp, kind, f)?))
+                let id = primers.get(&n).copied();
+                let kind = if id.is_some() { Kind::Primer } else { Kind::Data };
+                Ok((kind, data_frame(self.segments.stamp, kind, id.unwrap_or(f.primer), f)?))
             })
             .collect::<Result<_>>()?;
         let mut w = self.writer();
@@ -405,6 +387,14 @@ impl Store {
         state.table.seq = w.seq + 1;
         for op in &txn.ops {
             let change = change(op, &txn.frames, refs);
+            if let Some(cut) = state.instead(&change)? {
+                w.log(&cut);
+                state.apply(&cut)?;
+                self.sweeper.wake();
+                if matches!(change, Change::Punch { .. }) {
+                    continue;
+                }
+            }
             w.log(&change);
             state.apply(&change)?;
         }
@@ -479,8 +469,10 @@ impl Store {
         Ok(stats)
     }
 
-    /// Moves live frames out of segments whose dead share exceeds `dead_percent` and deletes those.
+    /// Removes what was cut out of files, moves live frames out of segments whose dead share exceeds
+    /// `dead_percent`, and deletes those.
     pub fn clean(&self, dead_percent: u32) -> Result<CleanReport> {
+        sweep::hurry(self, std::time::Duration::from_secs(600));
         clean::clean(self, dead_percent)
     }
 
@@ -510,6 +502,7 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
+        self.sweeper.stop();
         self.guardian.stop();
         self.indexer.stop();
     }

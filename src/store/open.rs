@@ -12,7 +12,7 @@ use super::state::State;
 use super::superblock::{self, FILES, FORMAT, SEGMENT_HEADER, SegmentHeader};
 use super::table::{Base, NoBase, Table};
 use super::totals::Totals;
-use super::{Store, guard, indexer, lock, seal};
+use super::{Store, guard, indexer, lock, lost, seal, sweep};
 use crate::types::{Attr, Ino, Time};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -63,6 +63,27 @@ pub fn create(path: &Path, options: &MkfsOptions) -> Result<()> {
     synced.map_err(io(format!("fsync {}", parent.display())))
 }
 
+/// Attributes of something that this user makes now.
+pub fn new_attr(mode: u32) -> Attr {
+    let now = Time::now();
+    let is_dir = mode & libc::S_IFMT == libc::S_IFDIR;
+    Attr {
+        mode,
+        // SAFETY: these calls have no preconditions.
+        uid: unsafe { libc::getuid() },
+        // SAFETY: as above.
+        gid: unsafe { libc::getgid() },
+        nlink: 1,
+        rdev: 0,
+        size: 0,
+        atime: now,
+        mtime: now,
+        ctime: now,
+        btime: now,
+        parent: if is_dir { Ino::ROOT.0 } else { 0 },
+    }
+}
+
 /// Makes a store in an empty volume.
 pub fn create_in(volume: &dyn Volume, options: &MkfsOptions, shown: &str) -> Result<()> {
     let fail = |what: &str| io(format!("{what} in {shown}"));
@@ -84,23 +105,9 @@ pub fn create_in(volume: &dyn Volume, options: &MkfsOptions, shown: &str) -> Res
     };
     // The first segment is a checkpoint of a root directory and nothing else.
     let header = SegmentHeader { number: 1, uuid, checkpoint: true };
-    let now = Time::now();
-    let root = Attr {
-        mode: libc::S_IFDIR | 0o755,
-        // SAFETY: these calls have no preconditions.
-        uid: unsafe { libc::getuid() },
-        // SAFETY: as above.
-        gid: unsafe { libc::getgid() },
-        nlink: 2,
-        rdev: 0,
-        size: 0,
-        atime: now,
-        mtime: now,
-        ctime: now,
-        btime: now,
-        parent: Ino::ROOT.0,
-    };
-    let mut state = State::new(Table::new(Arc::new(NoBase)), Totals::default(), code(options.ecc));
+    let root = Attr { nlink: 2, ..new_attr(libc::S_IFDIR | 0o755) };
+    let table = Table::new(Arc::new(NoBase));
+    let mut state = State::new(table, Totals::default(), code(options.ecc))?;
     state.apply(&Change::PutInode(Ino::ROOT, root))?;
     let mut o = Out::default();
     for (k, v) in state.table.scan(&[], &[0xff], usize::MAX)? {
@@ -180,6 +187,8 @@ struct Start {
     seq: u64,
     /// Segment and length of the last checkpoint.
     checkpoint: (u32, u64),
+    /// What is missing of the history.
+    loss: lost::Loss,
 }
 
 /// Where the index comes from.
@@ -205,6 +214,17 @@ pub fn open_with(
     volume: Arc<dyn Volume>,
     index: IndexFrom,
 ) -> Result<Arc<Store>> {
+    open_how(path, options, volume, index, false)
+}
+
+/// As [`open_with`]. `salvage`: also if the namespace is lost, see [`Store::salvage`].
+pub fn open_how(
+    path: &Path,
+    options: &OpenOptions,
+    volume: Arc<dyn Volume>,
+    index: IndexFrom,
+    salvage: bool,
+) -> Result<Arc<Store>> {
     let index = if options.read_only { IndexFrom::Memory } else { index };
     let shown = path.display().to_string();
     if !path.is_dir() {
@@ -222,7 +242,10 @@ pub fn open_with(
     let index_rebuilt = matches!(old, Left::Nothing) && !options.read_only;
     let start = match old {
         Left::Whole(start) => *start,
-        Left::Nothing | Left::Foreign => rebuilt(path, index, &superblock, &segments)?,
+        Left::Nothing | Left::Foreign => {
+            let start = rebuilt(path, index, &superblock, &segments, salvage)?;
+            start.ok_or_else(|| lost::refusal(&shown))?
+        }
     };
     if !options.read_only {
         segments.drop_stale_sidecars();
@@ -249,12 +272,14 @@ pub fn open_with(
         free: Mutex::new(None),
         cleaning: Mutex::default(),
         checkpoint: Mutex::new(start.checkpoint),
+        loss: Mutex::new(start.loss),
         prune: AtomicBool::new(false),
         winding_up: AtomicBool::new(false),
         closed: AtomicBool::new(false),
         closing: Mutex::new(None),
         indexer: indexer::Indexer::default(),
         guardian: super::worker::Worker::default(),
+        sweeper: super::worker::Worker::default(),
         index_rebuilt,
         index_dir: Mutex::new(start.index_dir),
         _lock: lock_file,
@@ -264,6 +289,7 @@ pub fn open_with(
         if index != IndexFrom::Memory {
             indexer::start(&store);
             guard::start(&store);
+            sweep::start(&store);
         }
     }
     Ok(store)
@@ -312,26 +338,41 @@ fn left(path: &Path, superblock: &Superblock, segments: &Arc<Segments>) -> Left 
         writer.seq = group.seq;
         writer.chain = group.chain();
         writer.since_checkpoint = since_checkpoint;
-        let state = State::new(Table::new(base), totals, segments.stamp.code);
+        let state = State::new(Table::new(base), totals, segments.stamp.code).ok()?;
         let index_dir = Some(dir.clone());
-        Some(Start { state, writer, index_dir, seq: group.seq, checkpoint })
+        let loss = lost::Loss::default();
+        Some(Start { state, writer, index_dir, seq: group.seq, checkpoint, loss })
     };
-    start().map_or(Left::Nothing, |start| Left::Whole(Box::new(start)))
+    let rooted = |s: &Start| !matches!(s.state.inode(Ino::ROOT), Ok(None));
+    start().filter(rooted).map_or(Left::Nothing, |start| Left::Whole(Box::new(start)))
 }
 
-/// The state from the log alone, and a fresh index to be filled with it.
+/// The state from the log alone, and a fresh index to be filled with it. `None` if the namespace is
+/// lost and not to be salvaged.
 fn rebuilt(
     path: &Path,
     index: IndexFrom,
     superblock: &Superblock,
     segments: &Arc<Segments>,
-) -> Result<Start> {
+    salvage: bool,
+) -> Result<Option<Start>> {
+    let nothing: Arc<dyn Base> = Arc::new(NoBase);
+    // Then an old index may be all that is left of the namespace: it stays.
+    if !salvage
+        && index != IndexFrom::Memory
+        && replay::ends_empty(segments)
+        && replay::rebuild(segments, &nothing, false)?.is_none()
+    {
+        return Ok(None);
+    }
     let (base, index_dir): (Arc<dyn Base>, _) = match index {
-        IndexFrom::Memory => (Arc::new(NoBase), None),
+        IndexFrom::Memory => (nothing, None),
         _ => fresh_index(path),
     };
     let began = std::time::Instant::now();
-    let (mut state, end) = replay::rebuild(segments, &base)?;
+    let Some((mut state, end)) = replay::rebuild(segments, &base, salvage)? else {
+        return Ok(None);
+    };
     log::info!("replayed the log: {} inodes in {:?}", state.totals.inodes, began.elapsed());
     if segments.write {
         cut_tail(segments, &end)?;
@@ -342,13 +383,14 @@ fn rebuilt(
     writer.chain = end.chain;
     writer.since_checkpoint = end.since_checkpoint;
     state.table.seq = end.seq + 1;
-    Ok(Start {
+    Ok(Some(Start {
         state,
         writer,
         index_dir,
         seq: end.seq,
         checkpoint: (end.checkpoint, end.checkpoint_len),
-    })
+        loss: end.loss,
+    }))
 }
 
 /// Cuts off what a crash left behind the last good group, and makes durable what is left: whoever
@@ -433,6 +475,7 @@ pub fn close(store: &Store) -> Result<()> {
 }
 
 fn end(store: &Store) -> Result<()> {
+    store.sweeper.stop();
     store.indexer.stop();
     store.guardian.stop();
     // From here on nothing is appended but the log's last word.

@@ -57,6 +57,15 @@ pub enum Change {
         /// Length.
         len: u64,
     },
+    /// A range reads as a hole from now on; its extents go with later punches.
+    Cut {
+        /// Inode.
+        ino: Ino,
+        /// First byte.
+        off: u64,
+        /// Length.
+        len: u64,
+    },
     /// The cleaner copied a live frame.
     Move {
         /// Old place.
@@ -168,8 +177,12 @@ impl<'a> In<'a> {
     }
     /// Length, then the bytes.
     pub fn bytes(&mut self) -> Option<Vec<u8>> {
+        self.slice().map(<[u8]>::to_vec)
+    }
+    /// As [`Self::bytes`], where they are.
+    pub fn slice(&mut self) -> Option<&'a [u8]> {
         let n = self.u32()?;
-        Some(self.take(n as usize)?.to_vec())
+        self.take(n as usize)
     }
     /// A place.
     pub fn frame(&mut self) -> Option<FrameRef> {
@@ -249,6 +262,7 @@ impl Change {
                 o.0.extend_from_slice(digest);
                 o.u64(*since_checkpoint).u32(checkpoint.0).u64(checkpoint.1).bytes(totals)
             }
+            Self::Cut { ino, off, len } => o.u8(14).u64(ino.0).u64(*off).u64(*len),
         };
     }
 
@@ -276,6 +290,7 @@ impl Change {
                 let checkpoint = (i.u32()?, i.u64()?);
                 Self::Clean { index, digest, since_checkpoint, checkpoint, totals: i.bytes()? }
             }
+            14 => Self::Cut { ino: i.ino()?, off: i.u64()?, len: i.u64()? },
             _ => return None,
         })
     }
@@ -415,6 +430,7 @@ mod tests {
             Change::PutPrimer { id: 1, ino: Ino(2), frame },
             Change::PutModel(model),
             Change::Punch { ino: Ino(1), off: 2, len: 3 },
+            Change::Cut { ino: Ino(1), off: 2, len: 3 },
             Change::Move { from: frame, to: frame },
             Change::Clean {
                 index: "index".into(),

@@ -7,13 +7,15 @@ use super::api::{Result, StoreError};
 use super::checkpoint;
 use super::frame::{self, HEADER, Kind};
 use super::io::read_up_to;
-use super::record::{Change, Group};
+use super::lost::Loss;
+use super::record::{Change, Group, unsqueeze};
 use super::segments::{Segments, io_error, segment_path};
 use super::state::State;
 use super::summary::{Line, summary};
 use super::superblock::{SEGMENT_HEADER, SegmentHeader};
 use super::table::{Base, Table};
-use crate::types::FrameRef;
+use super::totals::Totals;
+use crate::types::{FrameRef, Ino};
 use std::sync::Arc;
 
 /// Where the log ends and what had been reached there.
@@ -35,6 +37,18 @@ pub struct End {
     pub checkpoint: u32,
     /// Its length in bytes.
     pub checkpoint_len: u64,
+    /// What is missing.
+    pub loss: Loss,
+}
+
+/// A checkpoint that knows of no root directory. Nothing is replayed from it, but everything up to it
+/// was durable.
+struct Rootless {
+    /// Segment and offset of the first group after it.
+    place: (u32, u64),
+    seq: u64,
+    chain: u64,
+    totals: Totals,
 }
 
 /// Changes by groups kept in memory while replaying, before they are handed to the base. What the
@@ -42,7 +56,7 @@ pub struct End {
 const OVERLAY_MAX: usize = 1_200_000;
 
 /// A group, or `None` if it is damaged. An error: nobody can tell, since it cannot be read.
-fn read_group(segments: &Segments, at: FrameRef) -> Result<Option<Group>> {
+pub fn read_group(segments: &Segments, at: FrameRef) -> Result<Option<Group>> {
     match segments.frame(at) {
         Ok((h, bytes)) if h.kind == Kind::Group => {
             Ok(Group::decode(h.form, h.payload(&bytes), h.plain_len))
@@ -80,8 +94,14 @@ fn has_checkpoint(segments: &Segments, number: u32) -> Result<bool> {
     }))
 }
 
-/// Rebuilds the state over an empty `base`.
-pub fn rebuild(segments: &Segments, base: &Arc<dyn Base>) -> Result<(State, End)> {
+/// Rebuilds the state over an empty `base`. `None` if no checkpoint has a root directory; with
+/// `salvage`, what groups tell is applied to nothing then.
+pub fn rebuild(
+    segments: &Segments,
+    base: &Arc<dyn Base>,
+    salvage: bool,
+) -> Result<Option<(State, End)>> {
+    let mut rootless: Option<Rootless> = None;
     for (number, _) in segments.lens().into_iter().rev() {
         match has_checkpoint(segments, number) {
             Ok(true) => {}
@@ -91,10 +111,19 @@ pub fn rebuild(segments: &Segments, base: &Arc<dyn Base>) -> Result<(State, End)
                 continue;
             }
         }
-        let mut table = Table::over_nothing(Arc::clone(base));
-        match checkpoint::load(segments, number, &mut table) {
-            Ok((end, segment, offset)) => {
-                let mut state = State::new(table, end.totals, segments.stamp.code);
+        match checkpoint::load(segments, number, base) {
+            Ok((table, end, segment, offset)) => {
+                let mut state = State::new(table, end.totals, segments.stamp.code)?;
+                if matches!(state.inode(Ino::ROOT), Ok(None)) {
+                    log::error!("segment {number}: a checkpoint without a root directory");
+                    rootless.get_or_insert(Rootless {
+                        place: (segment, offset),
+                        seq: end.seq,
+                        chain: end.chain,
+                        totals: state.totals,
+                    });
+                    continue;
+                }
                 let mut log_end = End {
                     segment,
                     len: offset,
@@ -104,9 +133,10 @@ pub fn rebuild(segments: &Segments, base: &Arc<dyn Base>) -> Result<(State, End)
                     since_checkpoint: 0,
                     checkpoint: number,
                     checkpoint_len: end.len,
+                    loss: Loss::default(),
                 };
-                replay(segments, &mut state, &mut log_end)?;
-                return Ok((state, log_end));
+                replay(segments, &mut state, &mut log_end, rootless.as_ref())?;
+                return Ok(Some((state, log_end)));
             }
             Err(e) => {
                 unless_unreadable(segments, e)?;
@@ -114,10 +144,47 @@ pub fn rebuild(segments: &Segments, base: &Arc<dyn Base>) -> Result<(State, End)
             }
         }
     }
+    if let Some(last) = rootless {
+        return if salvage { from_nothing(segments, base, last).map(Some) } else { Ok(None) };
+    }
     Err(StoreError::Refused(
         "no checkpoint of the log can be read: the store is damaged beyond this version's repair"
             .into(),
     ))
+}
+
+/// True if the last checkpoint has nothing in it, as far as its beginning tells.
+pub fn ends_empty(segments: &Segments) -> bool {
+    let first_part = |number| {
+        let (lines, _) = summary(segments, number, SEGMENT_HEADER as u64).ok()?;
+        let (h, bytes) = segments.frame(lines.first()?.frame).ok()?;
+        unsqueeze(h.form, h.payload(&bytes), h.plain_len)
+    };
+    let numbers = segments.lens().into_iter().rev().map(|(n, _)| n);
+    let last = numbers.into_iter().find(|n| matches!(has_checkpoint(segments, *n), Ok(true)));
+    last.and_then(first_part).is_some_and(|pairs| pairs.is_empty())
+}
+
+/// What all groups of the log amount to without a checkpoint. No number is used twice.
+fn from_nothing(segments: &Segments, base: &Arc<dyn Base>, last: Rootless) -> Result<(State, End)> {
+    let Totals { last_ino, last_generation, last_cookie, .. } = last.totals;
+    let totals = Totals { last_ino, last_generation, last_cookie, ..Totals::default() };
+    let table = Table::over_nothing(Arc::clone(base));
+    let mut state = State::new(table, totals, segments.stamp.code)?;
+    let first = segments.lens().first().map_or(1, |(n, _)| *n);
+    let mut end = End {
+        segment: first,
+        len: SEGMENT_HEADER as u64,
+        lines: Vec::new(),
+        seq: 0,
+        chain: 0,
+        since_checkpoint: 0,
+        checkpoint: first,
+        checkpoint_len: 0,
+        loss: Loss { namespace: true, groups: false },
+    };
+    replay(segments, &mut state, &mut end, Some(&last))?;
+    Ok((state, end))
 }
 
 struct Found {
@@ -128,11 +195,19 @@ struct Found {
     group: Option<Group>,
 }
 
-/// Groups of so many bytes together are kept from the first pass for the second.
-const KEEP: usize = 64 << 20;
+/// Groups of so many bytes together are kept from the first pass for the second: where speed counts,
+/// and where memory does.
+const KEEP: (usize, usize) = (64 << 20, 4 << 20);
 
-fn replay(segments: &Segments, state: &mut State, end: &mut End) -> Result<()> {
+fn replay(
+    segments: &Segments,
+    state: &mut State,
+    end: &mut End,
+    rootless: Option<&Rootless>,
+) -> Result<()> {
     // First pass: where the groups are, and which of them are known to have been durable.
+    let in_memory = state.table.base().is_volatile();
+    let keep = if in_memory { KEEP.1 } else { KEEP.0 };
     let mut found = Vec::new();
     let mut kept = 0;
     let mut from = end.len;
@@ -144,7 +219,7 @@ fn replay(segments: &Segments, state: &mut State, end: &mut End) -> Result<()> {
                 Ok(Some(g)) => {
                     let (at, seq, durable) = (l.frame, g.seq, g.durable);
                     kept += g.changes.len();
-                    let group = (kept <= KEEP).then_some(g);
+                    let group = (kept <= keep).then_some(g);
                     found.push(Found { at, seq, durable, group });
                 }
                 Ok(None) => log::error!(
@@ -156,7 +231,8 @@ fn replay(segments: &Segments, state: &mut State, end: &mut End) -> Result<()> {
             }
         }
     }
-    let durable = found.iter().map(|f| f.durable).max().unwrap_or(0);
+    let floor = rootless.map_or(0, |r| r.seq);
+    let durable = found.iter().map(|f| f.durable).max().unwrap_or(0).max(floor);
     let loaded = state.table.waiting();
     for f in found {
         if f.seq <= end.seq {
@@ -175,6 +251,7 @@ fn replay(segments: &Segments, state: &mut State, end: &mut End) -> Result<()> {
             if end.seq >= durable {
                 break;
             }
+            end.loss.groups = true;
             log::error!(
                 "the log has lost groups {} to {}: what they changed is as it was before",
                 end.seq + 1,
@@ -197,21 +274,33 @@ fn replay(segments: &Segments, state: &mut State, end: &mut End) -> Result<()> {
         end.since_checkpoint += u64::from(f.at.len);
         end.segment = f.at.segment;
         end.len = u64::from(f.at.offset) + u64::from(f.at.len);
-        if state.table.waiting() > loaded + OVERLAY_MAX {
+        if in_memory {
+            if state.table.is_loose() {
+                state.table.pack()?;
+            }
+        } else if state.table.waiting() > loaded + OVERLAY_MAX {
             drain(state, f.seq)?;
         }
+    }
+    if in_memory && !segments.write {
+        state.table.pack()?;
+    }
+    if let Some(r) = rootless {
+        if end.seq < r.seq {
+            log::error!("the log has lost groups {} to {}", end.seq + 1, r.seq);
+            end.loss.groups = true;
+            (end.seq, end.chain) = (r.seq, r.chain);
+        }
+        (end.segment, end.len) = (end.segment, end.len).max(r.place);
     }
     let (lines, _) = summary(segments, end.segment, SEGMENT_HEADER as u64)?;
     end.lines = lines.into_iter().filter(|l| u64::from(l.frame.offset) < end.len).collect();
     Ok(())
 }
 
-/// Hands all changes up to `seq` to the base; without one they stay.
+/// Hands all changes up to `seq` to the base.
 fn drain(state: &mut State, seq: u64) -> Result<()> {
     let base = Arc::clone(state.table.base());
-    if base.is_volatile() {
-        return Ok(());
-    }
     let batch = state.table.ripe(seq, usize::MAX);
     base.write(&batch)?;
     state.table.settle(&batch, seq);

@@ -3,9 +3,10 @@
 //! Keys start with a letter and go on in big-endian, so that they sort by number:
 //! `i`no attributes, `l`ink target, `d`irectory parent+name, `c`ookie parent+cookie, `x`attr
 //! ino+name, `e`xtent ino+offset, `p`rimer id, `m`odel number, `o`rphan ino, `s`taged ino (count),
-//! `f`rame segment+offset.
+//! `f`rame segment+offset, cu`t` ino+offset.
 
 use super::api::{Dirent, ModelEntry, Result, StoreError};
+use super::cuts::Cuts;
 use super::ecc::rs::Code;
 use super::frame::OVERHEAD;
 use super::record::{Change, In, Out};
@@ -42,18 +43,20 @@ pub struct State {
     pub table: Table,
     /// Sums.
     pub totals: Totals,
+    /// Ranges that are cut out of files; as in the table.
+    pub cuts: Cuts,
     /// Error-correcting code of the store's frames.
     code: Code,
 }
 
-fn key(letter: u8, n: u64) -> Vec<u8> {
+pub(super) fn key(letter: u8, n: u64) -> Vec<u8> {
     let mut k = Vec::with_capacity(17);
     k.push(letter);
     k.extend_from_slice(&n.to_be_bytes());
     k
 }
 
-fn key2(letter: u8, n: u64, m: u64) -> Vec<u8> {
+pub(super) fn key2(letter: u8, n: u64, m: u64) -> Vec<u8> {
     let mut k = key(letter, n);
     k.extend_from_slice(&m.to_be_bytes());
     k
@@ -73,18 +76,18 @@ fn key_frame(segment: u32, offset: u32) -> Vec<u8> {
 }
 
 /// The key after all that start with `letter`, `n`.
-fn after(letter: u8, n: u64) -> Vec<u8> {
+pub(super) fn after(letter: u8, n: u64) -> Vec<u8> {
     n.checked_add(1).map_or_else(|| vec![letter + 1], |m| key(letter, m))
 }
 
-fn tail_u64(k: &[u8]) -> u64 {
+pub(super) fn tail_u64(k: &[u8]) -> u64 {
     let mut b = [0; 8];
     let at = k.len().saturating_sub(8);
     b[..k.len() - at].copy_from_slice(&k[at..]);
     u64::from_be_bytes(b)
 }
 
-fn bad(what: &str) -> StoreError {
+pub(super) fn bad(what: &str) -> StoreError {
     StoreError::Index(format!("unreadable {what}"))
 }
 
@@ -117,21 +120,22 @@ struct PrimerEntry {
 }
 
 /// Sums may begin at what a forged store says.
-fn add(sum: &mut u64, n: u64) {
+pub(super) fn add(sum: &mut u64, n: u64) {
     *sum = sum.saturating_add(n);
 }
 
 impl State {
     /// Over an empty or trusted table.
-    pub fn new(table: Table, totals: Totals, code: Code) -> Self {
-        Self { table, totals, code }
+    pub fn new(table: Table, totals: Totals, code: Code) -> Result<Self> {
+        let cuts = Cuts::load(&table)?;
+        Ok(Self { table, totals, cuts, code })
     }
 
     fn counts(k: &[u8]) -> bool {
         !matches!(k.first(), Some(b'f' | b's' | b'o'))
     }
 
-    fn put(&mut self, k: Vec<u8>, v: Vec<u8>) -> Result<()> {
+    pub(super) fn put(&mut self, k: Vec<u8>, v: Vec<u8>) -> Result<()> {
         if Self::counts(&k) {
             let old = self.table.get(&k)?.map_or(0, |o| k.len() + o.len());
             let meta = self.totals.meta.saturating_add((k.len() + v.len()) as u64);
@@ -141,7 +145,7 @@ impl State {
         Ok(())
     }
 
-    fn del(&mut self, k: Vec<u8>) -> Result<Option<Vec<u8>>> {
+    pub(super) fn del(&mut self, k: Vec<u8>) -> Result<Option<Vec<u8>>> {
         let old = self.table.get(&k)?;
         if let Some(o) = &old {
             if Self::counts(&k) {
@@ -180,6 +184,7 @@ impl State {
                 self.put(key(b'm', m.number.into()), o.0)
             }
             Change::Punch { ino, off, len } => self.punch(*ino, *off, *len),
+            Change::Cut { ino, off, len } => self.cut(*ino, *off..off.saturating_add(*len)),
             Change::Move { from, to } => self.relocate(*from, *to),
             Change::Clean { .. } => Ok(()),
         }
@@ -214,6 +219,10 @@ impl State {
         self.del(key(b'l', ino.0))?;
         for (k, _) in self.table.scan(&key(b'x', ino.0), &after(b'x', ino.0), usize::MAX)? {
             self.del(k)?;
+        }
+        // What was cut before goes on going.
+        if self.cuts.is_whole(ino) {
+            return Ok(());
         }
         self.punch(ino, 0, u64::MAX)
     }
@@ -260,7 +269,7 @@ impl State {
     }
 
     /// One more reference to a frame; `fresh` describes it if it is the first.
-    fn hold(&mut self, f: FrameRef, fresh: Live) -> Result<()> {
+    pub(super) fn hold(&mut self, f: FrameRef, fresh: Live) -> Result<()> {
         let l = if let Some(l) = self.live(f)? {
             Live { refs: l.refs.saturating_add(1), ..l }
         } else {
@@ -271,7 +280,7 @@ impl State {
         Ok(())
     }
 
-    fn release(&mut self, f: FrameRef) -> Result<()> {
+    pub(super) fn release(&mut self, f: FrameRef) -> Result<()> {
         let Some(l) = self.live(f)? else { return Ok(()) };
         let k = key_frame(f.segment, f.offset);
         if l.refs > 1 {
@@ -305,7 +314,7 @@ impl State {
     }
 
     /// Counts extents that name a primer; it goes with the last of them.
-    fn name_primer(&mut self, id: u64, more: bool) -> Result<()> {
+    pub(super) fn name_primer(&mut self, id: u64, more: bool) -> Result<()> {
         if id == 0 {
             return Ok(());
         }
@@ -318,7 +327,7 @@ impl State {
         self.put_primer_entry(id, &e)
     }
 
-    fn stage_count(&mut self, ino: Ino, staged: bool, more: bool) -> Result<()> {
+    pub(super) fn stage_count(&mut self, ino: Ino, staged: bool, more: bool) -> Result<()> {
         if !staged {
             return Ok(());
         }
@@ -331,82 +340,6 @@ impl State {
             let mut o = Out::default();
             o.u64(n);
             self.table.put(k, o.0);
-        }
-        Ok(())
-    }
-
-    /// Enters an extent and all that it refers to. The range must be free.
-    fn add_extent(&mut self, ino: Ino, e: &Extent) -> Result<()> {
-        let fresh = Live {
-            len: e.frame.len,
-            refs: 1,
-            staged: e.staged,
-            primer: 0,
-            ino,
-            off: e.off.saturating_sub(e.frame_off.into()),
-            plain_len: e.plain_len,
-        };
-        self.hold(e.frame, fresh)?;
-        self.name_primer(e.primer, true)?;
-        self.stage_count(ino, e.staged, true)?;
-        add(&mut self.totals.logical, e.len);
-        self.totals.last_generation = self.totals.last_generation.max(e.generation);
-        let mut o = Out::default();
-        o.extent(e);
-        self.put(key2(b'e', ino.0, e.off), o.0)
-    }
-
-    fn drop_extent(&mut self, ino: Ino, e: &Extent) -> Result<()> {
-        self.del(key2(b'e', ino.0, e.off))?;
-        self.totals.logical = self.totals.logical.saturating_sub(e.len);
-        self.stage_count(ino, e.staged, false)?;
-        self.name_primer(e.primer, false)?;
-        self.release(e.frame)
-    }
-
-    fn put_extent(&mut self, ino: Ino, e: &Extent) -> Result<()> {
-        // The primer must not go with an old extent if the new one names it too.
-        self.name_primer(e.primer, true)?;
-        self.punch(ino, e.off, e.len)?;
-        self.add_extent(ino, e)?;
-        self.name_primer(e.primer, false)
-    }
-
-    fn punch(&mut self, ino: Ino, off: u64, len: u64) -> Result<()> {
-        let end = off.saturating_add(len);
-        for e in self.extents_in(ino, off, len)? {
-            // Pieces first, so that what both refer to lives on.
-            let (head, tail) = (off.saturating_sub(e.off), e.end().saturating_sub(end));
-            let mut pieces = Vec::new();
-            if head > 0 {
-                pieces.push(Extent { len: head, ..e });
-            }
-            if tail > 0 {
-                let cut = e.len - tail;
-                let frame_off = e.frame_off + cut as u32;
-                pieces.push(Extent { off: end, len: tail, frame_off, ..e });
-            }
-            if pieces.is_empty() {
-                self.drop_extent(ino, &e)?;
-                continue;
-            }
-            self.name_primer(e.primer, true)?;
-            let anchor = Live {
-                len: e.frame.len,
-                refs: 1,
-                staged: e.staged,
-                primer: 0,
-                ino,
-                off: 0,
-                plain_len: e.plain_len,
-            };
-            self.hold(e.frame, anchor)?;
-            self.drop_extent(ino, &e)?;
-            for p in &pieces {
-                self.add_extent(ino, p)?;
-            }
-            self.release(e.frame)?;
-            self.name_primer(e.primer, false)?;
         }
         Ok(())
     }
@@ -424,7 +357,7 @@ impl State {
             }
             return Ok(());
         }
-        for e in self.extents_in(l.ino, l.off, l.plain_len.into())? {
+        for e in self.mapped_in(l.ino, &(l.off..l.off.saturating_add(l.plain_len.into())))? {
             if e.frame == from {
                 let mut o = Out::default();
                 o.extent(&Extent { frame: to, ..e });
@@ -477,38 +410,6 @@ impl State {
     pub fn xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
         let pairs = self.table.scan(&key(b'x', ino.0), &after(b'x', ino.0), usize::MAX)?;
         Ok(pairs.into_iter().filter_map(|(k, _)| Some(k.get(9..)?.to_vec())).collect())
-    }
-
-    /// Extents that overlap a range.
-    pub fn extents_in(&self, ino: Ino, off: u64, len: u64) -> Result<Vec<Extent>> {
-        let end = off.saturating_add(len);
-        let extent = |v: &[u8]| In(v).extent().ok_or_else(|| bad("extent"));
-        let mut out = Vec::new();
-        if len == 0 {
-            return Ok(out);
-        }
-        let (first, from) = (key(b'e', ino.0), key2(b'e', ino.0, off));
-        if let Some((_, v)) = self.table.last(&first, &from)? {
-            let e = extent(&v)?;
-            if e.end() > off {
-                out.push(e);
-            }
-        }
-        let hi = if end == u64::MAX { after(b'e', ino.0) } else { key2(b'e', ino.0, end) };
-        for (_, v) in self.table.scan(&from, &hi, usize::MAX)? {
-            out.push(extent(&v)?);
-        }
-        Ok(out)
-    }
-
-    /// At most `max` extents of all inodes, from an inode and an offset on, in order.
-    pub fn extents_from(&self, ino: Ino, off: u64, max: usize) -> Result<Vec<(Ino, Extent)>> {
-        let pairs = self.table.scan(&key2(b'e', ino.0, off), b"f", max)?;
-        let entry = |(k, v): Pair| {
-            let ino = u64::from_be_bytes(k.get(1..9)?.try_into().ok()?);
-            Some((Ino(ino), In(&v).extent()?))
-        };
-        pairs.into_iter().map(|p| entry(p).ok_or_else(|| bad("extent"))).collect()
     }
 
     /// Where a primer lies.

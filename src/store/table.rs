@@ -1,6 +1,7 @@
 //! The namespace as ordered keys and values: what is not indexed yet, over what is.
 
 use super::api::Result;
+use super::packed::{Packed, Packer};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::Bound;
@@ -62,6 +63,8 @@ pub struct Table {
     base: Arc<dyn Base>,
     /// The base has nothing yet, and need not be asked.
     bare: bool,
+    /// Pairs in a packed base.
+    packed: usize,
     overlay: BTreeMap<Vec<u8>, Slot>,
     /// The group that changes belong to from now on.
     pub seq: u64,
@@ -70,12 +73,45 @@ pub struct Table {
 impl Table {
     /// An empty overlay over `base`.
     pub fn new(base: Arc<dyn Base>) -> Self {
-        Self { base, bare: false, overlay: BTreeMap::new(), seq: 0 }
+        Self { base, bare: false, packed: 0, overlay: BTreeMap::new(), seq: 0 }
     }
 
     /// As [`Self::new`], over a base that has nothing yet.
     pub fn over_nothing(base: Arc<dyn Base>) -> Self {
         Self { bare: true, ..Self::new(base) }
+    }
+
+    /// Over pairs that are in memory.
+    pub fn over_packed(packed: Packed) -> Self {
+        Self { packed: packed.len(), ..Self::new(Arc::new(packed)) }
+    }
+
+    /// True if packing would save memory that is worth the while.
+    pub fn is_loose(&self) -> bool {
+        /// About 10 MB.
+        const FEW: usize = if cfg!(test) { 20 } else { 50_000 };
+        self.overlay.len() > FEW.max(self.packed / 4)
+    }
+
+    /// Puts all pairs into a packed base. Only for a table whose base is in memory.
+    pub fn pack(&mut self) -> Result<()> {
+        let mut packer = Packer::default();
+        let (mut done, all) = (Ok(()), [0xff]);
+        self.merge(
+            self.below(&[], &all),
+            self.over(&[], &all),
+            |a, b| a < b,
+            |(k, v)| {
+                done = packer.push(&k, &v).map(drop);
+                done.is_ok()
+            },
+        )?;
+        done?;
+        let packed = packer.finish()?;
+        (self.packed, self.bare) = (packed.len(), false);
+        self.base = Arc::new(packed);
+        self.overlay.clear();
+        Ok(())
     }
 
     /// What lies below.
@@ -122,20 +158,25 @@ impl Table {
         Ok(out)
     }
 
-    /// The last pair with `lo <= key < hi`.
-    pub fn last(&self, lo: &[u8], hi: &[u8]) -> Result<Option<Pair>> {
-        let mut out = None;
+    /// At most `max` pairs with `lo <= key < hi`, from the last one backwards.
+    pub fn scan_back(&self, lo: &[u8], hi: &[u8], max: usize) -> Result<Vec<Pair>> {
+        let mut out = Vec::new();
         let (base, over) = (self.below(lo, hi).rev(), self.over(lo, hi).rev());
         self.merge(
             base,
             over,
             |a, b| a > b,
             |p| {
-                out = Some(p);
-                false
+                out.push(p);
+                out.len() < max
             },
         )?;
         Ok(out)
+    }
+
+    /// The last pair with `lo <= key < hi`.
+    pub fn last(&self, lo: &[u8], hi: &[u8]) -> Result<Option<Pair>> {
+        Ok(self.scan_back(lo, hi, 1)?.pop())
     }
 
     fn below<'a>(&'a self, lo: &[u8], hi: &[u8]) -> Pairs<'a> {

@@ -5,13 +5,13 @@ use super::frame::{Header, Kind, MAX_LEN, MAX_U40, MAX_U48, Stamp};
 use super::record::Change;
 use crate::types::{Extent, FrameRef};
 
-/// The frame of a file's data.
-pub fn data_frame(stamp: Stamp, kind: Kind, f: &NewFrame) -> Result<Vec<u8>> {
+/// The frame of a file's data, or a primer; `primer` is the one it was coded with, or that it is.
+pub fn data_frame(stamp: Stamp, kind: Kind, primer: u64, f: &NewFrame) -> Result<Vec<u8>> {
     let fits = f.payload.len() <= MAX_LEN
         && f.plain_len as usize <= MAX_LEN
         && f.ino.0 <= MAX_U40
         && f.generation <= MAX_U40
-        && f.primer <= MAX_U40
+        && primer <= MAX_U40
         && f.off <= MAX_U48;
     if !fits {
         return Err(StoreError::Refused(format!(
@@ -29,7 +29,7 @@ pub fn data_frame(stamp: Stamp, kind: Kind, f: &NewFrame) -> Result<Vec<u8>> {
         ino: f.ino.0,
         off: f.off,
         generation: f.generation,
-        primer: f.primer,
+        primer,
         code: stamp.code,
         plain_hash: f.plain_hash,
         payload_crc: 0,

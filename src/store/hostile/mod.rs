@@ -254,7 +254,8 @@ pub fn log(bytes: &[u8]) -> Option<Arc<Store>> {
     for file in FILES {
         volume.put(file, superblock::encode(&superblock(level(*ecc))));
     }
-    open::open(place(), &OpenOptions { read_only: true }, Arc::new(volume)).ok()
+    let (options, index) = (OpenOptions { read_only: true }, open::IndexFrom::Directory);
+    open::open_how(place(), &options, Arc::new(volume), index, true).ok()
 }
 
 /// Asks a store everything that it can be asked.
@@ -266,7 +267,8 @@ pub fn question(store: &Store) {
     let _ = (store.check_superblocks(false), store.index_is_whole(), store.scrub_position());
     let _ = (store.stats(), store.free_bytes(), store.models(), store.frames_by_model());
     let _ = (store.orphans(), store.staged_inodes(), store.live_frames());
-    let _ = (store.check_namespace(false), store.next_ino(), store.next_generation());
+    let _ = (store.salvage(false), store.check_namespace(false));
+    let _ = (store.next_ino(), store.next_generation());
 }
 
 /// A directory to lock.

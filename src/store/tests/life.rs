@@ -25,6 +25,7 @@ enum Act {
     Seal,
     Checkpoint,
     Clean,
+    Sweep,
     Parity,
     Recode,
     Scrub,
@@ -37,13 +38,14 @@ enum Act {
 }
 
 /// How often each comes up.
-const SHARES: [(Act, u64); 14] = [
+const SHARES: [(Act, u64); 15] = [
     (Act::Write, 30),
     (Act::Sync, 8),
     (Act::HandOver, 5),
     (Act::Seal, 3),
     (Act::Checkpoint, 2),
     (Act::Clean, 3),
+    (Act::Sweep, 4),
     (Act::Parity, 8),
     (Act::Recode, 4),
     (Act::Scrub, 3),
@@ -140,6 +142,7 @@ impl Life {
                 store.sync().unwrap();
                 self.durable();
             }
+            Act::Sweep => drop(sweep::step(&store, 1 + dice.below(3) as usize).unwrap()),
             Act::Parity => guard::protect_all(&store).unwrap(),
             Act::Recode => recode(&store, dice.below(6) as u8).unwrap(),
             Act::Scrub => {

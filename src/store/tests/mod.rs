@@ -4,6 +4,7 @@
 #![allow(clippy::large_stack_arrays)]
 
 mod closing;
+mod cutting;
 mod disk;
 mod each_call;
 mod failing;
@@ -13,6 +14,7 @@ mod history;
 mod indexes;
 mod known;
 mod life;
+pub mod lost;
 pub mod memory;
 mod panics;
 mod power;

@@ -33,6 +33,7 @@ enum Act {
     Seal,
     Checkpoint,
     Clean,
+    Sweep,
     Sidecars,
     /// A file's first extent is replaced by a coded one with the same bytes, with a primer.
     Recode(u8),
@@ -110,6 +111,7 @@ impl Run {
                 store.sync().unwrap();
                 synced = now;
             }
+            Act::Sweep => drop(sweep::step(&store, 1).unwrap()),
             Act::Sidecars => guard::protect_all(&store).unwrap(),
             Act::Recode(f) => recode(&store, *f).unwrap(),
             Act::Heal(scrub) => self.heal(&store, *scrub, dice),
@@ -442,7 +444,7 @@ fn a_sync_left_out_would_be_noticed() {
 
 fn random_act(dice: &mut Dice) -> Act {
     let f = dice.below(6) as u8;
-    match dice.below(41) {
+    match dice.below(43) {
         0..5 => Act::Do(Step::Create(f)),
         5 => Act::Do(Step::Unlink(f)),
         6..18 => {
@@ -462,7 +464,8 @@ fn random_act(dice: &mut Dice) -> Act {
         37 => Act::Model(f),
         38 => Act::Superblocks,
         39 => Act::Kill,
-        _ => Act::Reopen,
+        40 => Act::Reopen,
+        _ => Act::Sweep,
     }
 }
 
@@ -487,7 +490,7 @@ fn no_power_loss_in_a_long_history_loses_what_was_acknowledged() {
         run.crash_everywhere(6, points, &mut dice, &mut tally);
     }
     println!("{histories} histories: {tally:?} {done:?}");
-    assert!(done.len() == 13, "{done:?}");
+    assert!(done.len() == 14, "{done:?}");
     let enough = tally.states / 4;
     assert!(tally.at_risk > enough && tally.lost > enough / 4 && tally.twice > 0, "{tally:?}");
 }

@@ -1,0 +1,292 @@
+//! A store that has lost its namespace, or a part of its history: what the frames of files still tell.
+//!
+//! A frame's header names its inode, its place in the file and its generation. So files come back with
+//! their bytes where they were, the newest frame on top, but without names and attributes.
+
+use super::api::{ModelEntry, Result, StoreError};
+use super::frame::{Header, Kind};
+use super::fsck::Problem;
+use super::open::new_attr;
+use super::record::Change;
+use super::replay::read_group;
+use super::summary::summary;
+use super::superblock::SEGMENT_HEADER;
+use super::{Store, lock};
+use crate::types::{Attr, Extent, FrameRef, Ino};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+/// What is missing of a store's history.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Loss {
+    /// No checkpoint has a root directory.
+    pub namespace: bool,
+    /// Groups are missing.
+    pub groups: bool,
+}
+
+impl Loss {
+    /// True if anything is missing.
+    pub fn any(self) -> bool {
+        self.namespace || self.groups
+    }
+}
+
+/// What others are told who open such a store.
+pub fn refusal(shown: &str) -> StoreError {
+    StoreError::Refused(format!(
+        "{shown} has lost its namespace: no checkpoint of its log has a root directory. It is not \
+         empty; lmfs fsck --repair {shown} brings back what its log still tells"
+    ))
+}
+
+/// Changes made under one hold of the writer's lock.
+const BATCH: usize = 500;
+
+/// A frame of a file, or a primer.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    at: FrameRef,
+    h: Header,
+}
+
+impl Found {
+    fn end(&self) -> u64 {
+        self.h.off.saturating_add(self.h.plain_len.into())
+    }
+
+    fn extent(&self) -> Extent {
+        Extent {
+            off: self.h.off,
+            len: self.h.plain_len.into(),
+            frame: self.at,
+            frame_off: 0,
+            plain_len: self.h.plain_len,
+            form: self.h.form,
+            staged: self.h.staged,
+            generation: self.h.generation,
+            primer: self.h.primer,
+            model: self.h.model,
+        }
+    }
+}
+
+/// What lies in the log.
+#[derive(Debug, Default)]
+struct InLog {
+    /// Readable frames of files.
+    data: Vec<Found>,
+    /// Readable primers, in the order of the log.
+    primers: Vec<Found>,
+    /// Inodes that were deleted.
+    deleted: BTreeSet<u64>,
+}
+
+impl InLog {
+    /// The primer of this id. Its frame says so; in stores of before, the owner's last one ahead of the
+    /// first frame that names it is taken: they were written together.
+    fn primer(&self, id: u64, owner: u64) -> Option<FrameRef> {
+        if let Some(p) = self.primers.iter().rev().find(|p| p.h.primer == id) {
+            return Some(p.at);
+        }
+        let first = self.data.iter().filter(|f| f.h.primer == id).map(|f| f.at).min()?;
+        let own = |p: &&Found| p.h.primer == 0 && p.h.ino == owner;
+        let ahead = self.primers.iter().rev().filter(own).find(|p| p.at < first);
+        ahead.or_else(|| self.primers.iter().find(own)).map(|p| p.at)
+    }
+}
+
+/// What is missing in the table, and the changes that bring it back.
+#[derive(Debug, Default)]
+struct Plan {
+    /// Frames of inodes that nothing tells of, oldest first.
+    strangers: Vec<Found>,
+    /// Frames of other inodes that are newer than what is there.
+    newer: Vec<Found>,
+}
+
+impl Store {
+    /// Looks for what a store that has lost its namespace or a part of its history still holds. With
+    /// `repair`, it is entered again; files without a name are left to [`Store::check_namespace`].
+    /// Nobody else may use the store meanwhile.
+    pub fn salvage(&self, repair: bool) -> Result<Vec<Problem>> {
+        let loss = *lock(&self.loss);
+        let mut problems = Vec::new();
+        let mut say = |reason: String| problems.push(Problem { ino: Ino::ROOT, reason });
+        if loss.namespace {
+            say("the archive has lost its namespace: no checkpoint has a root directory".into());
+        }
+        if loss.groups {
+            say("the log has lost groups: what they changed is as it was before".into());
+        }
+        if !loss.any() {
+            return Ok(problems);
+        }
+        // Where no group is missing, all that frames could tell is known, deletions too.
+        let all = if loss.groups { self.in_log()? } else { InLog::default() };
+        let plan = self.plan(&all)?;
+        let files: BTreeSet<u64> = plan.strangers.iter().map(|f| f.h.ino).collect();
+        if !files.is_empty() {
+            let (files, frames) = (files.len(), plan.strangers.len());
+            say(format!("{files} files are known by their frames only, {frames} in all"));
+        }
+        if !plan.newer.is_empty() {
+            say(format!("{} frames of other files are known to nothing else", plan.newer.len()));
+        }
+        if repair {
+            self.bring_back(&plan, &all)?;
+            *lock(&self.loss) = Loss::default();
+        }
+        Ok(problems)
+    }
+
+    /// All frames of files that can be read.
+    fn in_log(&self) -> Result<InLog> {
+        let mut all = InLog::default();
+        for (number, _) in self.segments.lens() {
+            let (lines, _) = summary(&self.segments, number, SEGMENT_HEADER as u64)?;
+            for line in lines {
+                match line.kind {
+                    Kind::Data | Kind::Primer => match self.segments.frame(line.frame) {
+                        Ok((h, _)) if h.kind == Kind::Data => {
+                            all.data.push(Found { at: line.frame, h });
+                        }
+                        Ok((h, _)) => all.primers.push(Found { at: line.frame, h }),
+                        Err(e) => ::log::error!("{e}"),
+                    },
+                    Kind::Group => {
+                        let group = read_group(&self.segments, line.frame)?;
+                        let changes = group.map_or_else(Vec::new, |g| g.changes());
+                        all.deleted.extend(changes.into_iter().flatten().filter_map(|c| match c {
+                            Change::DelInode(ino) => Some(ino.0),
+                            _ => None,
+                        }));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    fn plan(&self, all: &InLog) -> Result<Plan> {
+        let mut data = all.data.clone();
+        // What was coded anew or moved has the generation it had, and lies behind.
+        data.sort_by_key(|f| (f.h.generation, f.at));
+        let mut plan = Plan::default();
+        let mut newest: BTreeMap<u64, Option<u64>> = BTreeMap::new();
+        for f in data {
+            let ino = Ino(f.h.ino);
+            // No writer makes a frame of the root, or of no bytes.
+            if ino <= Ino::ROOT || all.deleted.contains(&f.h.ino) || f.h.plain_len == 0 {
+                continue;
+            }
+            if self.inode(ino)?.is_none() {
+                plan.strangers.push(f);
+                continue;
+            }
+            // An older frame was overwritten or cut off, for all that is known.
+            let known = match newest.entry(f.h.ino) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(to_be) => {
+                    let there = self.extents_in(ino, 0, u64::MAX)?;
+                    *to_be.insert(there.iter().map(|e| e.generation).max())
+                }
+            };
+            if known.is_none_or(|g| g < f.h.generation) {
+                plan.newer.push(f);
+            }
+        }
+        Ok(plan)
+    }
+
+    fn bring_back(&self, plan: &Plan, all: &InLog) -> Result<()> {
+        let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
+        let frames = || plan.strangers.iter().chain(&plan.newer);
+        for f in frames() {
+            let size = sizes.entry(f.h.ino).or_default();
+            *size = f.end().max(*size);
+        }
+        let mut changes = Vec::new();
+        if self.inode(Ino::ROOT)?.is_none() {
+            let root = new_attr(libc::S_IFDIR | 0o755);
+            changes.push(Change::PutInode(Ino::ROOT, Attr { nlink: 2, ..root }));
+        }
+        for (ino, size) in sizes {
+            let old = self.inode(Ino(ino))?;
+            let attr = old.unwrap_or_else(|| new_attr(libc::S_IFREG | 0o600));
+            let attr = Attr { size: attr.size.max(size), ..attr };
+            changes.push(Change::PutInode(Ino(ino), attr));
+        }
+        changes.extend(self.lost_models(frames().map(|f| f.h.model).collect())?);
+        self.enter(&changes)?;
+        for some in frames().collect::<Vec<_>>().chunks(BATCH) {
+            let mut changes = Vec::new();
+            for f in some {
+                let (id, owner) = (f.h.primer, f.h.ino);
+                // It goes with the last extent that names it, and comes again with the next.
+                if id != 0
+                    && self.primer(id)?.is_none()
+                    && let Some(frame) = all.primer(id, owner)
+                {
+                    let primer = Change::PutPrimer { id, ino: Ino(owner), frame };
+                    self.enter(&std::mem::take(&mut changes))?;
+                    changes.push(primer);
+                }
+                changes.push(Change::PutExtent(Ino(owner), f.extent()));
+                if id != 0 {
+                    self.enter(&std::mem::take(&mut changes))?;
+                }
+            }
+            self.enter(&changes)?;
+        }
+        let (ino, generation) = {
+            let totals = &self.state().totals;
+            (totals.last_ino, totals.last_generation)
+        };
+        self.last_ino.fetch_max(ino, Ordering::Relaxed);
+        self.last_generation.fetch_max(generation, Ordering::Relaxed);
+        // The next mount finds a root there.
+        self.renew_checkpoint()
+    }
+
+    /// Entries for models that frames name and the table does not know, if only one can be meant. What
+    /// it does not decode to the right bytes stays unreadable.
+    fn lost_models(&self, named: BTreeSet<u16>) -> Result<Vec<Change>> {
+        let known = self.models()?;
+        let files = self.model_files()?;
+        let unknown = named.into_iter().filter(|n| *n != 0 && known.iter().all(|m| m.number != *n));
+        let [id] = files[..] else { return Ok(Vec::new()) };
+        let entry = |number| ModelEntry {
+            number,
+            id,
+            engine: crate::block::ENGINE,
+            name: format!("lost-{number}"),
+        };
+        Ok(unknown.map(|number| Change::PutModel(entry(number))).collect())
+    }
+
+    /// Enters changes into the log and the table.
+    fn enter(&self, changes: &[Change]) -> Result<()> {
+        for some in changes.chunks(BATCH) {
+            let mut w = lock(&self.writer);
+            w.admits()?;
+            w.ensure(some.len() as u64 * 256, true)?;
+            if w.group_is_full(some.len() * 256) {
+                w.close_group(self.durable.load(Ordering::Acquire))?;
+            }
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            state.table.seq = w.seq + 1;
+            for change in some {
+                w.log(change);
+                if let Err(e) = state.apply(change) {
+                    w.fail(&e.to_string());
+                    return Err(e);
+                }
+            }
+        }
+        Ok(())
+    }
+}
