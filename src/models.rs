@@ -75,7 +75,21 @@ fn embedded(name: &str) -> Option<&'static [u8]> {
 /// The same, ready to code.
 pub fn load(name: &str) -> Result<Arc<Lm>, ModelError> {
     let bytes = find(name)?;
-    Lm::load(&bytes).map_err(|source| ModelError::Refused { name: name.to_owned(), source })
+    ready(&bytes).map_err(|source| ModelError::Refused { name: name.to_owned(), source })
+}
+
+/// A model's file ready to code; the embedded ones are made ready once.
+#[expect(clippy::ptr_arg, reason = "it matters whether the bytes are part of the program")]
+fn ready(bytes: &Cow<'static, [u8]>) -> Result<Arc<Lm>, LmError> {
+    static LOADED: Mutex<Vec<(usize, Arc<Lm>)>> = Mutex::new(Vec::new());
+    let Cow::Borrowed(own) = bytes else { return Lm::load(bytes) };
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, lm)) = loaded.iter().find(|(at, _)| *at == own.as_ptr().addr()) {
+        return Ok(Arc::clone(lm));
+    }
+    let lm = Lm::load(own)?;
+    loaded.push((own.as_ptr().addr(), Arc::clone(&lm)));
+    Ok(lm)
 }
 
 /// An id in hexadecimal.
@@ -119,11 +133,8 @@ impl Pins {
             });
         };
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        // The same model as another version of the engine used it.
-        let is = |lm: &&Arc<Lm>| lm.id() == entry.id;
-        let alike = loaded.values().flatten().find(is).cloned();
         let found = loaded.entry(number).or_insert_with(|| {
-            let made = self.read(&entry, alike.as_ref());
+            let made = self.read(&entry);
             if let Err(reason) = &made {
                 log::error!(
                     "model '{}', id {}: {reason}; files coded with it cannot be read",
@@ -140,22 +151,17 @@ impl Pins {
         })
     }
 
-    fn read(&self, entry: &ModelEntry, alike: Option<&Arc<Lm>>) -> Result<Arc<Lm>, String> {
-        let lm = match alike {
-            Some(lm) => Arc::clone(lm),
-            None => self.load(entry)?,
-        };
-        let lm = lm.of_engine(entry.engine).ok_or_else(|| {
-            format!(
-                "its frames need engine {}, this version has {ENGINE} at most; use a newer one",
+    fn read(&self, entry: &ModelEntry) -> Result<Arc<Lm>, String> {
+        if entry.engine != ENGINE {
+            return Err(format!(
+                "its frames need engine {}, this version has {ENGINE}; use another one",
                 entry.engine
-            )
-        })?;
-        Ok(Arc::new(lm))
-    }
-
-    fn load(&self, entry: &ModelEntry) -> Result<Arc<Lm>, String> {
-        // The store's copy, or the same file wherever else it is.
+            ));
+        }
+        // Part of the program, the store's copy, or the same file wherever else it is.
+        if let Some(bytes) = embedded(&hex(&entry.id)) {
+            return ready(&bytes.into()).map_err(|e| e.to_string());
+        }
         let bytes = match self.store.model_file(&entry.id) {
             Ok(bytes) => Cow::from(bytes),
             Err(e) => match find(&hex(&entry.id)) {
@@ -168,7 +174,7 @@ impl Pins {
                 }
             },
         };
-        let lm = Lm::load(&bytes).map_err(|e| e.to_string())?;
+        let lm = ready(&bytes).map_err(|e| e.to_string())?;
         if lm.id() == entry.id { Ok(lm) } else { Err("its file is another model's".into()) }
     }
 
@@ -235,7 +241,7 @@ impl Pins {
     pub fn adopt(&self, name: &str) -> Result<u16, ModelError> {
         let bytes = find(name)?;
         let refused = |source| ModelError::Refused { name: name.to_owned(), source };
-        let lm = Lm::load(&bytes).map_err(refused)?;
+        let lm = ready(&bytes).map_err(refused)?;
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = self.store.models()?;
         self.store.put_model_file(&lm.id(), &bytes)?;

@@ -1,10 +1,15 @@
-//! A language model that blocks can be coded with: checked, packed, with its vocabulary.
+//! A model that blocks can be coded with: checked, packed, with its vocabulary; it has a network or a
+//! prior.
 
 use super::BlockError;
+use crate::codec::prior::Prior;
 use crate::codec::token_model::{Token, TokenModel};
-use crate::codec::{Child, ENGINE, LANES_MAX, Vocab};
+use crate::codec::{Child, LANES_MAX, Predictor, Vocab};
 use crate::model::engine::fingerprint;
-use crate::model::{Engine, EngineError, FileError, Input, Model, Session, Tree};
+use crate::model::prior::UNIT;
+use crate::model::{
+    Engine, EngineError, FileError, Input, Model, Parts, PriorModel, Session, Tree,
+};
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,8 +37,6 @@ pub enum LmError {
 #[derive(Clone)]
 pub struct Lm {
     core: Arc<Core>,
-    /// Version of the engine that it codes with.
-    engine: u16,
     /// Bytes of a block, and its lanes.
     unit: u32,
     lanes: usize,
@@ -47,9 +50,15 @@ pub struct Lm {
 struct Core {
     id: ModelId,
     name: String,
+    vocab: Arc<Vocab>,
+    prior: Option<Arc<Prior>>,
+    network: Option<Network>,
+}
+
+/// A network and the sessions it has.
+struct Network {
     start: u32,
     engine: Arc<Engine>,
-    vocab: Arc<Vocab>,
     busy: Arc<Busy>,
     idle: Mutex<Vec<Lanes>>,
 }
@@ -83,7 +92,14 @@ impl Lm {
     /// Reads a canonical model file, packs it for this CPU, and runs its golden check: a model
     /// that computes anything else here is refused.
     pub fn load(bytes: &[u8]) -> Result<Arc<Self>, LmError> {
-        let model = Model::from_bytes(bytes)?;
+        let id = *blake3::hash(bytes).as_bytes();
+        match Parts::from_bytes(bytes)? {
+            Parts::Network(model) => Self::of_network(id, *model),
+            Parts::Prior(model) => Ok(Self::of_prior(id, model)),
+        }
+    }
+
+    fn of_network(id: ModelId, model: Model) -> Result<Arc<Self>, LmError> {
         let engine = Arc::new(Engine::new(&model));
         let got = guarded(|| fingerprint(&engine, &model.golden.tokens))?;
         if *got.as_bytes() != model.golden.hash {
@@ -91,31 +107,45 @@ impl Lm {
             return Err(EngineError::Golden { name: model.manifest.name, got, want }.into());
         }
         let vocab = Arc::new(vocabulary(&model)?);
-        let core = Core {
-            id: *blake3::hash(bytes).as_bytes(),
-            name: model.manifest.name,
-            start: model.hyper.start,
-            engine,
-            vocab,
-            busy: Arc::default(),
-            idle: Mutex::default(),
-        };
-        let (unit, lanes) = (model.hyper.unit, model.hyper.lanes as usize);
+        let start = model.hyper.start;
+        let network = Network { start, engine, busy: Arc::default(), idle: Mutex::default() };
+        let name = model.manifest.name;
+        let core = Core { id, name, vocab, prior: None, network: Some(network) };
         Ok(Arc::new(Self {
             core: Arc::new(core),
-            engine: ENGINE,
-            unit,
-            lanes: lanes.min(LANES_MAX),
+            unit: model.hyper.unit,
+            lanes: (model.hyper.lanes as usize).min(LANES_MAX),
             stop: None,
             background: false,
         }))
+    }
+
+    fn of_prior(id: ModelId, model: PriorModel) -> Arc<Self> {
+        let (name, vocab) = (model.manifest.name, model.vocab);
+        let core = Core { id, name, vocab, prior: Some(model.prior), network: None };
+        let core = Arc::new(core);
+        Arc::new(Self { core, unit: UNIT, lanes: 1, stop: None, background: false })
+    }
+
+    /// Experts that know nothing yet, for a text of `len` bytes.
+    pub(super) fn experts(&self, len: usize) -> Predictor {
+        match &self.core.prior {
+            Some(prior) => Predictor::informed(&self.core.vocab, len, prior),
+            None => Predictor::beside(&self.core.vocab, len),
+        }
+    }
+
+    /// True if it has a network: then decoding takes many times as long as with the experts alone.
+    pub fn is_slow(&self) -> bool {
+        self.core.network.is_some()
     }
 
     /// The same model coding blocks of `unit` bytes in so many lanes, whatever its file says. What
     /// it coded decodes in any case.
     #[must_use]
     pub fn in_lanes(&self, lanes: usize, unit: u32) -> Self {
-        Self { lanes: lanes.clamp(1, LANES_MAX), unit, ..self.clone() }
+        let lanes = if self.is_slow() { lanes.clamp(1, LANES_MAX) } else { 1 };
+        Self { unit, lanes, ..self.clone() }
     }
 
     /// The same model for work that is given up once `stop` is true: a block can take long.
@@ -130,20 +160,9 @@ impl Lm {
         Self { background: true, ..self.clone() }
     }
 
-    /// The same model coding and decoding as a version of the engine did; `None` for one to come.
-    #[must_use]
-    pub fn of_engine(&self, engine: u16) -> Option<Self> {
-        (engine <= ENGINE).then(|| Self { engine, ..self.clone() })
-    }
-
-    /// Version of the engine that it codes with.
-    pub fn engine(&self) -> u16 {
-        self.engine
-    }
-
-    /// True if both are the same model in memory, and code alike.
+    /// True if both are the same model in memory.
     pub fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.core, &other.core) && self.engine == other.engine
+        Arc::ptr_eq(&self.core, &other.core)
     }
 
     /// BLAKE3 of its file.
@@ -173,9 +192,9 @@ impl Lm {
         len.div_ceil(room).clamp(1, self.lanes)
     }
 
-    /// Instruction set in use.
+    /// Instruction set that the network uses.
     pub fn isa(&self) -> &'static str {
-        self.core.engine.isa().name()
+        self.core.network.as_ref().map_or("", |n| n.engine.isa().name())
     }
 
     /// Its tokens and coding tree.
@@ -183,19 +202,25 @@ impl Lm {
         &self.core.vocab
     }
 
-    /// Memory of weights and vocabulary, in bytes.
+    /// Memory of weights, prior and vocabulary, in bytes.
     pub fn weight(&self) -> usize {
-        self.core.engine.bytes() + self.core.vocab.weight()
+        self.core.network.as_ref().map_or(0, |n| n.engine.bytes())
+            + self.core.prior.as_ref().map_or(0, |p| p.weight())
+            + self.core.vocab.weight()
     }
 
-    /// Has `code` use lanes at the start of text. After a panic, of whichever thread, there is an
-    /// error; the lanes and their threads are not used again.
+    /// Has `code` use the network's lanes at the start of text, if there is one. After a panic, of
+    /// whichever thread, there is an error; the lanes and their threads are not used again.
     pub(super) fn code<T>(
         &self,
         code: impl FnOnce(Option<&mut dyn TokenModel>) -> T,
     ) -> Result<T, BlockError> {
+        let Some(network) = &self.core.network else {
+            let stopped = self.stop.as_ref().is_some_and(|s| s.load(Ordering::Relaxed));
+            return if stopped { Err(BlockError::Stopped) } else { Ok(code(None)) };
+        };
         guarded(|| {
-            let mut session = self.session()?;
+            let mut session = self.session(network)?;
             let coded = code(session.model());
             session.finish()?;
             Ok(coded)
@@ -204,15 +229,15 @@ impl Lm {
 
     /// Lanes at the start of text. A block that is coded alone gets all cores, several at a time
     /// a core each.
-    fn session(&self) -> Result<Borrowed<'_>, EngineError> {
+    fn session<'a>(&self, network: &'a Network) -> Result<Borrowed<'a>, EngineError> {
         let background = self.background;
-        let others = self.core.busy.rivals(background);
-        self.core.busy.count(background).fetch_add(1, Ordering::SeqCst);
-        let mut borrowed = Borrowed { lm: self, lanes: None };
+        let others = network.busy.rivals(background);
+        network.busy.count(background).fetch_add(1, Ordering::SeqCst);
+        let mut borrowed = Borrowed { network, background, lanes: None };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if others == 0 { cores } else { 1 };
         let found = {
-            let mut idle = self.core.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut idle = network.idle.lock().unwrap_or_else(PoisonError::into_inner);
             // Threads have the priority of whoever started them: the background's are not lent to
             // readers, who would wait for them.
             let alike = |l: &Lanes| l.threads == threads && l.background == background;
@@ -221,7 +246,7 @@ impl Lm {
         };
         let mut lanes = match found {
             Some(l) => l,
-            None => Lanes::new(&self.core, self.lanes, threads)?,
+            None => Lanes::new(network, self.lanes, threads)?,
         };
         lanes.stop.clone_from(&self.stop);
         lanes.background = background;
@@ -258,7 +283,8 @@ fn children(tree: &Tree) -> Vec<[Child; 2]> {
 
 /// Lanes on loan; they go back to their model when dropped, but not after a panic.
 struct Borrowed<'a> {
-    lm: &'a Lm,
+    network: &'a Network,
+    background: bool,
     lanes: Option<Lanes>,
 }
 
@@ -280,12 +306,12 @@ impl Drop for Borrowed<'_> {
     fn drop(&mut self) {
         /// Sessions kept; each may hold a cache of keys and values for every lane.
         const KEPT: usize = 2;
-        self.lm.core.busy.count(self.lm.background).fetch_sub(1, Ordering::SeqCst);
+        self.network.busy.count(self.background).fetch_sub(1, Ordering::SeqCst);
         if std::thread::panicking() {
             return;
         }
         let Some(lanes) = self.lanes.take() else { return };
-        let mut idle = self.lm.core.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.network.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() == KEPT {
             idle.remove(0);
         }
@@ -322,12 +348,12 @@ impl Lanes {
     const COLUMNS: usize = 64;
 
     /// Lanes for at most `threads` threads; [`TokenModel::reset`] readies them.
-    fn new(core: &Core, lanes: usize, threads: usize) -> Result<Self, EngineError> {
-        let session = Session::new(Arc::clone(&core.engine), lanes, threads)?;
+    fn new(network: &Network, lanes: usize, threads: usize) -> Result<Self, EngineError> {
+        let session = Session::new(Arc::clone(&network.engine), lanes, threads)?;
         Ok(Self {
-            engine: Arc::clone(&core.engine),
-            busy: Arc::clone(&core.busy),
-            start: core.start,
+            engine: Arc::clone(&network.engine),
+            busy: Arc::clone(&network.busy),
+            start: network.start,
             threads,
             stop: None,
             background: false,
@@ -434,14 +460,18 @@ impl TokenModel for Lanes {
 mod tests {
     use super::*;
 
+    fn network(lm: &Lm) -> &Network {
+        lm.core.network.as_ref().unwrap()
+    }
+
     #[test]
     fn a_panic_of_the_engine_is_an_error_and_its_threads_are_not_used_again() {
         let lm = Lm::load(include_bytes!("../../tests/data/tiny.model")).unwrap();
         let lm = lm.in_lanes(8, 4096);
-        let kept = || lm.core.idle.lock().unwrap().len();
+        let kept = || network(&lm).idle.lock().unwrap().len();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         for member in 0..cores.min(2) {
-            let mut session = lm.session().unwrap();
+            let mut session = lm.session(network(&lm)).unwrap();
             if let Some(lanes) = &mut session.lanes {
                 lanes.session.panics = Some(member);
             }
@@ -458,10 +488,10 @@ mod tests {
                 assert!(
                     matches!(&e, BlockError::Engine(e) if matches!(**e, EngineError::Panicked))
                 );
-                assert_eq!((kept(), lm.core.busy.rivals(true)), (0, 0));
+                assert_eq!((kept(), network(&lm).busy.rivals(true)), (0, 0));
             }
             assert!(lm.code(step).unwrap().is_sorted());
-            lm.core.idle.lock().unwrap().clear();
+            network(&lm).idle.lock().unwrap().clear();
         }
     }
 
@@ -469,20 +499,20 @@ mod tests {
     fn the_backgrounds_lanes_are_not_lent_to_readers() {
         let lm = Lm::load(include_bytes!("../../tests/data/tiny.model")).unwrap();
         let background = lm.in_background();
-        let kept = || lm.core.idle.lock().unwrap().len();
-        drop(background.session().unwrap());
+        let kept = || network(&lm).idle.lock().unwrap().len();
+        drop(background.session(network(&lm)).unwrap());
         assert_eq!(kept(), 1);
-        let reader = lm.session().unwrap();
+        let reader = lm.session(network(&lm)).unwrap();
         assert_eq!(kept(), 1);
         drop(reader);
         assert_eq!(kept(), 2);
-        let reader = lm.session().unwrap();
+        let reader = lm.session(network(&lm)).unwrap();
         assert_eq!(kept(), 1);
         // The background leaves the cores to the reader, the reader does not to the background.
-        let other = background.session().unwrap();
+        let other = background.session(network(&lm)).unwrap();
         assert_eq!(other.lanes.as_ref().unwrap().threads, 1);
-        assert_eq!((lm.core.busy.rivals(false), lm.core.busy.rivals(true)), (1, 2));
+        assert_eq!((network(&lm).busy.rivals(false), network(&lm).busy.rivals(true)), (1, 2));
         drop((reader, other));
-        assert_eq!((lm.core.busy.rivals(false), lm.core.busy.rivals(true)), (0, 0));
+        assert_eq!((network(&lm).busy.rivals(false), network(&lm).busy.rivals(true)), (0, 0));
     }
 }

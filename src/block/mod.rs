@@ -2,7 +2,7 @@
 //!
 //! Chooses the smallest admissible form for a block, and proves it by decoding before it is used.
 
-use crate::codec::{self, Predictor, VOCAB, Vocab};
+use crate::codec::{self, Predictor};
 use crate::model::EngineError;
 use crate::types::Form;
 use std::sync::Arc;
@@ -118,15 +118,10 @@ const ZSTD_SHARE: usize = 3;
 /// Bytes of an unprimed block that tell whether the language model earns its time.
 const JUDGED: usize = 8 << 10;
 
-/// The vocabulary that a model codes, or the embedded one.
-fn vocab(lm: Option<&Lm>) -> &Arc<Vocab> {
-    lm.map_or(&VOCAB, |lm| lm.vocab())
-}
-
 /// Experts that know nothing yet, for a text of `len` bytes.
 fn experts(lm: Option<&Lm>, len: usize) -> Predictor {
     match lm {
-        Some(lm) => Predictor::beside(lm.vocab(), len, lm.engine()),
+        Some(lm) => lm.experts(len),
         None => Predictor::new(len),
     }
 }
@@ -176,8 +171,12 @@ fn modelled(plain: &[u8], primer: Option<&Primer>, tier: &Tier) -> Result<Encode
         return Ok(Encoded { primed: true, ..coded });
     }
     let alone = |part: &[u8], lm: Option<&Lm>| code(part, &mut experts(lm, part.len()), lm);
+    let lm = match tier.lm.as_deref() {
+        Some(lm) if lm.is_slow() => lm,
+        // No slower to decode than it is worth.
+        own => return alone(plain, own),
+    };
     let fast = alone(plain, None)?;
-    let Some(lm) = tier.lm.as_deref() else { return Ok(fast) };
     if plain.len() > 2 * JUDGED {
         let part = &plain[..JUDGED];
         let (with, without) = (alone(part, Some(lm))?, alone(part, None)?);
@@ -200,7 +199,11 @@ fn unmodelled(
         let mut predictor = experts(lm, plain_len as usize);
         return uncode(payload, plain_len, &mut predictor, lm);
     };
-    if !Arc::ptr_eq(primer.vocab(), vocab(lm)) {
+    let own = match (primer.lm(), lm) {
+        (Some(own), Some(lm)) => own.is(lm),
+        (own, lm) => own.is_none() && lm.is_none(),
+    };
+    if !own {
         return Err(BlockError::Corrupt("its primer is of another model".into()));
     }
     if payload.first().is_none_or(|first| first & CONTINUES == 0) {

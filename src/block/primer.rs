@@ -1,7 +1,7 @@
 //! Primers: what the experts know of a file before its blocks.
 
 use super::{BlockError, Encoded, Lm, Tier, code, decode, experts, prove, uncode};
-use crate::codec::{self, Predictor, Vocab};
+use crate::codec::{self, Predictor};
 use crate::types::Form;
 use std::sync::Arc;
 
@@ -36,13 +36,14 @@ impl Primer {
             let coded = code(&plain, &mut predictor, lm.map(|lm| &**lm))?;
             Ok::<_, BlockError>((predictor, coded, lm.cloned()))
         };
-        let mut chosen = attempt(None)?;
-        if let Some(lm) = &tier.lm {
-            let with = attempt(Some(lm))?;
-            if tier.earns(with.1.payload.len(), chosen.1.payload.len()) {
-                chosen = with;
+        let chosen = match &tier.lm {
+            Some(lm) if lm.is_slow() => {
+                let (with, without) = (attempt(Some(lm))?, attempt(None)?);
+                let earns = tier.earns(with.1.payload.len(), without.1.payload.len());
+                if earns { with } else { without }
             }
-        }
+            own => attempt(own.as_ref())?,
+        };
         let (predictor, coded, lm) = chosen;
         Ok((Self { plain: plain.into(), predictor: Arc::new(predictor), lm }, coded))
     }
@@ -83,11 +84,6 @@ impl Primer {
     /// The language model that its blocks are coded with.
     pub fn lm(&self) -> Option<&Lm> {
         self.lm.as_deref()
-    }
-
-    /// The vocabulary that its experts know.
-    pub(super) fn vocab(&self) -> &Arc<Vocab> {
-        self.predictor.vocab()
     }
 
     /// Experts in the state that coder and decoder of a block begin with.

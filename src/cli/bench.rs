@@ -40,10 +40,6 @@ struct CodecArgs {
     /// Percent that the language model must save to be used, as the mount option
     #[arg(long, default_value_t = Tier::LM_GAIN)]
     lm_gain: f64,
-    /// Version of the engine that the language model is used with: an earlier one, to compare
-    #[arg(long, default_value_t = block::ENGINE,
-          value_parser = clap::value_parser!(u16).range(..=i64::from(block::ENGINE)))]
-    engine: u16,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -104,15 +100,16 @@ pub fn run(a: &Args) -> Outcome {
     if let (Some(lm), Some(lanes)) = (&tier.lm, a.lanes) {
         tier.lm = Some(Arc::new(lm.in_lanes(lanes as usize, block_size)));
     }
-    tier.lm = tier.lm.and_then(|lm| lm.of_engine(a.engine)).map(Arc::new);
     let lanes = tier.lm.as_ref().map_or(1, |lm| lm.lanes() as u32);
     let isa = tier.lm.as_ref().map_or("", |lm| lm.isa());
     let threads = match &tier.lm {
-        Some(_) => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
-        None => 1,
+        Some(lm) if lm.is_slow() => {
+            std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
+        }
+        _ => 1,
     };
     let mut sum = bench::Measured { roundtrip: true, ..bench::Measured::default() };
-    let (engine, model) = (a.engine, a.model.clone());
+    let (engine, model) = (block::ENGINE, a.model.clone());
     let none = row("total".into(), &sum);
     let mut report =
         Report { model, engine, isa, block_size, lanes, threads, files: Vec::new(), total: none };

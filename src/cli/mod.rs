@@ -22,6 +22,7 @@ mod stat;
 mod status;
 mod syslog;
 mod target;
+mod train;
 #[cfg(feature = "import")]
 mod tune;
 mod umount;

@@ -3,9 +3,11 @@
 use super::output::{self, Say};
 use super::{FAILED, Failure, Outcome, USAGE, convert, target};
 use crate::block::Lm;
+use crate::codec::prior::KINDS;
 use crate::control::Request;
+use crate::model::prior::UNIT;
 use crate::model::registry::{self, Listed};
-use crate::model::{Model, Registry};
+use crate::model::{Model, Parts, Registry};
 use crate::models;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -60,6 +62,8 @@ enum What {
         #[arg(long)]
         licence: Option<String>,
     },
+    /// Make a model with a prior: count a directory of text
+    Train(super::train::Args),
     /// Make a model for one's own text: learn from files, starting from another model
     #[cfg(feature = "import")]
     Tune(super::tune::Args),
@@ -116,6 +120,7 @@ pub fn run(a: &Args, say: Say) -> Outcome {
             let unit = block_size.as_deref().map(super::mkfs::block_size).transpose()?;
             import_model(source, name.as_deref(), unit, *lanes, licence.as_deref(), say)
         }
+        What::Train(a) => super::train::run(a, say),
         #[cfg(feature = "import")]
         What::Tune(a) => super::tune::run(a, say),
         What::Export { name, output } => export(name, output),
@@ -169,7 +174,6 @@ fn list(json: bool) -> Outcome {
 fn info(name: &str) -> Outcome {
     let bytes = models::find(name)?;
     let row = Row::from(registry::describe(&bytes, Path::new(name))?);
-    let h = Model::from_bytes(&bytes)?.hyper;
     println!("name          {}", row.name);
     println!("id            {}", row.id);
     println!("source        {}", row.source);
@@ -177,6 +181,16 @@ fn info(name: &str) -> Outcome {
     println!("parameters    {}", row.parameters);
     println!("size          {}", output::size(row.bytes));
     println!("engine        {}", row.engine);
+    let h = match Parts::from_bytes(&bytes)? {
+        Parts::Network(model) => model.hyper,
+        Parts::Prior(model) => {
+            println!("vocabulary    {} tokens", model.vocab.size());
+            println!("contexts      {}, of {KINDS} kinds", model.size.0);
+            println!("memory        {}", output::size(model.prior.weight() as u64));
+            println!("block         {}", output::size(UNIT.into()));
+            return Ok(());
+        }
+    };
     println!("vocabulary    {} tokens", h.vocab);
     println!("layers        {} of width {}, feed-forward {}", h.layers, h.hidden, h.feed_forward);
     println!("heads         {}, {} for keys and values, {} wide", h.heads, h.kv_heads, h.head_dim);
@@ -189,10 +203,10 @@ fn verify(name: &str, source: Option<&Path>, text: Option<&Path>) -> Outcome {
     let bytes = models::find(name)?;
     let began = Instant::now();
     let lm = Lm::load(&bytes)?;
+    let isa = if lm.is_slow() { format!(" ({})", lm.isa()) } else { String::new() };
     println!(
-        "{}: whole, and computes here ({}) what it must; {:.0} ms",
+        "{}: whole, and computes here{isa} what it must; {:.0} ms",
         lm.name(),
-        lm.isa(),
         began.elapsed().as_secs_f64() * 1e3
     );
     if let Some(path) = source {
@@ -222,6 +236,7 @@ fn import_model(
         let bytes = std::fs::read(path)
             .map_err(|e| Failure::new(FAILED, format!("{}: {e}", path.display())))?;
         if bytes.starts_with(&crate::model::file::MAGIC) {
+            let bytes = renamed(bytes, name)?;
             return taken(&registry.add(&bytes)?, say);
         }
     }
@@ -234,6 +249,21 @@ fn import_model(
         convert::compare(path, &model, None)?;
     }
     taken(&listed, say)
+}
+
+/// A canonical file under another name, which makes it another model.
+fn renamed(bytes: Vec<u8>, name: Option<&str>) -> Result<Vec<u8>, Failure> {
+    match (name, Parts::from_bytes(&bytes)?) {
+        (Some(name), parts) if parts.manifest().name == name => Ok(bytes),
+        (Some(name), Parts::Network(mut model)) => {
+            model.manifest.name = name.into();
+            Ok(model.to_bytes())
+        }
+        (Some(_), Parts::Prior(_)) => {
+            Err(Failure::new(USAGE, "--name: a model with a prior keeps the name it was made with"))
+        }
+        (None, _) => Ok(bytes),
+    }
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "it ends an import")]

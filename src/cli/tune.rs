@@ -32,8 +32,8 @@ pub struct Args {
     /// Name for the tuned model
     #[arg(long)]
     name: String,
-    /// Model to start from
-    #[arg(long, default_value = "base")]
+    /// Model to start from; it must have a network
+    #[arg(long, default_value = "deep")]
     base: String,
     /// Steps that it may take: the same work on a machine that is busy
     #[arg(long, hide = true, default_value_t = u64::MAX)]

@@ -2,6 +2,8 @@
 
 use super::output::Say;
 use super::{Outcome, mkfs, mount, output, target};
+use crate::models;
+use crate::store::MkfsOptions;
 use std::path::PathBuf;
 
 /// Arguments.
@@ -11,6 +13,9 @@ pub struct Args {
     store: PathBuf,
     /// Directory to mount it on; made if it does not exist
     dir: PathBuf,
+    /// Default model of a store that is made
+    #[arg(long, default_value = models::DEFAULT)]
+    model: String,
     /// Mount options, separated by commas
     #[arg(short, value_name = "OPTS")]
     options: Vec<String>,
@@ -21,7 +26,8 @@ pub fn run(a: &Args, say: Say, level: log::LevelFilter) -> Outcome {
     output::log_to_stderr(level);
     let (store, dir) = (a.store.display(), a.dir.display());
     if !a.store.join("superblock").exists() {
-        mkfs::create(&a.store, &mkfs::defaults())?;
+        let options = MkfsOptions { model: a.model.clone(), ..mkfs::defaults() };
+        mkfs::create(&a.store, &options)?;
         say.line(&format!("made the store {store}"));
     }
     let mounted = target::mounts()

@@ -2,7 +2,7 @@
 
 use super::mixer::{Inputs, Mixer, ONE, Rates};
 use super::range::{Decoder, Encoder};
-use super::vector::{self, Vector, WIDTH};
+use super::vector::{self, Shorts, Vector, WIDTH};
 
 /// Codes decisions, each with its probability (of 65536, from 1 to 65535) to be 1.
 pub fn encode(decisions: &[(bool, u32)]) -> Vec<u8> {
@@ -26,8 +26,8 @@ multiversion! {
 
 #[inline(always)]
 fn mix_any<V: Vector>(decisions: u32) -> u64 {
-    let eighths = [ONE / 8; WIDTH];
-    let initial = Inputs { logits: [eighths], linear: [eighths], rest: eighths };
+    let eighths = Shorts([(ONE / 8) as i16; 2 * WIDTH]);
+    let initial = Inputs { counted: [eighths], rest: eighths };
     let mut mixer = Mixer::<1, 3>::new(&initial, [64; 3], 16, Rates { first: 28, second: 4 });
     let mut inputs = Inputs::<1>::ZERO;
     let (mut seed, mut sum) = (1_u32, 0);
@@ -35,9 +35,9 @@ fn mix_any<V: Vector>(decisions: u32) -> u64 {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let bit = seed >> 31 == 1;
         // Half of the inputs know more than nothing.
-        let all = inputs.logits.iter_mut().chain(&mut inputs.linear).chain([&mut inputs.rest]);
-        for (i, x) in all.flatten().enumerate() {
-            let noise = (seed >> (i % 16) & 0xff) as i32 - 128;
+        let all = inputs.counted.iter_mut().chain([&mut inputs.rest]);
+        for (i, x) in all.flat_map(|s| &mut s.0).enumerate() {
+            let noise = (seed >> (i % 16) & 0xff) as i16 - 128;
             *x = if i % 2 == 0 { noise } else { noise + if bit { 200 } else { -200 } };
         }
         let contexts = [seed >> 8, seed >> 12, seed >> 16].map(|c| c as usize % 64);

@@ -219,6 +219,30 @@ impl Lane {
         all
     }
 
+    /// The prior's contexts, from those that say least.
+    #[inline(always)]
+    pub fn prior_contexts(&self) -> Lanes {
+        let t = self.recent.map(u32::from);
+        let order2 = hash(t[0], t[1]);
+        let order3 = hash(order2, t[2]);
+        let order4 = hash(order3, t[3]);
+        let words = hash(self.word, self.last_word);
+        let order6 = hash(self.bytes as u32, (self.bytes >> 32) as u32 & 0xffff);
+        salted(
+            40,
+            [
+                t[0],
+                order2,
+                words,
+                order6,
+                order3,
+                hash(words, self.word_before_last),
+                order4,
+                hash(order4, t[4]),
+            ],
+        )
+    }
+
     /// Contexts of the token that a language model thinks likeliest: what has come of that guess in
     /// this text. They take the places of what says least beside a model, or of nothing.
     #[inline(always)]

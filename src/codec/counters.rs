@@ -247,6 +247,21 @@ impl Worth {
         Estimates { at: at.lanes(), p: V::halves(&self.cells, at).lanes() }
     }
 
+    /// What counts are worth: how often a decision went left, and how often right.
+    #[inline(always)]
+    pub fn of_counts<V: Vector>(&self, left: &Lanes, right: &Lanes) -> Estimates {
+        /// What is added to 8 times a count, so that a single one says something and none is no 0.
+        const BIAS: i32 = 3;
+        let most = V::splat(1 << 20);
+        let (left, right) = (V::load(left).min(most), V::load(right).min(most));
+        let halves = |n: V| n.shl::<3>().add(V::splat(BIAS)).float_bits().shr::<22>();
+        let step = halves(right).sub(halves(left)).clamp(-STEPS / 2, STEPS / 2 - 1);
+        let all = left.add(right).add(V::splat(1)).float_bits().shr::<23>();
+        let class = all.sub(V::splat(1_f32.to_bits() as i32 >> 23)).min(V::splat(15));
+        let at = class.shl::<6>().or(step.add(V::splat(STEPS / 2))).add(V::load(&OWN));
+        Estimates { at: at.lanes(), p: V::halves(&self.cells, at).lanes() }
+    }
+
     /// One more observation.
     #[inline(always)]
     pub fn learn<V: Vector>(&mut self, e: &Estimates, bit: bool) {

@@ -3,28 +3,31 @@
 //! over their outputs.
 
 use super::tables::{LIMIT, TABLES};
-use super::vector::{Lanes, Vector, WIDTH};
+use super::vector::{Lanes, Shorts, Vector, WIDTH};
 
 /// Inputs of the first layer, or their weights, for `C` vectors of contexts.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<const C: usize> {
-    /// Logits of what the contexts' counters are worth.
-    pub logits: [Lanes; C],
-    /// How far the same are from a half, as probabilities.
-    pub linear: [Lanes; C],
+    /// Logits of what the contexts' counters are worth, and how far the same are from a half, as
+    /// probabilities; as [`Vector::pack`] orders them.
+    pub counted: [Shorts; C],
     /// Those that do not come from counters.
-    pub rest: Lanes,
+    pub rest: Shorts,
 }
 
 impl<const C: usize> Inputs<C> {
     /// All of them 0.
-    pub const ZERO: Self =
-        Self { logits: [[0; WIDTH]; C], linear: [[0; WIDTH]; C], rest: [0; WIDTH] };
+    pub const ZERO: Self = Self { counted: [Shorts::ZERO; C], rest: Shorts::ZERO };
 }
-/// 1.0 as a weight.
-pub const ONE: i32 = 1 << 16;
-/// Weights are kept within ± this, so that no product overflows.
+/// 1.0 as a weight of the first layer.
+pub const ONE: i32 = 1 << 14;
+/// 1.0 as a weight of the second layer.
+const UNIT: i32 = 1 << 16;
+/// Weights of the second layer are kept within ± this, so that no product overflows.
 const WEIGHT_MAX: i32 = (1 << 19) - 1;
+
+/// Errors below this move no weights: it would be by next to nothing, and most errors are.
+const SLIGHT: i32 = 32;
 
 /// Learning rates of the layers.
 #[derive(Debug, Clone, Copy)]
@@ -58,15 +61,14 @@ fn times<V: Vector>(w: &Lanes, x: &Lanes) -> V {
     V::load(w).mul(V::load(x)).sar::<8>()
 }
 
-/// Σ w·x / 65536 of terms cut to 24 bits.
+/// Σ w·x / [`ONE`]: up to 7 vectors of products, whose sums fit 31 bits.
 #[inline(always)]
 fn dot<V: Vector, const C: usize>(w: &Inputs<C>, x: &Inputs<C>) -> i32 {
-    let mut sum = times::<V>(&w.rest, &x.rest);
+    let mut sum = V::products(&w.rest, &x.rest);
     for k in 0..C {
-        sum = sum.add(times::<V>(&w.logits[k], &x.logits[k]));
-        sum = sum.add(times::<V>(&w.linear[k], &x.linear[k]));
+        sum = sum.add(V::products(&w.counted[k], &x.counted[k]));
     }
-    sum.sum() >> 8
+    sum.sar::<8>().sum() >> 6
 }
 
 /// w += x · err / 2^14, rounded.
@@ -87,7 +89,7 @@ impl<const C: usize, const S: usize> Mixer<C, S> {
             at += n;
         }
         let mut second = [0; WIDTH];
-        second[..S].fill(ONE / S as i32);
+        second[..S].fill(UNIT / S as i32);
         Self {
             first: vec![*initial; at],
             second: vec![second; finals],
@@ -134,16 +136,21 @@ impl<const C: usize, const S: usize> Mixer<C, S> {
             self.seen += 1;
         }
         for k in 0..S {
-            let err = ((target - self.probabilities[k]) * self.rates.first * boost) >> 7;
+            let err = ((target - self.probabilities[k]) * self.rates.first * boost) >> 8;
+            if err.abs() < SLIGHT {
+                continue;
+            }
+            let err = err.clamp(-32767, 32767) as i16;
             let weights = &mut self.first[self.chosen[k]];
-            learn::<V>(&mut weights.rest, &inputs.rest, err);
+            V::nudge(&mut weights.rest, &inputs.rest, err);
             for c in 0..C {
-                learn::<V>(&mut weights.logits[c], &inputs.logits[c], err);
-                learn::<V>(&mut weights.linear[c], &inputs.linear[c], err);
+                V::nudge(&mut weights.counted[c], &inputs.counted[c], err);
             }
         }
         let err = ((target - self.p) * self.rates.second) >> 7;
-        learn::<V>(&mut self.second[self.last], &self.outs, err);
+        if err.abs() >= SLIGHT / 2 {
+            learn::<V>(&mut self.second[self.last], &self.outs, err);
+        }
     }
 
     /// Memory held, in bytes.

@@ -9,6 +9,7 @@ mod matching;
 mod mixer;
 mod model;
 mod predictor;
+pub mod prior;
 mod range;
 mod tables;
 pub mod token_model;
@@ -21,7 +22,7 @@ pub use predictor::{ENGINE, Predictor};
 use token_model::likeliest;
 pub use token_model::{Token, TokenModel, leaf_probability, node_probability};
 pub use tree::lexicographic;
-pub use vocab::{Child, Cut, VOCAB, Vocab};
+pub use vocab::{Child, Cut, EMBEDDED, VOCAB, Vocab};
 
 use model::Experts;
 use range::{Decoder, Encoder};
@@ -126,9 +127,9 @@ impl Bits for Nowhere {
 
 /// One token: first, where there is a good guess, whether it is right; else the path in the tree.
 #[inline(always)]
-fn pass<B: Bits, V: Vector, const C: usize, const S: usize>(
+fn pass<B: Bits, V: Vector, const C: usize, const I: usize, const S: usize>(
     bits: &mut B,
-    experts: &mut Experts<C, S>,
+    experts: &mut Experts<C, I, S>,
     vocab: &Vocab,
     lane: usize,
     known: Option<Token>,
@@ -203,14 +204,14 @@ fn encode_any<V: Vector>(
     predictor: &mut Predictor,
     lm: Lm<'_>,
 ) -> Coded {
-    either!(predictor, experts => encode_with::<V, _, _>(text, lanes, experts, lm))
+    either!(predictor, experts => encode_with::<V, _, _, _>(text, lanes, experts, lm))
 }
 
 #[inline(always)]
-fn encode_with<V: Vector, const C: usize, const S: usize>(
+fn encode_with<V: Vector, const C: usize, const I: usize, const S: usize>(
     text: &[u8],
     lanes: usize,
-    experts: &mut Experts<C, S>,
+    experts: &mut Experts<C, I, S>,
     mut lm: Lm<'_>,
 ) -> Coded {
     let vocab = Arc::clone(experts.vocab());
@@ -235,7 +236,7 @@ fn encode_with<V: Vector, const C: usize, const S: usize>(
             step[lane] = tokens.get(at).copied();
             if step[lane].is_some() {
                 let cumulative = distribution(&lm, lane);
-                pass::<_, V, _, _>(&mut bits, experts, vocab, lane, step[lane], cumulative);
+                pass::<_, V, _, _, _>(&mut bits, experts, vocab, lane, step[lane], cumulative);
             }
         }
         if let Some(lm) = &mut lm {
@@ -273,14 +274,14 @@ fn decode_any<V: Vector>(
     predictor: &mut Predictor,
     lm: Lm<'_>,
 ) -> Option<Vec<u8>> {
-    either!(predictor, experts => decode_with::<V, _, _>(code, len, experts, lm))
+    either!(predictor, experts => decode_with::<V, _, _, _>(code, len, experts, lm))
 }
 
 #[inline(always)]
-fn decode_with<V: Vector, const C: usize, const S: usize>(
+fn decode_with<V: Vector, const C: usize, const I: usize, const S: usize>(
     code: &[u8],
     len: usize,
-    experts: &mut Experts<C, S>,
+    experts: &mut Experts<C, I, S>,
     mut lm: Lm<'_>,
 ) -> Option<Vec<u8>> {
     let vocab = Arc::clone(experts.vocab());
@@ -300,7 +301,8 @@ fn decode_with<V: Vector, const C: usize, const S: usize>(
             if out[lane].len() < rooms[lane] {
                 ended = false;
                 let cumulative = distribution(&lm, lane);
-                let token = pass::<_, V, _, _>(&mut bits, experts, vocab, lane, None, cumulative);
+                let token =
+                    pass::<_, V, _, _, _>(&mut bits, experts, vocab, lane, None, cumulative);
                 step[lane] = Some(token);
                 out[lane].extend_from_slice(vocab.bytes(token));
             }
@@ -318,16 +320,19 @@ fn decode_with<V: Vector, const C: usize, const S: usize>(
 
 #[inline(always)]
 fn train_any<V: Vector>(text: &[u8], predictor: &mut Predictor) {
-    either!(predictor, experts => train_with::<V, _, _>(text, experts));
+    either!(predictor, experts => train_with::<V, _, _, _>(text, experts));
 }
 
 #[inline(always)]
-fn train_with<V: Vector, const C: usize, const S: usize>(text: &[u8], experts: &mut Experts<C, S>) {
+fn train_with<V: Vector, const C: usize, const I: usize, const S: usize>(
+    text: &[u8],
+    experts: &mut Experts<C, I, S>,
+) {
     let vocab = Arc::clone(experts.vocab());
     let vocab = &*vocab;
     experts.open(&[text.len()]);
     for token in vocab.cut(text) {
-        pass::<_, V, _, _>(&mut Nowhere, experts, vocab, 0, Some(token), None);
+        pass::<_, V, _, _, _>(&mut Nowhere, experts, vocab, 0, Some(token), None);
     }
 }
 

@@ -6,9 +6,10 @@ use super::counters::{Adaptive, Estimates, Found, SEEN_MAX, Slot, Table, Worth, 
 use super::estimation::Estimation;
 use super::matching::{Match, Matcher};
 use super::mixer::{Inputs, Mixer, ONE, Rates};
+use super::prior::{KINDS, Prior, View};
 use super::tables::TABLES;
 use super::token_model::Token;
-use super::vector::{Lanes, Vector, WIDTH};
+use super::vector::{Lanes, Shorts, Vector, WIDTH};
 use super::vocab::Vocab;
 use std::sync::Arc;
 
@@ -19,8 +20,9 @@ const MATCHES: usize = 2;
 const GROUP: usize = 4;
 /// Contexts that tell how much of the recent text was seen before.
 const ORDERS: [usize; 3] = [1, 2, 6];
-/// A guess is asked about if it is right this often, of 65536.
-const GUESS_MIN: u32 = 45000;
+/// A decision that was foreseen but for less than this, of 65536, teaches the counters nothing:
+/// they would only forget what they have seen under other nodes that share their place.
+const FORESEEN: i32 = 512;
 /// Inputs that do not come from counters, after those of the matches.
 const DIRECT: usize = MATCHES;
 const BIAS: usize = MATCHES + 1;
@@ -36,14 +38,33 @@ const CERTAIN: usize = 21;
 /// Tokens before that have their own weights, hashed.
 const BEFORE: usize = 1 << 10;
 
-/// Weights to start with, in hundredths: of each context, each match, the node itself, and the
-/// language model.
-fn initial_weights<const C: usize>([contexts, matches, direct, lm]: [i32; 4]) -> Inputs<C> {
+/// What one kind of experts begins with and how it learns.
+struct Ways<const S: usize> {
+    /// Weights to start with, in hundredths: of each context, each match, the node itself, and the
+    /// language model.
+    weights: [i32; 4],
+    /// The same of each kind of the prior's contexts.
+    prior: i32,
+    /// Contexts of the sets of weights.
+    sizes: [usize; S],
+    rates: Rates,
+    haste: Lanes,
+    /// A guess is asked about if it is right this often, of 65536.
+    guess_min: u32,
+}
+
+/// Weights to start with: the prior's inputs come after those of the `contexts` vectors.
+fn initial_weights<const I: usize>(all: [i32; 4], prior: i32, contexts: usize) -> Inputs<I> {
+    let share = |hundredths: i32| (hundredths * ONE / 100) as i16;
     let mut weights = Inputs::ZERO;
-    weights.logits = [[contexts * ONE / 100; WIDTH]; C];
-    weights.rest[..MATCHES].fill(matches * ONE / 100);
-    weights.rest[DIRECT] = direct * ONE / 100;
-    weights.rest[LM] = lm * ONE / 100;
+    for (k, vector) in weights.counted.iter_mut().enumerate() {
+        for i in 0..WIDTH {
+            vector.0[Shorts::first(i)] = share(if k < contexts { all[0] } else { prior });
+        }
+    }
+    weights.rest.0[..MATCHES].fill(share(all[1]));
+    weights.rest.0[DIRECT] = share(all[2]);
+    weights.rest.0[LM] = share(all[3]);
     weights
 }
 
@@ -60,14 +81,17 @@ fn lines<V: Vector>(contexts: &Lanes, salt: u32) -> V {
     h.xor(h.shr::<15>())
 }
 
-/// All that coder and decoder learn in step, with `C` vectors of contexts and `S` sets of weights.
+/// All that coder and decoder learn in step, with `C` vectors of contexts, `I` of inputs (one more
+/// where there is a prior), and `S` sets of weights.
 #[derive(Debug, Clone)]
-pub struct Experts<const C: usize, const S: usize> {
+pub struct Experts<const C: usize, const I: usize, const S: usize> {
     vocab: Arc<Vocab>,
     table: Table,
     direct: Vec<Slot>,
     worth: [Worth; C],
-    mixer: Mixer<C, S>,
+    mixer: Mixer<I, S>,
+    prior: View,
+    guess_min: u32,
     estimations: [Estimation; 2],
     /// Under the place in the line and the depth in the tree; of two vectors only.
     placed: Estimation,
@@ -92,50 +116,87 @@ pub struct Experts<const C: usize, const S: usize> {
     node: u16,
     found: [Found; C],
     estimates: [Estimates; C],
-    inputs: Inputs<C>,
+    inputs: Inputs<I>,
+    /// What [`Self::predict`] said.
+    said: i32,
 }
 
-/// What stands alone, and what stood beside a language model in engine 0.
-pub type Narrow = Experts<1, 3>;
+/// What stands alone.
+pub type Narrow = Experts<1, 1, 3>;
 /// What stands beside a language model, whose time is so much longer that twice the contexts cost
 /// next to nothing.
-pub type Wide = Experts<2, 5>;
+pub type Wide = Experts<2, 2, 5>;
+/// What stands beside a prior.
+pub type Informed = Experts<2, 3, 6>;
+
+/// Contexts of the sets of weights: how certain the matches are with the orders seen and the line
+/// above, the node, the certainty with depth and class of the byte before, the place in the line, the
+/// token before, what the prior knows.
+const SIZES: [usize; 6] =
+    [CERTAIN * 16, NODES + 1, CERTAIN * 128, PLACES, BEFORE, (KINDS + 1) * 4 * 16];
 
 impl Narrow {
-    /// Knows nothing of the text, which will be `len` bytes long; `lm` if it stands beside a language
-    /// model, which is trusted more than the experts until they have learnt something.
-    pub fn new(vocab: &Arc<Vocab>, len: usize, lm: bool) -> Self {
-        let weights = if lm { [10, 25, 12, 60] } else { [25, 25, 12, 0] };
-        let rates = Rates { first: 28, second: 4 };
-        let sizes = [CERTAIN * 16, NODES + 1, CERTAIN * 128];
-        Self::starting(vocab, len, weights, sizes, rates, haste::MOST)
+    /// Knows nothing of the text, which will be `len` bytes long.
+    pub fn new(vocab: &Arc<Vocab>, len: usize) -> Self {
+        let ways = Ways {
+            weights: [25, 25, 12, 0],
+            prior: 0,
+            sizes: std::array::from_fn(|i| SIZES[i]),
+            rates: Rates { first: 28, second: 4 },
+            haste: haste::MOST,
+            guess_min: 45000,
+        };
+        Self::starting(vocab, len, &ways, None)
     }
 }
 
 impl Wide {
-    /// The same beside a language model.
+    /// The same beside a language model, which is trusted more than the experts until they have learnt
+    /// something.
     pub fn new(vocab: &Arc<Vocab>, len: usize) -> Self {
-        let rates = Rates { first: 30, second: 8 };
-        let sizes = [CERTAIN * 16, NODES + 1, CERTAIN * 128, PLACES, BEFORE];
-        Self::starting(vocab, len, [6, 20, 8, 60], sizes, rates, haste::NONE)
+        let ways = Ways {
+            weights: [6, 20, 8, 60],
+            prior: 0,
+            sizes: std::array::from_fn(|i| SIZES[i]),
+            rates: Rates { first: 30, second: 8 },
+            haste: haste::NONE,
+            guess_min: u32::MAX,
+        };
+        Self::starting(vocab, len, &ways, None)
     }
 }
 
-impl<const C: usize, const S: usize> Experts<C, S> {
+impl Informed {
+    /// The same beside a prior, which must be for this vocabulary.
+    pub fn new(vocab: &Arc<Vocab>, len: usize, prior: &Arc<Prior>) -> Self {
+        let ways = Ways {
+            weights: [8, 20, 8, 0],
+            prior: 12,
+            sizes: SIZES,
+            rates: Rates { first: 30, second: 8 },
+            haste: haste::MOST,
+            guess_min: 63500,
+        };
+        Self::starting(vocab, len, &ways, Some(prior))
+    }
+}
+
+impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
     fn starting(
         vocab: &Arc<Vocab>,
         len: usize,
-        weights: [i32; 4],
-        sizes: [usize; S],
-        rates: Rates,
-        haste: Lanes,
+        ways: &Ways<S>,
+        prior: Option<&Arc<Prior>>,
     ) -> Self {
+        let weights = initial_weights(ways.weights, ways.prior, C);
         Self {
             vocab: Arc::clone(vocab),
-            table: Table::new(len.saturating_mul(C), 15 + C as u32, haste),
+            table: Table::new(len.saturating_mul(C), 15 + C as u32, ways.haste),
             direct: vec![Slot::NEW; vocab.size() + 1],
             worth: std::array::from_fn(|_| Worth::default()),
-            mixer: Mixer::new(&initial_weights(weights), sizes, CERTAIN, rates),
+            mixer: Mixer::new(&weights, ways.sizes, CERTAIN, ways.rates),
+            prior: View::new(prior.cloned()),
+            guess_min: ways.guess_min,
             estimations: [Estimation::new(vocab.size() + 1), Estimation::new(PAIRS)],
             placed: Estimation::new(if C == 1 { 1 } else { PAIRS }),
             matchers: MATCH_MIN.map(Matcher::new),
@@ -157,6 +218,7 @@ impl<const C: usize, const S: usize> Experts<C, S> {
             found: [Found::default(); C],
             estimates: [Estimates::default(); C],
             inputs: Inputs::ZERO,
+            said: 32768,
         }
     }
 
@@ -182,6 +244,7 @@ impl<const C: usize, const S: usize> Experts<C, S> {
     pub fn weight(&self) -> usize {
         self.table.weight()
             + C * Worth::WEIGHT
+            + View::WEIGHT
             + 4 * self.direct.len()
             + self.mixer.weight()
             + self.estimations.iter().map(Estimation::weight).sum::<usize>()
@@ -204,12 +267,12 @@ impl<const C: usize, const S: usize> Experts<C, S> {
         }
         self.guess = None;
         self.refused = false;
-        if C > 1 {
-            return;
+        if I > C {
+            self.prior.begin(&lane.prior_contexts());
         }
         for (matcher, m) in self.matchers.iter().zip(matches) {
             if let Some((token, p)) = matcher.guess(m)
-                && p > GUESS_MIN
+                && p > self.guess_min
             {
                 self.guess = Some(token);
                 self.guess_p = p;
@@ -274,8 +337,16 @@ impl<const C: usize, const S: usize> Experts<C, S> {
             self.found[k] = self.table.find(V::load(&self.lines[k]), keys);
             self.estimates[k] = self.worth[k].of::<V>(&self.found[k].slots);
             let p = V::load(&self.estimates[k].p);
-            TABLES.stretch_all(p).store(&mut self.inputs.logits[k]);
-            p.sub(V::splat(32768)).sar::<5>().store(&mut self.inputs.linear[k]);
+            let linear = p.sub(V::splat(32768)).sar::<5>();
+            self.inputs.counted[k] = TABLES.stretch_all(p).pack(linear);
+        }
+        let known = self.prior.highest();
+        if I > C {
+            self.inputs.counted[C] = if self.asked {
+                self.prior.ask::<V>(vocab.leaf(self.guess.unwrap_or(0)) as u16)
+            } else {
+                self.prior.predict::<V>(vocab.span(node)[1] as u16)
+            };
         }
         // Which of the longer contexts have been here before.
         let order: usize =
@@ -286,14 +357,14 @@ impl<const C: usize, const S: usize> Experts<C, S> {
         self.refusal_at = usize::MAX;
         let mut own = 0;
         if self.asked {
-            self.inputs.rest[..MATCHES].fill(0);
+            self.inputs.rest.0[..MATCHES].fill(0);
             own = TABLES.stretch(self.guess_p as u16);
             state = 1;
         } else {
             for k in 0..MATCHES {
                 let (logit, sure) =
                     self.matchers[k].predict(&mut matches[k], vocab, node, self.depth);
-                self.inputs.rest[k] = logit;
+                self.inputs.rest.0[k] = logit as i16;
                 sures[k] = sure;
             }
             if self.refused {
@@ -310,9 +381,9 @@ impl<const C: usize, const S: usize> Experts<C, S> {
                 }
             }
         }
-        self.inputs.rest[GUESS] = own;
+        self.inputs.rest.0[GUESS] = own as i16;
         let direct = self.direct[node as usize];
-        self.inputs.rest[DIRECT] = TABLES.stretch_coarse(direct.p() >> 2);
+        self.inputs.rest.0[DIRECT] = TABLES.stretch_coarse(direct.p() >> 2) as i16;
         // The token above, if the path so far is its.
         let mut above = 0;
         if self.asked {
@@ -329,10 +400,10 @@ impl<const C: usize, const S: usize> Experts<C, S> {
                 _ => self.above_live = false,
             }
         }
-        self.inputs.rest[BIAS] = 256;
+        self.inputs.rest.0[BIAS] = 256;
         let p = lm.unwrap_or(32768);
-        self.inputs.rest[LM] = TABLES.stretch(p as u16);
-        self.inputs.rest[LM_LINEAR] = (p as i32 - 32768) >> 5;
+        self.inputs.rest.0[LM] = TABLES.stretch(p as u16) as i16;
+        self.inputs.rest.0[LM_LINEAR] = ((p as i32 - 32768) >> 5) as i16;
         let certain = match state {
             0 => sures[0] * 4 + sures[1],
             1 if self.guess_p > 65000 => 16,
@@ -346,13 +417,15 @@ impl<const C: usize, const S: usize> Experts<C, S> {
             certain * 128 + self.depth.min(15) * 8 + lane.class,
             lane.coarse_place(),
             hash(before, 77) as usize % BEFORE,
+            (known * 4 + order) * 16 + self.depth.min(15),
         ];
         let contexts = std::array::from_fn(|k| all[k]);
         let logit = self.mixer.mix::<V>(&self.inputs, &contexts, certain);
         let p = TABLES.squash(logit);
         let [a, b] = &mut self.estimations;
         let c = if C == 1 { p } else { self.placed.refine(logit) };
-        ((p + a.refine(logit) + b.refine(logit) + c + 2) / 4).clamp(1, 65535) as u32
+        self.said = ((p + a.refine(logit) + b.refine(logit) + c + 2) / 4).clamp(1, 65535);
+        self.said as u32
     }
 
     #[inline(always)]
@@ -369,9 +442,18 @@ impl<const C: usize, const S: usize> Experts<C, S> {
     #[inline(always)]
     pub fn update<V: Vector>(&mut self, bit: bool) {
         self.mixer.update::<V>(&self.inputs, bit);
-        for k in 0..C {
-            self.worth[k].learn::<V>(&self.estimates[k], bit);
-            self.table.learn::<V>(&self.found[k], bit);
+        let foreseen = (65536 * i32::from(bit) - self.said).abs() < FORESEEN;
+        if !foreseen {
+            for k in 0..C {
+                self.worth[k].learn::<V>(&self.estimates[k], bit);
+                self.table.learn::<V>(&self.found[k], bit);
+            }
+        }
+        if I > C {
+            self.prior.learn::<V>(bit);
+            if !self.asked {
+                self.prior.narrow(bit);
+            }
         }
         let direct = &mut self.direct[self.node as usize];
         *direct = direct.learned(bit);

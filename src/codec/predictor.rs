@@ -1,12 +1,12 @@
-//! The experts of every version of the engine.
+//! The experts, whatever stands beside them.
 
-use super::model::{Narrow, Wide};
+use super::model::{Informed, Narrow, Wide};
+use super::prior::Prior;
 use super::vocab::{VOCAB, Vocab};
 use std::sync::Arc;
 
-/// Version of what is coded beside a language model: 0 with [`Narrow`], 1 with [`Wide`] experts. Without
-/// a model, the experts are narrow in every version.
-pub const ENGINE: u16 = 1;
+/// Version of what is coded, with a model or without one.
+pub const ENGINE: u16 = 2;
 
 /// All that coder and decoder learn in step. Cloning it is how a primer is used.
 #[derive(Debug, Clone)]
@@ -15,6 +15,8 @@ pub enum Predictor {
     Narrow(Box<Narrow>),
     /// Sixteen.
     Wide(Box<Wide>),
+    /// Sixteen and a prior.
+    Informed(Box<Informed>),
 }
 
 /// The same of whichever they are.
@@ -23,6 +25,7 @@ macro_rules! either {
         match $predictor {
             $crate::codec::Predictor::Narrow($experts) => $result,
             $crate::codec::Predictor::Wide($experts) => $result,
+            $crate::codec::Predictor::Informed($experts) => $result,
         }
     };
 }
@@ -43,16 +46,17 @@ impl Predictor {
 
     /// The same for another vocabulary.
     pub fn over(vocab: &Arc<Vocab>, len: usize) -> Self {
-        Self::Narrow(Box::new(Narrow::new(vocab, len, false)))
+        Self::Narrow(Box::new(Narrow::new(vocab, len)))
     }
 
-    /// The same beside the language model that the vocabulary is of, in a version of the engine, at
-    /// most [`ENGINE`].
-    pub fn beside(vocab: &Arc<Vocab>, len: usize, engine: u16) -> Self {
-        match engine {
-            0 => Self::Narrow(Box::new(Narrow::new(vocab, len, true))),
-            _ => Self::Wide(Box::new(Wide::new(vocab, len))),
-        }
+    /// The same beside the language model that the vocabulary is of.
+    pub fn beside(vocab: &Arc<Vocab>, len: usize) -> Self {
+        Self::Wide(Box::new(Wide::new(vocab, len)))
+    }
+
+    /// The same beside a prior.
+    pub fn informed(vocab: &Arc<Vocab>, len: usize, prior: &Arc<Prior>) -> Self {
+        Self::Informed(Box::new(Informed::new(vocab, len, prior)))
     }
 
     /// The vocabulary whose tokens it predicts.

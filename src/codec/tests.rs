@@ -83,6 +83,35 @@ impl TokenModel for Toy {
     }
 }
 
+fn lm(toy: &mut Toy, beside: bool) -> Lm<'_> {
+    if beside { Some(toy) } else { None }
+}
+
+/// Knows another part of such a log: contexts with few and with many followers.
+fn prior() -> Arc<prior::Prior> {
+    let mut all = vec![
+        std::collections::BTreeMap::<u32, std::collections::BTreeMap<u16, u32>>::new(
+        );
+        prior::KINDS
+    ];
+    let text = [log(9000), prose()].concat();
+    prior::walk(&VOCAB, &VOCAB.cut(&text), |hashes, leaf| {
+        for (kind, hash) in all.iter_mut().zip(hashes) {
+            *kind.entry(*hash as u32).or_default().entry(leaf).or_default() += 1;
+        }
+    });
+    let kinds = std::array::from_fn(|k| {
+        let mut contexts = prior::Contexts::new(all[k].len());
+        for (hash, followers) in &all[k] {
+            let list: Vec<u16> =
+                followers.iter().map(|(leaf, n)| leaf << 4 | prior::count_code(*n)).collect();
+            contexts.push(*hash, &list);
+        }
+        contexts
+    });
+    Arc::new(prior::Prior::new(&kinds))
+}
+
 #[test]
 fn texts_come_back_through_any_number_of_lanes() {
     for text in [log(20_000), prose(), Vec::new(), b"a".to_vec(), (0..=255).collect()] {
@@ -92,24 +121,17 @@ fn texts_come_back_through_any_number_of_lanes() {
     }
 }
 
-/// Experts beside the toy, in a version of the engine.
-fn beside(len: usize, engine: u16) -> Predictor {
-    Predictor::beside(&VOCAB, len, engine)
-}
-
 #[test]
 fn texts_come_back_with_a_language_model() {
     for (text, lanes) in [(log(3000), 1), (prose(), 3), (b"ab".to_vec(), 2)] {
-        for engine in 0..=ENGINE {
-            let fresh = || beside(text.len(), engine);
-            let mut toy = Toy { lanes: Vec::new() };
-            let coded = encode(&text, lanes, &mut fresh(), Some(&mut toy));
-            let without = encode(&text, lanes, &mut fresh(), None);
-            assert!(coded.bytes != without.bytes, "the model must have a say");
-            let mut toy = Toy { lanes: Vec::new() };
-            let back = decode(&coded.bytes, text.len(), &mut fresh(), Some(&mut toy)).unwrap();
-            assert!(back == text);
-        }
+        let fresh = || Predictor::beside(&VOCAB, text.len());
+        let mut toy = Toy { lanes: Vec::new() };
+        let coded = encode(&text, lanes, &mut fresh(), Some(&mut toy));
+        let without = encode(&text, lanes, &mut fresh(), None);
+        assert!(coded.bytes != without.bytes, "the model must have a say");
+        let mut toy = Toy { lanes: Vec::new() };
+        let back = decode(&coded.bytes, text.len(), &mut fresh(), Some(&mut toy)).unwrap();
+        assert!(back == text);
     }
 }
 
@@ -127,14 +149,24 @@ fn what_was_learned_makes_the_next_text_shorter() {
 #[test]
 fn wide_and_plain_loops_agree() {
     for text in [log(10_000), prose()] {
-        for engine in 0..=ENGINE {
-            let fresh = || beside(text.len(), engine);
+        let len = text.len();
+        let prior = prior();
+        for predictor in [
+            Predictor::new(len),
+            Predictor::beside(&VOCAB, len),
+            Predictor::informed(&VOCAB, len, &prior),
+        ] {
+            let beside = matches!(predictor, Predictor::Wide(_));
             let (mut one, mut other) = (Toy { lanes: Vec::new() }, Toy { lanes: Vec::new() });
-            let wide = encode(&text, 2, &mut fresh(), Some(&mut one));
-            let plain = encode_any::<vector::Plain>(&text, 2, &mut fresh(), Some(&mut other));
+            let wide = encode(&text, 2, &mut predictor.clone(), lm(&mut one, beside));
+            let mut fresh = predictor.clone();
+            let plain = encode_any::<vector::Plain>(&text, 2, &mut fresh, lm(&mut other, beside));
             assert!(wide == plain);
-            let (code, len) = (&wide.bytes, text.len());
-            let back = decode_any::<vector::Plain>(code, len, &mut fresh(), Some(&mut one));
+            let mut fresh = predictor.clone();
+            let back =
+                decode_any::<vector::Plain>(&wide.bytes, len, &mut fresh, lm(&mut one, beside));
+            assert!(back.unwrap() == text);
+            let back = decode(&wide.bytes, len, &mut predictor.clone(), lm(&mut other, beside));
             assert!(back.unwrap() == text);
         }
     }
@@ -165,16 +197,19 @@ fn the_code_costs_what_the_decisions_are_worth() {
 fn the_numerics_have_not_changed() {
     let mut text = log(8000);
     text.extend(prose());
-    let check = |mut predictor: Predictor, lm: Lm<'_>, len: usize, print: &str| {
+    let code = |mut predictor: Predictor, lm: Lm<'_>| {
         let coded = encode(&text, 2, &mut predictor, lm);
-        let hash = blake3::hash(&coded.bytes).to_hex();
-        assert_eq!((coded.bytes.len(), &hash[..16]), (len, print));
+        (coded.bytes.len(), blake3::hash(&coded.bytes).to_hex()[..16].to_owned())
     };
     let len = text.len();
     let mut toy = Toy { lanes: Vec::new() };
-    check(Predictor::new(len), None, 1107, "8c687cba4555cb9f");
-    check(beside(len, 0), Some(&mut toy), 1152, "8828f7ab1f14e44b");
-    check(beside(len, 1), Some(&mut toy), 1053, "0e0f826263ce5630");
+    let got = [
+        code(Predictor::new(len), None),
+        code(Predictor::beside(&VOCAB, len), Some(&mut toy)),
+        code(Predictor::informed(&VOCAB, len, &prior()), None),
+    ];
+    let known = [(1107, "02542a341a0fbe74"), (1063, "ab3d2f25e9a857e6"), (184, "1a20c983907dc3f4")];
+    assert_eq!(got, known.map(|(len, hash)| (len, hash.to_owned())));
 }
 
 proptest! {

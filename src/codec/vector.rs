@@ -7,6 +7,25 @@ use super::counters::Line;
 pub const WIDTH: usize = 8;
 /// A vector in memory.
 pub type Lanes = [i32; WIDTH];
+/// Twice as many 16-bit integers: inputs of the mixer, or their weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(32))]
+pub struct Shorts(pub [i16; 2 * WIDTH]);
+
+impl Shorts {
+    /// All of them 0.
+    pub const ZERO: Self = Self([0; 2 * WIDTH]);
+
+    /// Where [`Vector::pack`] puts number `i` of its first vector.
+    pub const fn first(i: usize) -> usize {
+        i + i / 4 * 4
+    }
+
+    /// Where [`Vector::pack`] puts number `i` of its second vector.
+    pub const fn second(i: usize) -> usize {
+        Self::first(i) + 4
+    }
+}
 
 /// Asks for what is likely to be needed soon; a matter of speed alone.
 #[inline(always)]
@@ -62,6 +81,12 @@ pub trait Vector: Copy {
     fn float_bits(self) -> Self;
     /// Sum of all eight.
     fn sum(self) -> i32;
+    /// Both vectors' numbers, which fit 16 bits, at [`Shorts::first`] and [`Shorts::second`].
+    fn pack(self, second: Self) -> Shorts;
+    /// Sums of products of neighbours.
+    fn products(a: &Shorts, b: &Shorts) -> Self;
+    /// Adds x · by / 2^15, rounded, to each; all are cut to 16 bits.
+    fn nudge(to: &mut Shorts, x: &Shorts, by: i16);
     /// Counters by their number in the table, modulo its size, which is a power of two.
     fn slots(lines: &[Line], at: Self) -> Self;
     /// Elements of a table modulo its size without the last one, which is never used.
@@ -171,6 +196,27 @@ impl Vector for Plain {
         self.0.iter().fold(0, |a, b| a.wrapping_add(*b))
     }
     #[inline(always)]
+    fn pack(self, second: Self) -> Shorts {
+        let mut all = Shorts::ZERO;
+        for i in 0..WIDTH {
+            all.0[Shorts::first(i)] = self.0[i] as i16;
+            all.0[Shorts::second(i)] = second.0[i] as i16;
+        }
+        all
+    }
+    #[inline(always)]
+    fn products(a: &Shorts, b: &Shorts) -> Self {
+        let product = |i: usize| i32::from(a.0[i]) * i32::from(b.0[i]);
+        Self(std::array::from_fn(|i| product(2 * i).wrapping_add(product(2 * i + 1))))
+    }
+    #[inline(always)]
+    fn nudge(to: &mut Shorts, x: &Shorts, by: i16) {
+        for (to, x) in to.0.iter_mut().zip(x.0) {
+            let step = (((i32::from(x) * i32::from(by)) >> 14) + 1) >> 1;
+            *to = to.saturating_add(step as i16);
+        }
+    }
+    #[inline(always)]
     fn slots(lines: &[Line], at: Self) -> Self {
         let mask = lines.len() - 1;
         Self(at.0.map(|i| lines[(i as u32 >> 4) as usize & mask].0[(i & 15) as usize] as i32))
@@ -188,7 +234,7 @@ pub use wide::Avx2;
 
 #[cfg(target_arch = "x86_64")]
 mod wide {
-    use super::{Lanes, Line, Vector};
+    use super::{Lanes, Line, Shorts, Vector};
     use std::arch::x86_64::*;
 
     /// A register.
@@ -281,6 +327,36 @@ mod wide {
                 let pair = _mm_add_epi32(half, _mm_shuffle_epi32::<0b01_00_11_10>(half));
                 let one = _mm_add_epi32(pair, _mm_shuffle_epi32::<0b10_11_00_01>(pair));
                 _mm_cvtsi128_si32(one)
+            }
+        }
+
+        #[inline(always)]
+        fn pack(self, second: Self) -> Shorts {
+            let mut all = Shorts::ZERO;
+            // SAFETY: AVX2 is there; `all` is as long as a register and aligned for one.
+            unsafe {
+                _mm256_store_si256((&raw mut all).cast(), _mm256_packs_epi32(self.0, second.0));
+            }
+            all
+        }
+
+        #[inline(always)]
+        fn products(a: &Shorts, b: &Shorts) -> Self {
+            // SAFETY: AVX2 is there; both are as long as a register and aligned for one.
+            unsafe {
+                let a = _mm256_load_si256((&raw const *a).cast());
+                Self(_mm256_madd_epi16(a, _mm256_load_si256((&raw const *b).cast())))
+            }
+        }
+
+        #[inline(always)]
+        fn nudge(to: &mut Shorts, x: &Shorts, by: i16) {
+            // SAFETY: AVX2 is there; both are as long as a register and aligned for one.
+            unsafe {
+                let x = _mm256_load_si256((&raw const *x).cast());
+                let step = _mm256_mulhrs_epi16(x, _mm256_set1_epi16(by));
+                let old = _mm256_load_si256((&raw const *to).cast());
+                _mm256_store_si256((&raw mut *to).cast(), _mm256_adds_epi16(old, step));
             }
         }
 

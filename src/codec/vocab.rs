@@ -5,6 +5,7 @@
 //! plus one (4). All 256 single bytes are tokens, so any bytes can be cut. The tree is
 //! that of [`lexicographic`].
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
@@ -43,10 +44,12 @@ pub enum Child {
     Token(Token),
 }
 
+/// The embedded vocabulary as its file holds it.
+pub const EMBEDDED: &[u8] = include_bytes!("vocab.bin");
+
 /// The embedded vocabulary.
-pub static VOCAB: LazyLock<Arc<Vocab>> = LazyLock::new(|| {
-    Arc::new(embedded(include_bytes!("vocab.bin")).unwrap_or_else(|| greedy(Vec::new())))
-});
+pub static VOCAB: LazyLock<Arc<Vocab>> =
+    LazyLock::new(|| Arc::new(read(EMBEDDED).unwrap_or_else(|| greedy(Vec::new()))));
 
 impl fmt::Debug for Vocab {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -134,6 +137,14 @@ impl Vocab {
         Self { bytes, starts, cut, children, paths, path_starts, spans, leaves }
     }
 
+    /// From the bytes of a file like `vocab.bin`; `None` for what is none. The embedded one is shared.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Arc<Self>> {
+        if bytes == EMBEDDED {
+            return Some(Arc::clone(&VOCAB));
+        }
+        read(bytes).map(Arc::new)
+    }
+
     /// Number of tokens; no inner node of the tree has this number or a higher one.
     pub fn size(&self) -> usize {
         self.leaves.len()
@@ -195,7 +206,7 @@ impl Vocab {
 }
 
 /// Reads `vocab.bin`.
-fn embedded(mut bytes: &[u8]) -> Option<Vocab> {
+fn read(mut bytes: &[u8]) -> Option<Vocab> {
     let mut take = |n: usize| {
         let (a, b) = bytes.split_at_checked(n)?;
         bytes = b;
@@ -206,7 +217,16 @@ fn embedded(mut bytes: &[u8]) -> Option<Vocab> {
     for _ in 0..count {
         let len = take(1)?[0];
         let token: Box<[u8]> = take(len.into())?.into();
+        if token.is_empty() {
+            return None;
+        }
         all.push((token, u32::from_le_bytes(take(4)?.try_into().ok()?)));
+    }
+    let different: HashSet<&[u8]> = all.iter().map(|(t, _)| &**t).collect();
+    // The trie numbers its nodes with 16 bits.
+    let fits = all.iter().map(|(t, _)| t.len()).sum::<usize>() < usize::from(u16::MAX) - 256;
+    if !bytes.is_empty() || different.len() < all.len() || !fits {
+        return None;
     }
     Some(greedy(all))
 }

@@ -9,7 +9,7 @@ use super::tree::Tree;
 
 /// First bytes of a model file.
 pub const MAGIC: [u8; 8] = *b"LMFSMODL";
-/// Version of the file format.
+/// Format of a file that holds a network; that of one with a prior is in [`super::prior`].
 pub const VERSION: u32 = 0;
 /// Flag of a model whose head is its embedding.
 const TIED: u32 = 1;
@@ -206,16 +206,16 @@ pub struct Model {
 
 /// Appends fixed-width little-endian values.
 #[derive(Default)]
-struct Out(Vec<u8>);
+pub(super) struct Out(pub(super) Vec<u8>);
 
 impl Out {
-    fn u16(&mut self, v: u16) {
+    pub(super) fn u16(&mut self, v: u16) {
         self.0.extend_from_slice(&v.to_le_bytes());
     }
-    fn u32(&mut self, v: u32) {
+    pub(super) fn u32(&mut self, v: u32) {
         self.0.extend_from_slice(&v.to_le_bytes());
     }
-    fn text(&mut self, s: &str) {
+    pub(super) fn text(&mut self, s: &str) {
         let cut = (0..=s.len().min(65_535)).rev().find(|i| s.is_char_boundary(*i)).unwrap_or(0);
         self.u16(cut as u16);
         self.0.extend_from_slice(&s.as_bytes()[..cut]);
@@ -232,13 +232,13 @@ impl Out {
 }
 
 /// Reads what [`Out`] wrote, never past the end.
-struct In<'a> {
-    rest: &'a [u8],
-    section: &'static str,
+pub(super) struct In<'a> {
+    pub(super) rest: &'a [u8],
+    pub(super) section: &'static str,
 }
 
 impl<'a> In<'a> {
-    fn take(&mut self, n: usize) -> Result<&'a [u8], FileError> {
+    pub(super) fn take(&mut self, n: usize) -> Result<&'a [u8], FileError> {
         let (head, rest) =
             self.rest.split_at_checked(n).ok_or(FileError::Truncated(self.section))?;
         self.rest = rest;
@@ -251,7 +251,7 @@ impl<'a> In<'a> {
         let b = self.take(2)?;
         Ok(u16::from_le_bytes([b[0], b[1]]))
     }
-    fn u32(&mut self) -> Result<u32, FileError> {
+    pub(super) fn u32(&mut self) -> Result<u32, FileError> {
         let b = self.take(4)?;
         Ok(u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
     }
@@ -260,7 +260,7 @@ impl<'a> In<'a> {
         let b = self.take(bytes)?;
         Ok(b.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])))
     }
-    fn text(&mut self) -> Result<String, FileError> {
+    pub(super) fn text(&mut self) -> Result<String, FileError> {
         let n = self.u16()? as usize;
         let section = self.section;
         String::from_utf8(self.take(n)?.to_vec())
@@ -286,6 +286,19 @@ impl<'a> In<'a> {
     }
 }
 
+impl Manifest {
+    pub(super) fn write(&self, o: &mut Out) {
+        for s in [&self.name, &self.version, &self.licence, &self.source] {
+            o.text(s);
+        }
+    }
+
+    pub(super) fn read(i: &mut In<'_>) -> Result<Self, FileError> {
+        i.section = "manifest";
+        Ok(Self { name: i.text()?, version: i.text()?, licence: i.text()?, source: i.text()? })
+    }
+}
+
 impl Model {
     /// The file's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -293,10 +306,7 @@ impl Model {
         o.0.extend_from_slice(&MAGIC);
         o.u32(VERSION);
         o.u32(NUMERICS);
-        let m = &self.manifest;
-        for s in [&m.name, &m.version, &m.licence, &m.source] {
-            o.text(s);
-        }
+        self.manifest.write(&mut o);
         let h = &self.hyper;
         for v in [h.vocab, h.hidden, h.layers, h.heads, h.kv_heads, h.head_dim, h.feed_forward] {
             o.u32(v);
@@ -369,9 +379,7 @@ impl Model {
                 return Err(FileError::Version { what, found, known });
             }
         }
-        i.section = "manifest";
-        let manifest =
-            Manifest { name: i.text()?, version: i.text()?, licence: i.text()?, source: i.text()? };
+        let manifest = Manifest::read(&mut i)?;
         i.section = "hyper-parameters";
         let mut hyper = Hyper {
             vocab: i.u32()?,
@@ -494,4 +502,14 @@ impl Model {
         Tree::from_shape(&bits, leaves)
             .ok_or_else(|| FileError::Invalid("coding tree is no full binary tree".into()))
     }
+}
+
+/// Number of weights.
+pub(super) fn parameters(m: &Model) -> u64 {
+    let layers = m.layers.iter().map(|l| {
+        let all = [&l.query, &l.key, &l.value, &l.output, &l.gate, &l.up, &l.down];
+        all.iter().map(|w| w.values.len()).sum::<usize>() + l.norm1.len() + l.norm2.len()
+    });
+    let ends = m.embedding.values.len() + m.head.as_ref().map_or(0, |h| h.values.len());
+    (layers.sum::<usize>() + ends + m.norm.len()) as u64
 }

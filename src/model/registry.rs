@@ -1,6 +1,7 @@
 //! The user's models: canonical files in one directory, found by name or id.
 
-use super::file::{FileError, Manifest, Model};
+use super::file::{FileError, Manifest};
+use super::parts::Parts;
 use std::path::{Path, PathBuf};
 
 /// Ending of a model's file.
@@ -57,7 +58,7 @@ pub struct Listed {
     pub id: blake3::Hash,
     /// Name, licence, source.
     pub manifest: Manifest,
-    /// Number of weights.
+    /// Weights of its network, or counts of its prior.
     pub parameters: u64,
     /// Length of the file.
     pub bytes: u64,
@@ -160,10 +161,25 @@ impl Registry {
         Ok(listed)
     }
 
+    /// True if there is a file for a model of this name, whole or not.
+    pub fn has(&self, name: &str) -> bool {
+        is_name(name) && self.path(name).exists()
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Makes its directory, if there is none.
+    pub fn make(&self) -> Result<(), RegistryError> {
+        std::fs::create_dir_all(&self.dir)
+            .map_err(|source| RegistryError::Io { path: self.dir.clone(), source })
+    }
+
     /// A file for work in progress on a model of this name; never listed as a model.
     pub fn workspace(&self, name: &str) -> Result<PathBuf, RegistryError> {
-        std::fs::create_dir_all(&self.dir)
-            .map_err(|source| RegistryError::Io { path: self.dir.clone(), source })?;
+        self.make()?;
         Ok(self.dir.join(format!(".{name}.tuning")))
     }
 
@@ -191,25 +207,15 @@ fn read(path: &Path) -> Result<Vec<u8>, RegistryError> {
 
 /// What a canonical file holds.
 pub fn describe(bytes: &[u8], path: &Path) -> Result<Listed, RegistryError> {
-    let model = Model::from_bytes(bytes)
+    let model = Parts::from_bytes(bytes)
         .map_err(|source| RegistryError::File { path: path.to_owned(), source })?;
     Ok(Listed {
         id: blake3::hash(bytes),
-        parameters: parameters(&model),
+        parameters: model.parameters(),
         bytes: bytes.len() as u64,
-        engine: super::engine::NUMERICS,
-        manifest: model.manifest,
+        engine: model.numerics(),
+        manifest: model.manifest().clone(),
     })
-}
-
-/// Number of weights.
-fn parameters(m: &Model) -> u64 {
-    let layers = m.layers.iter().map(|l| {
-        let all = [&l.query, &l.key, &l.value, &l.output, &l.gate, &l.up, &l.down];
-        all.iter().map(|w| w.values.len()).sum::<usize>() + l.norm1.len() + l.norm2.len()
-    });
-    let ends = m.embedding.values.len() + m.head.as_ref().map_or(0, |h| h.values.len());
-    (layers.sum::<usize>() + ends + m.norm.len()) as u64
 }
 
 #[cfg(test)]

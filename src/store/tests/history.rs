@@ -94,11 +94,20 @@ pub fn perform_or(store: &Store, model: &mut Files, s: &Step) -> Result<()> {
 }
 
 pub fn check_sums(store: &Store) {
-    let frames = store.live_frames().unwrap();
-    let bytes: u64 = frames.iter().map(|(f, ..)| u64::from(f.len)).sum();
-    let s = store.stats().unwrap();
-    let parity = store.state().totals.parity;
-    assert_eq!((frames.len() as u64, bytes), (s.frames, s.coded_bytes + s.staged_bytes + parity));
+    let sums = || {
+        let s = store.stats().unwrap();
+        (s.frames, s.coded_bytes + s.staged_bytes + store.state().totals.parity)
+    };
+    // The sweeper may be at work: what is compared is of one moment.
+    loop {
+        let before = sums();
+        let frames = store.live_frames().unwrap();
+        if sums() == before {
+            let bytes: u64 = frames.iter().map(|(f, ..)| u64::from(f.len)).sum();
+            assert_eq!((frames.len() as u64, bytes), before);
+            return;
+        }
+    }
 }
 
 proptest! {

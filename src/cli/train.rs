@@ -1,0 +1,220 @@
+//! `lmfs model train`: a model with a prior, from a directory of text.
+
+use super::output::{self, Say};
+use super::{FAILED, Failure, Outcome, USAGE, options};
+use crate::block::{Lm, Tier, bench, looks_like_text};
+use crate::codec::{EMBEDDED, VOCAB};
+use crate::model::file::Manifest;
+use crate::model::registry::{self, RegistryError};
+use crate::model::train::{Spool, TrainError, Training};
+use crate::model::{Registry, prior};
+use crate::store::{Ecc, FRAME_HEADER, frame_len};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// One file in so many is held out.
+const SHARE: usize = 64;
+/// Bytes of a file that is held out, and of all of them, at most.
+const HELD: [usize; 2] = [256 << 10, 2 << 20];
+/// Least and most memory of a table.
+const MEMORY: [u64; 2] = [64 << 10, 1 << 30];
+/// Files left out that are named one by one.
+const NAMED: usize = 20;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Text to count: a directory, with those below it
+    #[arg(long, value_name = "DIR")]
+    corpus: PathBuf,
+    /// Name for the model
+    #[arg(long)]
+    name: String,
+    /// Memory of its table (K, M); training takes 16 times as much
+    #[arg(long, default_value = "64M", value_name = "SIZE")]
+    memory: String,
+    /// Licence of the text
+    #[arg(long, default_value = "unknown")]
+    licence: String,
+    /// Where the text is from
+    #[arg(long)]
+    source: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    name: String,
+    id: String,
+    corpus_bytes: u64,
+    files: usize,
+    left_out: Vec<PathBuf>,
+    seconds: f64,
+    bytes: u64,
+    memory_bytes: u64,
+    held_out_bytes: u64,
+    /// Bits per byte of the text held out, as it would be stored; without a model, and with this one.
+    bpb_fast: Option<f64>,
+    bpb: Option<f64>,
+}
+
+/// Regular files below `dir` in the order of their names; what else there is goes to `left_out`.
+fn files(dir: &Path, found: &mut Vec<PathBuf>, left_out: &mut Vec<(PathBuf, String)>) {
+    let entries = match std::fs::read_dir(dir).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+        Ok(entries) => entries,
+        Err(e) => return left_out.push((dir.to_owned(), e.to_string())),
+    };
+    let mut paths: Vec<PathBuf> = entries.iter().map(std::fs::DirEntry::path).collect();
+    paths.sort();
+    for path in paths {
+        match std::fs::symlink_metadata(&path).map(|m| m.file_type()) {
+            Ok(t) if t.is_dir() => files(&path, found, left_out),
+            Ok(t) if t.is_file() => found.push(path),
+            Ok(_) => left_out.push((path, "no regular file".into())),
+            Err(e) => left_out.push((path, e.to_string())),
+        }
+    }
+}
+
+fn bits_per_byte(held: &[Vec<u8>], tier: &Tier) -> Result<f64, Failure> {
+    let (mut bytes, mut coded) = (0, 0);
+    for text in held {
+        let frame = |payload| frame_len(Ecc::Standard, payload);
+        let unit = tier.unit() as usize;
+        let m = bench::measure(text, unit, tier, FRAME_HEADER as u64, frame)?;
+        if !m.roundtrip {
+            return Err(Failure::new(FAILED, "a text held out did not come back as it was"));
+        }
+        bytes += m.bytes;
+        coded += m.coded_bytes;
+    }
+    Ok(coded as f64 * 8.0 / bytes as f64)
+}
+
+/// A bar on a terminal, a line for each pass elsewhere.
+fn bar(say: Say) -> ProgressBar {
+    if say.quiet || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(1);
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} passes {eta}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+/// Runs it.
+pub fn run(a: &Args, say: Say) -> Outcome {
+    let began = Instant::now();
+    if !registry::is_name(&a.name) {
+        return Err(Failure::new(USAGE, RegistryError::Name(a.name.clone())));
+    }
+    let memory = options::size(&a.memory).ok().filter(|m| (MEMORY[0]..=MEMORY[1]).contains(m));
+    let memory = memory.ok_or_else(|| {
+        Failure::new(USAGE, format!("--memory {}: not a size from 64K to 1024M", a.memory))
+    })?;
+    let registry = Registry::of_user();
+    // One that is part of the program may be replaced; nobody's own is.
+    if registry.has(&a.name) {
+        return Err(RegistryError::Taken(a.name.clone()).into());
+    }
+    registry.make()?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (mut found, mut left_out) = (Vec::new(), Vec::new());
+    files(&a.corpus, &mut found, &mut left_out);
+    let spooled = |e| Failure::new(FAILED, format!("{}: {e}", registry.dir().display()));
+    let mut spool = Spool::new(registry.dir(), &VOCAB, threads).map_err(spooled)?;
+    let (mut held, mut held_bytes, mut taken) = (Vec::new(), 0, 0);
+    for path in found {
+        match std::fs::read(&path) {
+            Ok(text) if text.is_empty() => {}
+            Ok(text) if !looks_like_text(&text) => left_out.push((path, "no text".into())),
+            Ok(mut text) => {
+                taken += 1;
+                if taken % SHARE == 0 && held_bytes < HELD[1] {
+                    text.truncate(HELD[0]);
+                    held_bytes += text.len();
+                    held.push(text);
+                } else {
+                    spool.push(&text).map_err(spooled)?;
+                }
+            }
+            Err(e) => left_out.push((path, e.to_string())),
+        }
+    }
+    for (path, reason) in left_out.iter().take(NAMED) {
+        log::warn!("left out: {}: {reason}", path.display());
+    }
+    if left_out.len() > NAMED {
+        log::warn!("left out: {} more files", left_out.len() - NAMED);
+    }
+    let bar = bar(say);
+    let training = Training { memory: memory as usize };
+    let kinds = training
+        .run(&mut spool, &mut |p| {
+            bar.set_length(p.all as u64);
+            bar.set_position(p.done as u64);
+        })
+        .map_err(|e| match e {
+            TrainError::TooLittle(_) => {
+                Failure::new(FAILED, format!("{}: {e}", a.corpus.display()))
+            }
+            TrainError::Spool(e) => spooled(e),
+        })?;
+    bar.finish_and_clear();
+    let corpus_bytes = spool.bytes;
+    drop(spool);
+    let manifest = Manifest {
+        name: a.name.clone(),
+        version: "1".into(),
+        licence: a.licence.clone(),
+        source: a.source.clone().unwrap_or_else(|| format!("{corpus_bytes} bytes of text")),
+    };
+    let bytes = prior::to_bytes(&manifest, EMBEDDED, &kinds)
+        .ok_or_else(|| Failure::new(FAILED, "the built-in vocabulary is damaged"))?;
+    let seconds = began.elapsed().as_secs_f64();
+    let lm = Lm::load(&bytes)?;
+    let memory_bytes = lm.weight() as u64;
+    let (mut bpb_fast, mut bpb) = (None, None);
+    if !held.is_empty() {
+        bpb_fast = Some(bits_per_byte(&held, &Tier::FAST)?);
+        bpb = Some(bits_per_byte(&held, &Tier::with(lm))?);
+    }
+    let listed = registry.add(&bytes)?;
+    let report = Report {
+        name: a.name.clone(),
+        id: listed.id.to_hex().to_string(),
+        corpus_bytes,
+        files: taken,
+        left_out: left_out.into_iter().map(|l| l.0).collect(),
+        seconds,
+        bytes: bytes.len() as u64,
+        memory_bytes,
+        held_out_bytes: held_bytes as u64,
+        bpb_fast,
+        bpb,
+    };
+    if a.json {
+        return output::json(&report);
+    }
+    say.line(&format!(
+        "{} of text in {} files counted in {:.0} s; {} at rest, {} in memory",
+        output::size(corpus_bytes),
+        report.files,
+        seconds,
+        output::size(report.bytes),
+        output::size(memory_bytes)
+    ));
+    if let (Some(fast), Some(own)) = (bpb_fast, bpb) {
+        let held = output::size(report.held_out_bytes);
+        say.line(&format!(
+            "bits per byte of {held} held out: {own:.3} (without a model {fast:.3})"
+        ));
+    }
+    say.line(&format!("{} is there; id {}", report.name, report.id));
+    Ok(())
+}
