@@ -1,5 +1,5 @@
 #!/bin/bash
-# The base model, from a folder of text to weights that `lmfs model import` reads.
+# The deep model, from a folder of text to weights that `lmfs model import` reads.
 #
 #   training/run.sh reproduce     prepares CORPUS (and MORE), trains MINUTES minutes, exports WORK/run/final, evaluates it
 #   training/run.sh continue      goes on: with the interrupted run if there is one, else from before the last decay

@@ -60,8 +60,8 @@ pub fn to_bytes(
 }
 
 impl PriorModel {
-    /// Reads a file's bytes, on several cores. Never panics; what a forged file claims costs time at
-    /// most, and memory up to a limit.
+    /// Reads a file's bytes, on several cores. Never panics; takes memory in proportion to
+    /// `bytes` only.
     ///
     /// # Errors
     /// The file is none, damaged, or computes something else here than where it was made.

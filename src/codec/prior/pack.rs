@@ -10,8 +10,11 @@ use crate::codec::range::{Decoder, Encoder};
 const LEAF_BITS: u32 = LEAVES.ilog2();
 /// Contexts of one kind, at most.
 const CONTEXTS_MAX: u32 = 1 << 24;
-/// Followers of all contexts of one kind, at most.
-const FOLLOWERS_MAX: usize = 1 << 26;
+/// Followers for each byte of code, at most: no table needs so few bits for one, and so forged ones take no
+/// more memory than their length lets expect.
+const FOLLOWERS_MAX: usize = 4;
+/// Followers that are believed in any case.
+const FEW: usize = 4096;
 
 impl Bits for Encoder {
     #[inline(always)]
@@ -149,7 +152,7 @@ impl Contexts {
         out
     }
 
-    /// Reverses [`Self::pack`]; `None` for what cannot be. Takes memory as it goes, up to a limit.
+    /// Reverses [`Self::pack`]; `None` for what cannot be. Takes memory in proportion to `bytes` only.
     pub fn unpack(bytes: &[u8]) -> Option<Self> {
         let (bits, bytes) = bytes.split_first_chunk()?;
         let (len, bytes) = bytes.split_first_chunk()?;
@@ -163,7 +166,7 @@ impl Contexts {
         for _ in 0..len {
             let gap = cells.context(&mut coder, 0, &[], &mut new.followers)?;
             key = key.checked_add(gap).filter(|k| u64::from(*k) < 1 << (bits + CHECK_BITS))?;
-            if new.followers.len() > FOLLOWERS_MAX {
+            if new.followers.len() > FEW + FOLLOWERS_MAX * bytes.len() {
                 return None;
             }
             new.keys.push(key);

@@ -68,6 +68,16 @@ proptest! {
 }
 
 #[test]
+fn a_short_code_makes_no_long_table() {
+    // 2^24 contexts, whose code is zeros or ones.
+    for code in [0, 0xff] {
+        let mut bytes = vec![4, 0, 0, 0, 0, 0, 0, 1];
+        bytes.extend([code; 400]);
+        assert_eq!(Contexts::unpack(&bytes), None);
+    }
+}
+
+#[test]
 fn counts_are_rounded_down() {
     for n in 1..5000 {
         let code = usize::from(count_code(n));
