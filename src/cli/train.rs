@@ -6,13 +6,14 @@ use crate::block::{Lm, Tier, bench, looks_like_text};
 use crate::codec::{EMBEDDED, VOCAB};
 use crate::model::file::Manifest;
 use crate::model::registry::{self, RegistryError};
+use crate::model::texts::{LeftOut, files};
 use crate::model::train::{Spool, TrainError, Training};
 use crate::model::{Registry, prior};
 use crate::store::{Ecc, FRAME_HEADER, frame_len};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// One file in so many is held out.
@@ -63,24 +64,6 @@ struct Report {
     bpb: Option<f64>,
 }
 
-/// Regular files below `dir` in the order of their names; what else there is goes to `left_out`.
-fn files(dir: &Path, found: &mut Vec<PathBuf>, left_out: &mut Vec<(PathBuf, String)>) {
-    let entries = match std::fs::read_dir(dir).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
-        Ok(entries) => entries,
-        Err(e) => return left_out.push((dir.to_owned(), e.to_string())),
-    };
-    let mut paths: Vec<PathBuf> = entries.iter().map(std::fs::DirEntry::path).collect();
-    paths.sort();
-    for path in paths {
-        match std::fs::symlink_metadata(&path).map(|m| m.file_type()) {
-            Ok(t) if t.is_dir() => files(&path, found, left_out),
-            Ok(t) if t.is_file() => found.push(path),
-            Ok(_) => left_out.push((path, "no regular file".into())),
-            Err(e) => left_out.push((path, e.to_string())),
-        }
-    }
-}
-
 fn bits_per_byte(held: &[Vec<u8>], tier: &Tier) -> Result<f64, Failure> {
     let (mut bytes, mut coded) = (0, 0);
     for text in held {
@@ -96,7 +79,7 @@ fn bits_per_byte(held: &[Vec<u8>], tier: &Tier) -> Result<f64, Failure> {
     Ok(coded as f64 * 8.0 / bytes as f64)
 }
 
-/// A bar on a terminal, a line for each pass elsewhere.
+/// A bar on a terminal, nothing elsewhere.
 fn bar(say: Say) -> ProgressBar {
     if say.quiet || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -132,7 +115,9 @@ pub fn run(a: &Args, say: Say) -> Outcome {
     for path in found {
         match std::fs::read(&path) {
             Ok(text) if text.is_empty() => {}
-            Ok(text) if !looks_like_text(&text) => left_out.push((path, "no text".into())),
+            Ok(text) if !looks_like_text(&text) => {
+                left_out.push(LeftOut { path, reason: "no text".into() });
+            }
             Ok(mut text) => {
                 taken += 1;
                 if taken % SHARE == 0 && held_bytes < HELD[1] {
@@ -143,11 +128,11 @@ pub fn run(a: &Args, say: Say) -> Outcome {
                     spool.push(&text).map_err(spooled)?;
                 }
             }
-            Err(e) => left_out.push((path, e.to_string())),
+            Err(e) => left_out.push(LeftOut { path, reason: e.to_string() }),
         }
     }
-    for (path, reason) in left_out.iter().take(NAMED) {
-        log::warn!("left out: {}: {reason}", path.display());
+    for l in left_out.iter().take(NAMED) {
+        log::warn!("left out: {}: {}", l.path.display(), l.reason);
     }
     if left_out.len() > NAMED {
         log::warn!("left out: {} more files", left_out.len() - NAMED);
@@ -190,7 +175,7 @@ pub fn run(a: &Args, say: Say) -> Outcome {
         id: listed.id.to_hex().to_string(),
         corpus_bytes,
         files: taken,
-        left_out: left_out.into_iter().map(|l| l.0).collect(),
+        left_out: left_out.into_iter().map(|l| l.path).collect(),
         seconds,
         bytes: bytes.len() as u64,
         memory_bytes,

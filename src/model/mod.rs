@@ -11,6 +11,7 @@ pub mod import;
 pub mod parts;
 pub mod prior;
 pub mod registry;
+pub mod texts;
 pub mod tokenizer;
 pub mod train;
 pub mod tree;

@@ -1,6 +1,7 @@
 //! The user's text: read, and parted into what is trained on and what judges the result.
 
 use super::TuneError;
+use crate::model::texts::{LeftOut, files};
 use std::path::{Path, PathBuf};
 
 /// Least bytes of text that tuning accepts.
@@ -15,15 +16,6 @@ const SHARE: usize = 16;
 const SHORT: usize = 8 << 10;
 /// Least bytes held out of a file.
 const PIECE: usize = 4 << 10;
-
-/// A file that is not part of the corpus, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftOut {
-    /// The file.
-    pub path: PathBuf,
-    /// Why it is left out.
-    pub reason: String,
-}
 
 /// Texts to train on and texts to judge by.
 #[derive(Debug, Default)]
@@ -58,32 +50,6 @@ impl Random {
             all.swap(i, (self.draw() % (i as u64 + 1)) as usize);
         }
         all
-    }
-}
-
-/// Regular files below `dir` by name; what is none is noted.
-fn files(dir: &Path, found: &mut Vec<PathBuf>, left_out: &mut Vec<LeftOut>) {
-    let mut skip = |path: &Path, reason: String| {
-        left_out.push(LeftOut { path: path.to_owned(), reason });
-    };
-    let entries = match std::fs::read_dir(dir).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
-        Ok(entries) => entries,
-        Err(e) => return skip(dir, e.to_string()),
-    };
-    let mut paths: Vec<PathBuf> = entries.iter().map(std::fs::DirEntry::path).collect();
-    paths.sort();
-    let mut below = Vec::new();
-    for path in paths {
-        match std::fs::symlink_metadata(&path).map(|m| m.file_type()) {
-            Ok(t) if t.is_file() => found.push(path),
-            Ok(t) if t.is_dir() => below.push(path),
-            Ok(t) if t.is_symlink() => skip(&path, "a symbolic link".into()),
-            Ok(_) => skip(&path, "not a regular file".into()),
-            Err(e) => skip(&path, e.to_string()),
-        }
-    }
-    for path in below {
-        files(&path, found, left_out);
     }
 }
 

@@ -14,11 +14,12 @@ mod ops;
 mod state;
 mod train;
 
-pub use corpus::{Corpus, LeftOut};
+pub use corpus::Corpus;
 pub use judge::bits_per_byte;
 pub use llama::{Llama, dequantise};
 pub use train::{BATCH, CROP, Options, Outcome, Progress, RATE, train};
 
+use crate::model::texts::LeftOut;
 use std::path::PathBuf;
 
 /// Name and value of the environment variable that keeps candle from starting threads. To be set
