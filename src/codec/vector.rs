@@ -91,6 +91,8 @@ pub trait Vector: Copy {
     fn slots(lines: &[Line], at: Self) -> Self;
     /// Elements of a table modulo its size without the last one, which is never used.
     fn halves<const N: usize>(table: &[u16; N], at: Self) -> Self;
+    /// The last of 16 ascending numbers that is not above `x`; all are below 2^15, and the first one is 0.
+    fn rank(ascending: &[u16; 2 * WIDTH], x: u16) -> usize;
 
     /// Cut to a range.
     #[inline(always)]
@@ -226,6 +228,17 @@ impl Vector for Plain {
         const { assert!((N - 1).is_power_of_two()) };
         Self(at.0.map(|i| i32::from(table[i as usize & (N - 2)])))
     }
+    #[inline(always)]
+    fn rank(ascending: &[u16; 2 * WIDTH], x: u16) -> usize {
+        // Four numbers to a word: of those that are not above, the highest bit stays.
+        const ONES: u64 = 0x0001_0001_0001_0001;
+        let x = u64::from(x) * ONES | ONES << 15;
+        let four = |i: usize| {
+            let one = |k: usize| u64::from(ascending[4 * i + k]) << (16 * k);
+            (x - (one(0) | one(1) | one(2) | one(3))) >> 15 & ONES
+        };
+        ((four(0) + four(1) + four(2) + four(3)).wrapping_mul(ONES) >> 48) as usize - 1
+    }
 }
 
 /// For processors with AVX2: used only where they have been asked for it.
@@ -286,6 +299,16 @@ mod wide {
             sar = _mm256_srai_epi32;
         }
 
+        #[inline(always)]
+        fn rank(ascending: &[u16; 16], x: u16) -> usize {
+            // SAFETY: as above; an array is read as it lies.
+            let above = unsafe {
+                let all = _mm256_loadu_si256(ascending.as_ptr().cast());
+                _mm256_movemask_epi8(_mm256_cmpgt_epi16(all, _mm256_set1_epi16(x as i16)))
+            };
+            // Two bits for each number.
+            above.trailing_zeros() as usize / 2 - 1
+        }
         #[inline(always)]
         fn load(from: &Lanes) -> Self {
             // SAFETY: AVX2 is there; `from` is as long as a register.

@@ -119,7 +119,7 @@ mod tests {
         let mut kinds: [Contexts; KINDS] = std::array::from_fn(|_| Contexts::new(40));
         for (k, kind) in kinds.iter_mut().enumerate() {
             for n in 0..40_u32 {
-                kind.push(n << 26 | k as u32, &[n as u16 * 16, n as u16 * 32 + 3, 65_000]);
+                kind.push(n << 26 | k as u32, &[n as u16 * 16, n as u16 * 32 + 19, 65_000]);
             }
         }
         to_bytes(&Manifest { name: "small".into(), ..Manifest::default() }, EMBEDDED, &kinds)

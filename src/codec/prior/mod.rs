@@ -5,6 +5,8 @@
 //! with a table of its own.
 
 mod contexts;
+mod keys;
+mod nibble;
 mod pack;
 mod table;
 mod view;
