@@ -210,7 +210,7 @@ multiversion! {
 }
 
 #[inline(always)]
-fn unpack_any<V: Vector>(bytes: &[u8]) -> Option<Contexts> {
+pub(super) fn unpack_any<V: Vector>(bytes: &[u8]) -> Option<Contexts> {
     let (head, mut rest) = bytes.split_first_chunk::<{ 4 * HEAD }>()?;
     let mut take = |n: usize| {
         let (taken, others) = rest.split_at_checked(n)?;
