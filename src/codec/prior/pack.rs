@@ -146,6 +146,21 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// Two steps of each of two walks. Spelt out, so that what follows a number is known when this is compiled.
+#[inline(always)]
+fn turn(
+    p: &mut impl Pass,
+    cells: &mut Cells,
+    [a, b]: [&mut Walk<'_>; 2],
+    followers: &mut [u16],
+    learn: bool,
+) {
+    a.step(p, cells, followers, After { refill: false, learn });
+    b.step(p, cells, followers, After { refill: false, learn });
+    a.step(p, cells, followers, After { refill: true, learn });
+    b.step(p, cells, followers, After { refill: true, learn });
+}
+
 /// All followers: those of the first contexts, which have half of them or a little less, by turns with
 /// those of the others. False if leaves are not ascending.
 #[inline(always)]
@@ -158,17 +173,11 @@ fn follow(p: &mut impl Pass, cells: &mut Cells, ends: &[u32], followers: &mut [u
     let mut b = Walk::new(NUMBER_LANES + PARTS, others, cut);
     let pairs = cut.min(rest) / 2;
     let school = pairs.min((pairs / SCHOOL.0).max(SCHOOL.1));
-    let mut pair = |a: &mut Walk<'_>, b: &mut Walk<'_>, learn| {
-        for refill in [false, true] {
-            a.step(p, cells, followers, After { refill, learn });
-            b.step(p, cells, followers, After { refill, learn });
-        }
-    };
     for _ in 0..school {
-        pair(&mut a, &mut b, true);
+        turn(p, cells, [&mut a, &mut b], followers, true);
     }
     for _ in school..pairs {
-        pair(&mut a, &mut b, false);
+        turn(p, cells, [&mut a, &mut b], followers, false);
     }
     for (walk, len) in [(&mut a, cut), (&mut b, rest)] {
         for i in 2 * pairs..len {
