@@ -258,6 +258,8 @@ impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
     pub fn begin<V: Vector>(&mut self, lane: usize) {
         self.lane = lane;
         self.depth = 0;
+        let informed = if I > C { self.lanes[lane].0.prior_contexts() } else { [0; WIDTH] };
+        self.prior.prefetch(&informed);
         self.hashes = self.lanes[lane].0.contexts::<C>(&self.history);
         self.prefetch::<V>(0);
         let (lane, matches) = &mut self.lanes[lane];
@@ -268,7 +270,7 @@ impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
         self.guess = None;
         self.refused = false;
         if I > C {
-            self.prior.begin(&lane.prior_contexts());
+            self.prior.begin::<V>(&informed);
         }
         for (matcher, m) in self.matchers.iter().zip(matches) {
             if let Some((token, p)) = matcher.guess(m)
@@ -340,7 +342,7 @@ impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
             let linear = p.sub(V::splat(32768)).sar::<5>();
             self.inputs.counted[k] = TABLES.stretch_all(p).pack(linear);
         }
-        let known = self.prior.highest();
+        let known = self.prior.highest::<V>();
         if I > C {
             self.inputs.counted[C] = if self.asked {
                 self.prior.ask::<V>(vocab.leaf(self.guess.unwrap_or(0)) as u16)
@@ -452,7 +454,7 @@ impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
         if I > C {
             self.prior.learn::<V>(bit);
             if !self.asked {
-                self.prior.narrow(bit);
+                self.prior.narrow::<V>(bit);
             }
         }
         let direct = &mut self.direct[self.node as usize];

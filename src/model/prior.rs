@@ -55,7 +55,7 @@ pub fn to_bytes(
         o.u32(packed.len() as u32);
         o.0.extend(packed);
     }
-    o.0.extend(fingerprint(&vocab, &Arc::new(Prior::new(kinds))));
+    o.0.extend(fingerprint(&vocab, &Arc::new(Prior::new(&vocab, kinds))));
     Some(o.0)
 }
 
@@ -101,7 +101,7 @@ impl PriorModel {
         let kinds: [Contexts; KINDS] = kinds
             .and_then(|kinds| kinds.try_into().ok())
             .ok_or_else(|| invalid("the prior's table"))?;
-        let prior = Arc::new(Prior::new(&kinds));
+        let prior = Arc::new(Prior::new(&vocab, &kinds));
         if fingerprint(&vocab, &prior) != *want {
             return Err(invalid("the check text is not coded as where the model was made"));
         }

@@ -1,10 +1,16 @@
 use super::*;
+#[cfg(target_arch = "x86_64")]
+use crate::codec::vector::Avx2;
+use crate::codec::vector::{Plain, Vector};
+use crate::codec::vocab::VOCAB;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Contexts of any shape: by hash, followers with the codes of their counts.
 fn any_contexts() -> impl Strategy<Value = BTreeMap<u32, BTreeMap<u16, u16>>> {
-    let followers = proptest::collection::btree_map(0..LEAVES as u16, 0..16_u16, 1..40);
+    let list = |n| proptest::collection::btree_map(0..LEAVES as u16, 0..16_u16, n);
+    let followers = prop_oneof![list(1..16), list(1..40), list(16..400)];
     // Their first bits differ: a small table keeps no others.
     let hash = (0..1_u32 << 10).prop_map(|first| first << 22 | 0x1234);
     proptest::collection::btree_map(hash, followers, 0..60)
@@ -36,12 +42,12 @@ proptest! {
         let read = Contexts::unpack(&bytes);
         prop_assert_ne!(read.as_ref(), Some(&c));
         if let Some(c) = read {
-            let mut prior = Prior::empty();
+            let mut prior = Prior::empty(&VOCAB);
             prior.set(0, &c);
-            let mut f = Followers::default();
-            for hash in 0..100_u32 {
-                prior.look(0, hash << 25, &mut f);
-                prior.part(0, &f, 2000);
+            let mut view = View::new(Some(Arc::new(prior)));
+            for hash in 0..100_i32 {
+                view.begin::<Plain>(&[hash << 25; KINDS]);
+                down::<Plain>(&mut view, hash as u32, |_, _, _| {});
             }
         }
         bytes[cut] ^= by;
@@ -60,28 +66,55 @@ proptest! {
     }
 
     #[test]
-    fn followers_part_where_their_leaves_do(all in any_contexts(), mids: [u16; 4]) {
-        let mut prior = Prior::empty();
+    fn followers_part_where_their_leaves_do(all in any_contexts(), ways: u32) {
+        let mut prior = Prior::empty(&VOCAB);
         prior.set(3, &contexts(&all));
+        let prior = Arc::new(prior);
         for (hash, followers) in &all {
-            let mut f = Followers::default();
-            prior.look(3, *hash, &mut f);
-            prop_assert!(!f.is_empty());
-            let (mut from, mut to) = (0, u16::MAX);
-            for mid in mids {
-                let mid = mid % LEAVES as u16;
-                let cut = mid.clamp(from, to);
-                let count = |range: std::ops::Range<u16>| -> u32 {
-                    let codes = followers.iter().filter(|(leaf, _)| range.contains(leaf));
-                    codes.map(|(_, code)| COUNTS[usize::from(*code)]).sum()
-                };
-                let (left, right, at) = prior.part(3, &f, mid);
-                prop_assert_eq!((left, right), (count(from..cut), count(cut..to)));
-                let right = mid.is_multiple_of(2);
-                f.narrow(at, right);
-                if right { from = cut } else { to = cut }
+            let mut hashes = [0; KINDS];
+            hashes[3] = *hash as i32;
+            let mut view = View::new(Some(Arc::clone(&prior)));
+            let count = |from: usize, to: usize| -> i32 {
+                let codes = followers.range(from as u16..to as u16).map(|(_, code)| code);
+                codes.map(|code| COUNTS[usize::from(*code)] as i32).sum()
+            };
+            view.begin::<Plain>(&hashes);
+            let mut seen = Vec::new();
+            down::<Plain>(&mut view, ways, |[from, mid, to], left, right| {
+                seen.push((left, right));
+                assert_eq!((left[3], right[3]), (count(from, mid), count(mid, to)));
+            });
+            #[cfg(target_arch = "x86_64")]
+            if is_x86_feature_detected!("avx2") {
+                view.begin::<Avx2>(&hashes);
+                let mut plain = seen.into_iter();
+                down::<Avx2>(&mut view, ways, |_, left, right| {
+                    assert_eq!(Some((left, right)), plain.next());
+                });
+            }
+            for (leaf, code) in followers {
+                let own = COUNTS[usize::from(*code)];
+                let all = (own, count(0, LEAVES) as u32, followers.len() as u32);
+                prop_assert_eq!(prior.share(3, *hash, *leaf), Some(all));
             }
         }
+    }
+}
+
+/// Goes down the tree; tells of each node its span and the counts on both sides.
+fn down<V: Vector>(view: &mut View, ways: u32, mut tell: impl FnMut([usize; 3], Lanes, Lanes)) {
+    let (mut node, mut depth) = (0, 0);
+    loop {
+        let span = VOCAB.span(node);
+        let [left, right] = view.sides::<V>(span[1] as u16).map(V::lanes);
+        tell(span, left, right);
+        let bit = ways.rotate_right(depth) & 1 == 1;
+        view.narrow::<V>(bit);
+        match VOCAB.step(node, bit) {
+            Ok(next) => node = next,
+            Err(_) => return,
+        }
+        depth += 1;
     }
 }
 
