@@ -28,10 +28,10 @@ static RATES: [u16; 65] = {
     while n < 64 {
         let seen = if n < 32 {
             n
-        } else if n < 44 {
+        } else if n < 40 {
             n - 32
         } else {
-            12
+            8
         };
         r[n] = ((2 * 65536) / (2 * seen + 3) / 2) as u16;
         n += 1;
@@ -188,8 +188,8 @@ static DIVISORS: [i32; 256] = {
 
 /// Cells for each context.
 const CELLS: usize = 1024;
-/// Each observation moves a cell by 2^-this of the error.
-const WORTH_RATE: i32 = 6;
+/// Each observation moves a cell by 2^-this of the error, rounded.
+const WORTH_RATE: i32 = 8;
 /// Kinds of counts that are told apart: 64 steps of the odds, 16 classes of how much was seen.
 const STEPS: i32 = 64;
 
@@ -264,7 +264,8 @@ impl Worth {
     pub fn learn<V: Vector>(&mut self, e: &Estimates, bit: bool) {
         let p = V::load(&e.p);
         let target = V::splat(if bit { 65535 } else { 0 });
-        p.add(target.sub(p).sar::<WORTH_RATE>()).put_halves(&mut self.cells, &e.at);
+        let half = V::splat(1 << (WORTH_RATE - 1));
+        p.add(target.sub(p).add(half).sar::<WORTH_RATE>()).put_halves(&mut self.cells, &e.at);
     }
 }
 

@@ -29,11 +29,18 @@ const WEIGHT_MAX: i32 = (1 << 19) - 1;
 /// Errors below this move no weights: it would be by next to nothing, and most errors are.
 const SLIGHT: i32 = 32;
 
+/// Decisions are counted up to this.
+const SEEN_MAX: u32 = 1 << 20;
+
 /// Learning rates of the layers.
 #[derive(Debug, Clone, Copy)]
 pub struct Rates {
-    /// Of the first.
+    /// Of the first, in the end.
     pub first: i32,
+    /// How many times more that is at first, in addition.
+    pub boost: u32,
+    /// Decisions after which half of the boost is gone.
+    pub decay: u32,
     /// Of the second.
     pub second: i32,
 }
@@ -133,14 +140,12 @@ impl<const C: usize, const S: usize> Mixer<C, S> {
     #[inline(always)]
     pub fn update<V: Vector>(&mut self, inputs: &Inputs<C>, bit: bool) {
         let target = if bit { 65535 } else { 0 };
-        // Steep at first.
-        let mut boost = 2;
-        if self.seen < STEEP {
-            boost += (2048 / (256 + self.seen)) as i32;
-            self.seen += 1;
-        }
-        let rate = V::splat(self.rates.first * boost);
-        let errs = V::splat(target).sub(V::load(&self.probabilities)).mul(rate).sar::<8>();
+        // Steep at first. In 32nds; the product of rate and error stays below 2^30.
+        let Rates { first, boost, decay, .. } = self.rates;
+        let times = 32 + (32 * boost * decay / (decay + self.seen)) as i32;
+        self.seen = (self.seen + 1).min(SEEN_MAX);
+        let rate = V::splat(first * times);
+        let errs = V::splat(target).sub(V::load(&self.probabilities)).mul(rate).sar::<12>();
         let errs = errs.clamp(-32767, 32767).lanes();
         for k in 0..S {
             let err = errs[k] as i16;
@@ -164,6 +169,3 @@ impl<const C: usize, const S: usize> Mixer<C, S> {
         size_of::<Inputs<C>>() * self.first.len() + size_of::<Lanes>() * self.second.len()
     }
 }
-
-/// Decisions during which weights move faster.
-const STEEP: u32 = 2048 - 256;
