@@ -28,7 +28,7 @@ multiversion! {
 fn mix_any<V: Vector>(decisions: u32) -> u64 {
     let eighths = Shorts([(ONE / 8) as i16; 2 * WIDTH]);
     let initial = Inputs { counted: [eighths], rest: eighths };
-    let mut mixer = Mixer::<1, 3>::new(&initial, [64; 3], 16, Rates { first: 28, second: 4 });
+    let mut mixer = Mixer::<1, 3>::new(&initial, [64; 3], 16, Rates { first: 28, boost: 4, decay: 256, second: 4 });
     let mut inputs = Inputs::<1>::ZERO;
     let (mut seed, mut sum) = (1_u32, 0);
     for _ in 0..decisions {

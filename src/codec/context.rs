@@ -173,6 +173,12 @@ impl Lane {
         self.field.min(FIELDS - 1) * POSITIONS + self.pos.min(POSITIONS - 1)
     }
 
+    /// The field of the line, and the first fields.
+    #[inline(always)]
+    pub fn template(&self) -> u32 {
+        hash(self.first, self.field as u32)
+    }
+
     /// The contexts' hashes before a token: one vector of them, or two.
     #[inline(always)]
     pub fn contexts<const C: usize>(&mut self, history: &History) -> [Lanes; C] {

@@ -28,10 +28,10 @@ static RATES: [u16; 65] = {
     while n < 64 {
         let seen = if n < 32 {
             n
-        } else if n < 44 {
+        } else if n < 40 {
             n - 32
         } else {
-            12
+            8
         };
         r[n] = ((2 * 65536) / (2 * seen + 3) / 2) as u16;
         n += 1;
@@ -143,11 +143,8 @@ impl Table {
         let step = target.sub(p).sar::<2>().mul(rates).sar::<13>();
         let p = p.add(step).clamp(1, P_MAX).shl::<14>();
         let seen = seen.add(V::splat(1)).min(V::splat(SEEN_MAX));
-        let new = p.or(slots.and(V::splat(CHECK))).or(seen).lanes();
-        let mask = self.lines.len() - 1;
-        for (at, new) in found.at.iter().zip(new) {
-            self.lines[(*at as u32 >> 4) as usize & mask].0[(at & 15) as usize] = new as u32;
-        }
+        let new = p.or(slots.and(V::splat(CHECK))).or(seen);
+        new.put_slots(&mut self.lines, &found.at);
     }
 }
 
@@ -191,8 +188,8 @@ static DIVISORS: [i32; 256] = {
 
 /// Cells for each context.
 const CELLS: usize = 1024;
-/// Each observation moves a cell by 2^-this of the error.
-const WORTH_RATE: i32 = 6;
+/// Each observation moves a cell by 2^-this of the error, rounded.
+const WORTH_RATE: i32 = 8;
 /// Kinds of counts that are told apart: 64 steps of the odds, 16 classes of how much was seen.
 const STEPS: i32 = 64;
 
@@ -249,11 +246,11 @@ impl Worth {
 
     /// What counts are worth: how often a decision went left, and how often right.
     #[inline(always)]
-    pub fn of_counts<V: Vector>(&self, left: &Lanes, right: &Lanes) -> Estimates {
+    pub fn of_counts<V: Vector>(&self, left: V, right: V) -> Estimates {
         /// What is added to 8 times a count, so that a single one says something and none is no 0.
         const BIAS: i32 = 3;
         let most = V::splat(1 << 20);
-        let (left, right) = (V::load(left).min(most), V::load(right).min(most));
+        let (left, right) = (left.min(most), right.min(most));
         let halves = |n: V| n.shl::<3>().add(V::splat(BIAS)).float_bits().shr::<22>();
         let step = halves(right).sub(halves(left)).clamp(-STEPS / 2, STEPS / 2 - 1);
         let all = left.add(right).add(V::splat(1)).float_bits().shr::<23>();
@@ -267,10 +264,8 @@ impl Worth {
     pub fn learn<V: Vector>(&mut self, e: &Estimates, bit: bool) {
         let p = V::load(&e.p);
         let target = V::splat(if bit { 65535 } else { 0 });
-        let new = p.add(target.sub(p).sar::<WORTH_RATE>()).lanes();
-        for (at, new) in e.at.iter().zip(new) {
-            self.cells[*at as usize % (CELLS * WIDTH)] = new as u16;
-        }
+        let half = V::splat(1 << (WORTH_RATE - 1));
+        p.add(target.sub(p).add(half).sar::<WORTH_RATE>()).put_halves(&mut self.cells, &e.at);
     }
 }
 

@@ -29,11 +29,18 @@ const WEIGHT_MAX: i32 = (1 << 19) - 1;
 /// Errors below this move no weights: it would be by next to nothing, and most errors are.
 const SLIGHT: i32 = 32;
 
+/// Decisions are counted up to this.
+const SEEN_MAX: u32 = 1 << 20;
+
 /// Learning rates of the layers.
 #[derive(Debug, Clone, Copy)]
 pub struct Rates {
-    /// Of the first.
+    /// Of the first, in the end.
     pub first: i32,
+    /// How many times more that is at first, in addition.
+    pub boost: u32,
+    /// Decisions after which half of the boost is gone.
+    pub decay: u32,
     /// Of the second.
     pub second: i32,
 }
@@ -50,7 +57,7 @@ pub struct Mixer<const C: usize, const S: usize> {
     last: usize,
     outs: Lanes,
     p: i32,
-    probabilities: [i32; S],
+    probabilities: Lanes,
     /// Decisions so far, for the learning rate.
     seen: u32,
 }
@@ -61,14 +68,14 @@ fn times<V: Vector>(w: &Lanes, x: &Lanes) -> V {
     V::load(w).mul(V::load(x)).sar::<8>()
 }
 
-/// Σ w·x / [`ONE`]: up to 7 vectors of products, whose sums fit 31 bits.
+/// w·x / 256, by eight partial sums: up to 7 vectors of products, whose sums fit 31 bits.
 #[inline(always)]
-fn dot<V: Vector, const C: usize>(w: &Inputs<C>, x: &Inputs<C>) -> i32 {
+fn dot<V: Vector, const C: usize>(w: &Inputs<C>, x: &Inputs<C>) -> V {
     let mut sum = V::products(&w.rest, &x.rest);
     for k in 0..C {
         sum = sum.add(V::products(&w.counted[k], &x.counted[k]));
     }
-    sum.sar::<8>().sum() >> 6
+    sum.sar::<8>()
 }
 
 /// w += x · err / 2^14, rounded.
@@ -99,7 +106,7 @@ impl<const C: usize, const S: usize> Mixer<C, S> {
             last: 0,
             outs: [0; WIDTH],
             p: 32768,
-            probabilities: [0; S],
+            probabilities: [0; WIDTH],
             seen: 0,
         }
     }
@@ -112,12 +119,16 @@ impl<const C: usize, const S: usize> Mixer<C, S> {
         contexts: &[usize; S],
         last: usize,
     ) -> i32 {
+        let mut sums = [V::splat(0); WIDTH];
         for k in 0..S {
             let at = self.starts[k] + contexts[k];
             self.chosen[k] = at;
-            self.outs[k] = dot::<V, C>(&self.first[at], inputs).clamp(-LIMIT, LIMIT);
-            self.probabilities[k] = TABLES.squash(self.outs[k]);
+            sums[k] = dot::<V, C>(&self.first[at], inputs);
         }
+        // In units of 1/[`ONE`] so far, of which `dot` took 8 bits.
+        let outs = V::sums(sums).sar::<6>().clamp(-LIMIT, LIMIT);
+        TABLES.squash_all(outs).store(&mut self.probabilities);
+        outs.store(&mut self.outs);
         self.last = last;
         let sum = times::<V>(&self.second[last], &self.outs).sum() >> 8;
         let logit = sum.clamp(-LIMIT, LIMIT);
@@ -129,18 +140,18 @@ impl<const C: usize, const S: usize> Mixer<C, S> {
     #[inline(always)]
     pub fn update<V: Vector>(&mut self, inputs: &Inputs<C>, bit: bool) {
         let target = if bit { 65535 } else { 0 };
-        // Steep at first.
-        let mut boost = 2;
-        if self.seen < STEEP {
-            boost += (2048 / (256 + self.seen)) as i32;
-            self.seen += 1;
-        }
+        // Steep at first. In 32nds; the product of rate and error stays below 2^30.
+        let Rates { first, boost, decay, .. } = self.rates;
+        let times = 32 + (32 * boost * decay / (decay + self.seen)) as i32;
+        self.seen = (self.seen + 1).min(SEEN_MAX);
+        let rate = V::splat(first * times);
+        let errs = V::splat(target).sub(V::load(&self.probabilities)).mul(rate).sar::<12>();
+        let errs = errs.clamp(-32767, 32767).lanes();
         for k in 0..S {
-            let err = ((target - self.probabilities[k]) * self.rates.first * boost) >> 8;
-            if err.abs() < SLIGHT {
+            let err = errs[k] as i16;
+            if i32::from(err).abs() < SLIGHT {
                 continue;
             }
-            let err = err.clamp(-32767, 32767) as i16;
             let weights = &mut self.first[self.chosen[k]];
             V::nudge(&mut weights.rest, &inputs.rest, err);
             for c in 0..C {
@@ -158,6 +169,3 @@ impl<const C: usize, const S: usize> Mixer<C, S> {
         size_of::<Inputs<C>>() * self.first.len() + size_of::<Lanes>() * self.second.len()
     }
 }
-
-/// Decisions during which weights move faster.
-const STEEP: u32 = 2048 - 256;

@@ -50,18 +50,23 @@ macro_rules! multiversion {
         $(#[$doc])*
         $vis fn $name($($arg: $ty),*) -> $ret {
             #[cfg(target_arch = "x86_64")]
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") {
-                #[target_feature(enable = "avx2,bmi2")]
+            if is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("bmi1")
+                && is_x86_feature_detected!("bmi2")
+            {
+                #[target_feature(enable = "avx2,bmi1,bmi2")]
                 fn wide($($arg: $ty),*) -> $ret {
-                    $body::<vector::Avx2>($($arg),*)
+                    $body::<$crate::codec::vector::Avx2>($($arg),*)
                 }
                 // SAFETY: the processor has been asked for the features.
                 return unsafe { wide($($arg),*) };
             }
-            $body::<vector::Plain>($($arg),*)
+            $body::<$crate::codec::vector::Plain>($($arg),*)
         }
     };
 }
+
+pub(crate) use multiversion;
 
 pub mod bench;
 

@@ -14,7 +14,7 @@ use super::vocab::Vocab;
 use std::sync::Arc;
 
 /// Tokens that a match has at least.
-const MATCH_MIN: [usize; MATCHES] = [8, 4];
+const MATCH_MIN: [usize; MATCHES] = [8, 3];
 const MATCHES: usize = 2;
 /// Decisions of a path that share lines of the table.
 const GROUP: usize = 4;
@@ -22,7 +22,7 @@ const GROUP: usize = 4;
 const ORDERS: [usize; 3] = [1, 2, 6];
 /// A decision that was foreseen but for less than this, of 65536, teaches the counters nothing:
 /// they would only forget what they have seen under other nodes that share their place.
-const FORESEEN: i32 = 512;
+const FORESEEN: i32 = 256;
 /// Inputs that do not come from counters, after those of the matches.
 const DIRECT: usize = MATCHES;
 const BIAS: usize = MATCHES + 1;
@@ -37,6 +37,9 @@ const PAIRS: usize = 1 << 12;
 const CERTAIN: usize = 21;
 /// Tokens before that have their own weights, hashed.
 const BEFORE: usize = 1 << 10;
+
+/// Fields of lines that begin alike, hashed.
+const TEMPLATES: usize = 1 << 11;
 
 /// What one kind of experts begins with and how it learns.
 struct Ways<const S: usize> {
@@ -127,13 +130,13 @@ pub type Narrow = Experts<1, 1, 3>;
 /// next to nothing.
 pub type Wide = Experts<2, 2, 5>;
 /// What stands beside a prior.
-pub type Informed = Experts<2, 3, 6>;
+pub type Informed = Experts<2, 3, 7>;
 
 /// Contexts of the sets of weights: how certain the matches are with the orders seen and the line
 /// above, the node, the certainty with depth and class of the byte before, the place in the line, the
-/// token before, what the prior knows.
-const SIZES: [usize; 6] =
-    [CERTAIN * 16, NODES + 1, CERTAIN * 128, PLACES, BEFORE, (KINDS + 1) * 4 * 16];
+/// token before, what the prior knows, the field of the line with those that the line began with.
+const SIZES: [usize; 7] =
+    [CERTAIN * 16, NODES + 1, CERTAIN * 128, PLACES, BEFORE, (KINDS + 1) * 4 * 16, TEMPLATES];
 
 impl Narrow {
     /// Knows nothing of the text, which will be `len` bytes long.
@@ -142,7 +145,7 @@ impl Narrow {
             weights: [25, 25, 12, 0],
             prior: 0,
             sizes: std::array::from_fn(|i| SIZES[i]),
-            rates: Rates { first: 28, second: 4 },
+            rates: Rates { first: 28, boost: 4, decay: 256, second: 4 },
             haste: haste::MOST,
             guess_min: 45000,
         };
@@ -158,7 +161,7 @@ impl Wide {
             weights: [6, 20, 8, 60],
             prior: 0,
             sizes: std::array::from_fn(|i| SIZES[i]),
-            rates: Rates { first: 30, second: 8 },
+            rates: Rates { first: 30, boost: 4, decay: 256, second: 8 },
             haste: haste::NONE,
             guess_min: u32::MAX,
         };
@@ -173,9 +176,9 @@ impl Informed {
             weights: [8, 20, 8, 0],
             prior: 12,
             sizes: SIZES,
-            rates: Rates { first: 30, second: 8 },
+            rates: Rates { first: 14, boost: 8, decay: 1 << 16, second: 8 },
             haste: haste::MOST,
-            guess_min: 63500,
+            guess_min: 65000,
         };
         Self::starting(vocab, len, &ways, Some(prior))
     }
@@ -258,6 +261,8 @@ impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
     pub fn begin<V: Vector>(&mut self, lane: usize) {
         self.lane = lane;
         self.depth = 0;
+        let informed = if I > C { self.lanes[lane].0.prior_contexts() } else { [0; WIDTH] };
+        self.prior.prefetch(&informed);
         self.hashes = self.lanes[lane].0.contexts::<C>(&self.history);
         self.prefetch::<V>(0);
         let (lane, matches) = &mut self.lanes[lane];
@@ -268,7 +273,7 @@ impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
         self.guess = None;
         self.refused = false;
         if I > C {
-            self.prior.begin(&lane.prior_contexts());
+            self.prior.begin::<V>(&informed);
         }
         for (matcher, m) in self.matchers.iter().zip(matches) {
             if let Some((token, p)) = matcher.guess(m)
@@ -340,7 +345,7 @@ impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
             let linear = p.sub(V::splat(32768)).sar::<5>();
             self.inputs.counted[k] = TABLES.stretch_all(p).pack(linear);
         }
-        let known = self.prior.highest();
+        let known = self.prior.highest::<V>();
         if I > C {
             self.inputs.counted[C] = if self.asked {
                 self.prior.ask::<V>(vocab.leaf(self.guess.unwrap_or(0)) as u16)
@@ -418,6 +423,7 @@ impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
             lane.coarse_place(),
             hash(before, 77) as usize % BEFORE,
             (known * 4 + order) * 16 + self.depth.min(15),
+            lane.template() as usize % TEMPLATES,
         ];
         let contexts = std::array::from_fn(|k| all[k]);
         let logit = self.mixer.mix::<V>(&self.inputs, &contexts, certain);
@@ -452,7 +458,7 @@ impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
         if I > C {
             self.prior.learn::<V>(bit);
             if !self.asked {
-                self.prior.narrow(bit);
+                self.prior.narrow::<V>(bit);
             }
         }
         let direct = &mut self.direct[self.node as usize];

@@ -11,12 +11,15 @@ pub const LIMIT: i32 = 2900;
 /// e^(-1/256) in units of 2^-62.
 const STEP: u64 = 4_593_706_758_521_714_574;
 
+/// Logits within the limits.
 const SIZE: usize = 2 * LIMIT as usize + 1;
+/// Room for them, and one more that is never read, see [`Vector::halves`].
+const ROOM: usize = SIZE.next_power_of_two() + 1;
 
 /// The tables.
 #[derive(Debug)]
 pub struct Tables {
-    squash: [u16; SIZE],
+    squash: [u16; ROOM],
     stretch: [i16; 65536],
     /// Of 4096; one more that is never read, see [`Vector::halves`].
     coarse: [u16; 4097],
@@ -28,7 +31,7 @@ pub static TABLES: Tables = Tables::new();
 impl Tables {
     #[expect(clippy::large_stack_arrays, reason = "the compiler's stack, not ours")]
     const fn new() -> Self {
-        let mut squash = [0; SIZE];
+        let mut squash = [0; ROOM];
         // decay = e^(-k/256) in 2^-62.
         let one = 1_u128 << 62;
         let mut decay = one;
@@ -65,6 +68,12 @@ impl Tables {
     #[inline(always)]
     pub fn squash(&self, x: i32) -> i32 {
         i32::from(self.squash[(x.clamp(-LIMIT, LIMIT) + LIMIT) as usize])
+    }
+
+    /// The same for several, which are within the limits.
+    #[inline(always)]
+    pub fn squash_all<V: Vector>(&self, x: V) -> V {
+        V::halves(&self.squash, x.add(V::splat(LIMIT)))
     }
 
     /// Logit of a probability's upper 12 bits: less exact, but the table stays in the first cache.

@@ -109,7 +109,7 @@ fn prior() -> Arc<prior::Prior> {
         }
         contexts
     });
-    Arc::new(prior::Prior::new(&kinds))
+    Arc::new(prior::Prior::new(&VOCAB, &kinds))
 }
 
 #[test]

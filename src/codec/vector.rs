@@ -87,10 +87,30 @@ pub trait Vector: Copy {
     fn products(a: &Shorts, b: &Shorts) -> Self;
     /// Adds x · by / 2^15, rounded, to each; all are cut to 16 bits.
     fn nudge(to: &mut Shorts, x: &Shorts, by: i16);
+    /// Sums of all eight numbers of each of eight vectors.
+    fn sums(all: [Self; WIDTH]) -> Self;
+    /// A bit for each number that is below 0, the first one's lowest.
+    fn signs(self) -> u32;
+    /// Of ascending numbers, how many are below `than`.
+    fn below(ascending: &Shorts, than: i16) -> usize;
+    /// The first `n` of some words, each parted into its upper 12 bits and what its lower 4 choose of
+    /// `values`; `end` and 0 in the places of the others.
+    fn listed(words: &[u16; 2 * WIDTH], n: usize, values: &Shorts, end: i16) -> (Shorts, Shorts);
+    /// Of the first `n` of some heads, the first one whose upper 12 bits are those of `head`: its lower
+    /// 4 bits, and the sum of those before, where 0 counts as 2.
+    fn headed(heads: &[u16; 2 * WIDTH], n: usize, head: u16) -> Option<(usize, usize)>;
+    /// Sums of the numbers before each, which wrap.
+    fn before(all: &Shorts) -> Shorts;
     /// Counters by their number in the table, modulo its size, which is a power of two.
     fn slots(lines: &[Line], at: Self) -> Self;
+    /// Sets counters by their number, as [`Self::slots`]; of equal numbers the last one counts.
+    fn put_slots(self, lines: &mut [Line], at: &Lanes);
     /// Elements of a table modulo its size without the last one, which is never used.
     fn halves<const N: usize>(table: &[u16; N], at: Self) -> Self;
+    /// The last of 16 ascending numbers that is not above `x`; all are below 2^15, and the first one is 0.
+    fn rank(ascending: &[u16; 2 * WIDTH], x: u16) -> usize;
+    /// Sets elements, as [`Self::halves`], to the lower halves of these numbers.
+    fn put_halves<const N: usize>(self, table: &mut [u16; N], at: &Lanes);
 
     /// Cut to a range.
     #[inline(always)]
@@ -217,14 +237,74 @@ impl Vector for Plain {
         }
     }
     #[inline(always)]
+    fn sums(all: [Self; WIDTH]) -> Self {
+        Self(all.map(Self::sum))
+    }
+    #[inline(always)]
+    fn signs(self) -> u32 {
+        self.0.iter().enumerate().map(|(i, x)| u32::from(*x < 0) << i).sum()
+    }
+    #[inline(always)]
+    fn below(ascending: &Shorts, than: i16) -> usize {
+        ascending.0.iter().take_while(|x| **x < than).count()
+    }
+    #[inline(always)]
+    fn listed(words: &[u16; 2 * WIDTH], n: usize, values: &Shorts, end: i16) -> (Shorts, Shorts) {
+        let (mut upper, mut chosen) = (Shorts([end; 2 * WIDTH]), Shorts::ZERO);
+        for (i, word) in words.iter().enumerate().take(n) {
+            upper.0[i] = (word >> 4) as i16;
+            chosen.0[i] = values.0[usize::from(word & 15)];
+        }
+        (upper, chosen)
+    }
+    #[inline(always)]
+    fn headed(heads: &[u16; 2 * WIDTH], n: usize, head: u16) -> Option<(usize, usize)> {
+        let i = heads.iter().take(n).position(|h| (h ^ head) >> 4 == 0)?;
+        let length = |h: &u16| if h & 15 == 0 { 2 } else { usize::from(h & 15) };
+        Some((usize::from(heads[i] & 15), heads[..i].iter().map(length).sum()))
+    }
+    #[inline(always)]
+    fn before(all: &Shorts) -> Shorts {
+        let mut sum = 0_i16;
+        Shorts(all.0.map(|x| {
+            let before = sum;
+            sum = sum.wrapping_add(x);
+            before
+        }))
+    }
+    #[inline(always)]
     fn slots(lines: &[Line], at: Self) -> Self {
         let mask = lines.len() - 1;
         Self(at.0.map(|i| lines[(i as u32 >> 4) as usize & mask].0[(i & 15) as usize] as i32))
     }
     #[inline(always)]
+    fn put_slots(self, lines: &mut [Line], at: &Lanes) {
+        let mask = lines.len() - 1;
+        for (i, new) in at.iter().zip(self.0) {
+            lines[(*i as u32 >> 4) as usize & mask].0[(i & 15) as usize] = new as u32;
+        }
+    }
+    #[inline(always)]
     fn halves<const N: usize>(table: &[u16; N], at: Self) -> Self {
         const { assert!((N - 1).is_power_of_two()) };
         Self(at.0.map(|i| i32::from(table[i as usize & (N - 2)])))
+    }
+    #[inline(always)]
+    fn rank(ascending: &[u16; 2 * WIDTH], x: u16) -> usize {
+        // Four numbers to a word: of those that are not above, the highest bit stays.
+        const ONES: u64 = 0x0001_0001_0001_0001;
+        let x = u64::from(x) * ONES | ONES << 15;
+        let four = |i: usize| {
+            let one = |k: usize| u64::from(ascending[4 * i + k]) << (16 * k);
+            (x - (one(0) | one(1) | one(2) | one(3))) >> 15 & ONES
+        };
+        ((four(0) + four(1) + four(2) + four(3)).wrapping_mul(ONES) >> 48) as usize - 1
+    }
+    #[inline(always)]
+    fn put_halves<const N: usize>(self, table: &mut [u16; N], at: &Lanes) {
+        for (i, new) in at.iter().zip(self.0) {
+            table[*i as usize & (N - 2)] = new as u16;
+        }
     }
 }
 
@@ -284,6 +364,17 @@ mod wide {
             shl = _mm256_slli_epi32;
             shr = _mm256_srli_epi32;
             sar = _mm256_srai_epi32;
+        }
+
+        #[inline(always)]
+        fn rank(ascending: &[u16; 16], x: u16) -> usize {
+            // SAFETY: as above; an array is read as it lies.
+            let above = unsafe {
+                let all = _mm256_loadu_si256(ascending.as_ptr().cast());
+                _mm256_movemask_epi8(_mm256_cmpgt_epi16(all, _mm256_set1_epi16(x as i16)))
+            };
+            // Two bits for each number.
+            above.trailing_zeros() as usize / 2 - 1
         }
 
         #[inline(always)]
@@ -361,12 +452,132 @@ mod wide {
         }
 
         #[inline(always)]
+        fn sums(all: [Self; 8]) -> Self {
+            let [a, b, c, d, e, f, g, h] = all.map(|v| v.0);
+            // SAFETY: AVX2 is there.
+            unsafe {
+                let ad = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+                let eh = _mm256_hadd_epi32(_mm256_hadd_epi32(e, f), _mm256_hadd_epi32(g, h));
+                let low = _mm256_permute2x128_si256::<0x20>(ad, eh);
+                Self(_mm256_add_epi32(low, _mm256_permute2x128_si256::<0x31>(ad, eh)))
+            }
+        }
+
+        #[inline(always)]
+        fn signs(self) -> u32 {
+            // SAFETY: AVX2 is there.
+            unsafe { _mm256_movemask_ps(_mm256_castsi256_ps(self.0)) as u32 }
+        }
+
+        #[inline(always)]
+        fn below(ascending: &Shorts, than: i16) -> usize {
+            // SAFETY: AVX2 is there; `ascending` is as long as a register and aligned for one.
+            let below = unsafe {
+                let all = _mm256_load_si256((&raw const *ascending).cast());
+                _mm256_movemask_epi8(_mm256_cmpgt_epi16(_mm256_set1_epi16(than), all)) as u32
+            };
+            // Two bits each.
+            (!u64::from(below)).trailing_zeros() as usize / 2
+        }
+
+        #[inline(always)]
+        fn listed(words: &[u16; 16], n: usize, values: &Shorts, end: i16) -> (Shorts, Shorts) {
+            let (mut upper, mut chosen) = (Shorts::ZERO, Shorts::ZERO);
+            // SAFETY: AVX2 is there; `words` is as long as a register, and so are the others, which are
+            // aligned for one.
+            unsafe {
+                let low = _mm256_set1_epi16(0xff);
+                let values = _mm256_load_si256((&raw const *values).cast());
+                // The values' bytes, each half of them in both halves of a register.
+                let bytes = |of: __m256i| {
+                    let packed = _mm256_packus_epi16(of, of);
+                    let all = _mm256_permute4x64_epi64::<0b10_00_10_00>(packed);
+                    all
+                };
+                let lows = bytes(_mm256_and_si256(values, low));
+                let highs = bytes(_mm256_srli_epi16::<8>(values));
+                let words = _mm256_loadu_si256(words.as_ptr().cast());
+                let code = _mm256_and_si256(words, _mm256_set1_epi16(15));
+                let high = _mm256_slli_epi16::<8>(_mm256_shuffle_epi8(highs, code));
+                let value =
+                    _mm256_or_si256(_mm256_and_si256(_mm256_shuffle_epi8(lows, code), low), high);
+                let place =
+                    _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+                let inside = _mm256_cmpgt_epi16(_mm256_set1_epi16(n as i16), place);
+                let leaf = _mm256_srli_epi16::<4>(words);
+                let all = _mm256_blendv_epi8(_mm256_set1_epi16(end), leaf, inside);
+                _mm256_store_si256((&raw mut upper).cast(), all);
+                _mm256_store_si256((&raw mut chosen).cast(), _mm256_and_si256(value, inside));
+            }
+            (upper, chosen)
+        }
+
+        #[inline(always)]
+        fn headed(heads: &[u16; 16], n: usize, head: u16) -> Option<(usize, usize)> {
+            // SAFETY: AVX2 is there; `heads` is as long as a register.
+            unsafe {
+                let all = _mm256_loadu_si256(heads.as_ptr().cast());
+                let other = _mm256_xor_si256(all, _mm256_set1_epi16(head as i16));
+                let zero = _mm256_setzero_si256();
+                let same = _mm256_cmpeq_epi16(_mm256_srli_epi16::<4>(other), zero);
+                // Two bits each.
+                let same = u64::from(_mm256_movemask_epi8(same) as u32) & ((1 << (2 * n)) - 1);
+                if same == 0 {
+                    return None;
+                }
+                let i = same.trailing_zeros() as usize / 2;
+                let length = _mm256_and_si256(all, _mm256_set1_epi16(15));
+                let none = _mm256_cmpeq_epi16(length, zero);
+                let length = _mm256_sub_epi16(length, _mm256_add_epi16(none, none));
+                let place =
+                    _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+                let inside = _mm256_cmpgt_epi16(_mm256_set1_epi16(i as i16), place);
+                let sums = _mm256_sad_epu8(_mm256_and_si256(length, inside), zero);
+                let half = _mm_add_epi64(
+                    _mm256_castsi256_si128(sums),
+                    _mm256_extracti128_si256::<1>(sums),
+                );
+                let sum = _mm_cvtsi128_si32(_mm_add_epi64(half, _mm_srli_si128::<8>(half)));
+                Some((usize::from(heads[i] & 15), sum as usize))
+            }
+        }
+
+        #[inline(always)]
+        fn before(all: &Shorts) -> Shorts {
+            let mut sums = Shorts::ZERO;
+            // SAFETY: AVX2 is there; both are as long as a register and aligned for one.
+            unsafe {
+                let all = _mm256_load_si256((&raw const *all).cast());
+                // Of each half by itself, then the first half's last is added to the second half.
+                let mut sum = _mm256_add_epi16(all, _mm256_slli_si256::<2>(all));
+                sum = _mm256_add_epi16(sum, _mm256_slli_si256::<4>(sum));
+                sum = _mm256_add_epi16(sum, _mm256_slli_si256::<8>(sum));
+                let first = _mm256_permute2x128_si256::<0x08>(sum, sum);
+                let last = _mm256_shuffle_epi8(first, _mm256_set1_epi16(0x0f0e));
+                sum = _mm256_sub_epi16(_mm256_add_epi16(sum, last), all);
+                _mm256_store_si256((&raw mut sums).cast(), sum);
+            }
+            sums
+        }
+
+        #[inline(always)]
         fn slots(lines: &[Line], at: Self) -> Self {
             debug_assert!(lines.len().is_power_of_two() && lines.len() < 1 << 26);
             let at = at.and(Self::splat((lines.len() * 16 - 1) as i32));
             // SAFETY: AVX2 is there; the mask keeps each index below the number of slots, which is
             // a power of two below 2^30 (see `Table::new`).
             Self(unsafe { _mm256_i32gather_epi32::<4>(lines.as_ptr().cast(), at.0) })
+        }
+
+        #[inline(always)]
+        fn put_slots(self, lines: &mut [Line], at: &Lanes) {
+            debug_assert!(lines.len().is_power_of_two() && lines.len() < 1 << 26);
+            let at = Self::load(at).and(Self::splat((lines.len() * 16 - 1) as i32)).lanes();
+            let slots = lines.as_mut_ptr().cast::<u32>();
+            for (i, new) in at.into_iter().zip(self.lanes()) {
+                // SAFETY: the mask keeps each number below that of all slots, see `slots`.
+                unsafe { *slots.add(i as usize) = new as u32 };
+            }
         }
 
         #[inline(always)]
@@ -377,6 +588,16 @@ mod wide {
             // element and the one after it.
             let got = Self(unsafe { _mm256_i32gather_epi32::<2>(table.as_ptr().cast(), at.0) });
             got.and(Self::splat(0xffff))
+        }
+
+        #[inline(always)]
+        fn put_halves<const N: usize>(self, table: &mut [u16; N], at: &Lanes) {
+            const { assert!((N - 1).is_power_of_two() && N < 1 << 30) };
+            let at = Self::load(at).and(Self::splat((N - 2) as i32)).lanes();
+            for (i, new) in at.into_iter().zip(self.lanes()) {
+                // SAFETY: the mask keeps each number below N − 1.
+                unsafe { *table.as_mut_ptr().add(i as usize) = new as u16 };
+            }
         }
     }
 }
@@ -389,6 +610,20 @@ mod tests {
     /// Every operation on some inputs.
     fn all<V: Vector>(a: &Lanes, b: &Lanes, lines: &[Line], table: &[u16; 65]) -> Vec<Lanes> {
         let (x, y) = (V::load(a), V::load(b));
+        let (mut put, mut halves) = (lines.to_vec(), *table);
+        y.put_slots(&mut put, a);
+        y.put_halves(&mut halves, a);
+        let (x16, y16) = (x.shr::<17>().pack(y.shr::<17>()), y.sar::<16>().pack(x.sar::<16>()));
+        let mut ascending = x16;
+        ascending.0.sort_unstable();
+        let words = y16.0.map(|i| i as u16);
+        let n = a[0] as usize % 16;
+        let (upper, chosen) = V::listed(&words, n, &x16, i16::MAX);
+        let headed = V::headed(&words, n, words[b[0] as usize % 16]);
+        let mut nudged = y16;
+        V::nudge(&mut nudged, &x16, a[1] as i16);
+        let shorts = [upper, chosen, V::before(&y16), nudged, x16, y16];
+        let shorts = shorts.iter().flat_map(|s| [0, 8].map(|at| s.0[at..at + 8].to_vec()));
         let small = x.and(V::splat((1 << 24) - 1));
         let of = [
             V::splat(a[0]),
@@ -410,8 +645,29 @@ mod tests {
             small.float_bits(),
             V::slots(lines, x),
             V::halves(table, y),
+            V::sums([x, y, x.add(y), x.sub(y), y, x, x.mul(y), x.xor(y)]),
+            V::products(&x16, &y16),
         ];
-        of.iter().map(|v| v.lanes()).chain([[x.sum(); WIDTH]]).collect()
+        let (skipped, before) = headed.map_or((-1, -1), |(n, before)| (n as i32, before as i32));
+        let numbers = [
+            x.sum(),
+            x.signs() as i32,
+            V::below(&ascending, a[2] as i16) as i32,
+            skipped,
+            before,
+            0,
+            0,
+            0,
+        ];
+        let put = put.iter().flat_map(|line| line.0.map(|n| n as i32));
+        let put: Vec<i32> = put.chain(halves.map(i32::from)).collect();
+        let lanes = |n: &[i32]| std::array::from_fn(|i| n.get(i).copied().unwrap_or(0));
+        of.iter()
+            .map(|v| v.lanes())
+            .chain(shorts.map(|s| std::array::from_fn(|i| i32::from(s[i]))))
+            .chain([numbers])
+            .chain(put.chunks(WIDTH).map(lanes))
+            .collect()
     }
 
     proptest! {

@@ -55,7 +55,7 @@ pub fn to_bytes(
         o.u32(packed.len() as u32);
         o.0.extend(packed);
     }
-    o.0.extend(fingerprint(&vocab, &Arc::new(Prior::new(kinds))));
+    o.0.extend(fingerprint(&vocab, &Arc::new(Prior::new(&vocab, kinds))));
     Some(o.0)
 }
 
@@ -101,7 +101,7 @@ impl PriorModel {
         let kinds: [Contexts; KINDS] = kinds
             .and_then(|kinds| kinds.try_into().ok())
             .ok_or_else(|| invalid("the prior's table"))?;
-        let prior = Arc::new(Prior::new(&kinds));
+        let prior = Arc::new(Prior::new(&vocab, &kinds));
         if fingerprint(&vocab, &prior) != *want {
             return Err(invalid("the check text is not coded as where the model was made"));
         }
@@ -119,7 +119,7 @@ mod tests {
         let mut kinds: [Contexts; KINDS] = std::array::from_fn(|_| Contexts::new(40));
         for (k, kind) in kinds.iter_mut().enumerate() {
             for n in 0..40_u32 {
-                kind.push(n << 26 | k as u32, &[n as u16 * 16, n as u16 * 32 + 3, 65_000]);
+                kind.push(n << 26 | k as u32, &[n as u16 * 16, n as u16 * 32 + 19, 65_000]);
             }
         }
         to_bytes(&Manifest { name: "small".into(), ..Manifest::default() }, EMBEDDED, &kinds)

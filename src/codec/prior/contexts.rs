@@ -38,8 +38,12 @@ impl Contexts {
         Self { bits, keys: Vec::new(), ends: Vec::new(), followers: Vec::new() }
     }
 
-    /// Adds a context whose hash is not below those before; what follows it is ascending.
+    /// Adds a context whose hash is not below those before; what follows it is ascending. One that
+    /// nothing follows says nothing and is left out.
     pub fn push(&mut self, hash: u32, followers: &[u16]) {
+        if followers.is_empty() {
+            return;
+        }
         self.keys.push(hash >> (32 - self.bits - CHECK_BITS));
         self.followers.extend_from_slice(followers);
         self.ends.push(self.followers.len() as u32);

@@ -1,7 +1,7 @@
 //! One pass over the corpus: the followers of one kind of contexts, and what knowing them saves.
 
 use super::spool::{ONE, Spool};
-use crate::codec::prior::{Followers, Prior, count_code};
+use crate::codec::prior::{Prior, count_code};
 use std::io;
 
 /// Followers that came less often are not looked at.
@@ -39,11 +39,8 @@ fn log2(x: u64) -> u32 {
 
 /// The probability of a leaf, which was `p` by the kinds before, corrected by one more kind: the more,
 /// the oftener its context was seen, and with the fewer followers (Witten and Bell 1991).
-pub(super) fn corrected(prior: &Prior, kind: usize, f: &Followers, leaf: u16, p: u32) -> u32 {
-    if f.is_empty() {
-        return p;
-    }
-    let (own, all, different) = prior.share(kind, f, leaf);
+pub(super) fn corrected(prior: &Prior, kind: usize, hash: u32, leaf: u16, p: u32) -> u32 {
+    let Some((own, all, different)) = prior.share(kind, hash, leaf) else { return p };
     let others = u64::from(different) + 1;
     let p = (u64::from(own) * ONE + others * u64::from(p)) / (u64::from(all) + others);
     p.clamp(1, ONE - 1) as u32

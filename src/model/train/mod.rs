@@ -10,7 +10,7 @@ mod count;
 mod keep;
 mod spool;
 
-use crate::codec::prior::{Contexts, Followers, KINDS, Prior};
+use crate::codec::prior::{Contexts, KINDS, Prior};
 use count::{corrected, count};
 use keep::Kept;
 use std::io;
@@ -72,7 +72,7 @@ impl Training {
         // As many parts for each thread, or threads would wait.
         let parts = (spool.tokens as usize).div_ceil(room).max(1).next_multiple_of(threads);
         let mut kept = Kept::new(self.memory);
-        let mut prior = Prior::empty();
+        let mut prior = Prior::empty(spool.vocab());
         let mut done = 0;
         let all = KINDS * (parts + threads);
         for kind in 0..KINDS {
@@ -94,9 +94,7 @@ impl Training {
             prior.set(kind, &kept.contexts(kind));
             let prior = &prior;
             spool.revise(|hashes, leaf, p| {
-                let mut f = Followers::default();
-                prior.look(kind, hashes[kind] as u32, &mut f);
-                corrected(prior, kind, &f, leaf, p)
+                corrected(prior, kind, hashes[kind] as u32, leaf, p)
             })?;
             done += threads;
             tell(Progress { done, all });

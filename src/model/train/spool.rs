@@ -47,6 +47,11 @@ impl<'a> Spool<'a> {
         Ok(Self { dir: dir.to_owned(), vocab, shards, next: 0, bytes: 0, tokens: 0 })
     }
 
+    /// The vocabulary that texts are cut by.
+    pub fn vocab(&self) -> &'a Vocab {
+        self.vocab
+    }
+
     /// Number of files.
     pub fn shards(&self) -> usize {
         self.shards.len()

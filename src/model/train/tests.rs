@@ -37,7 +37,7 @@ fn any_number_of_threads_counts_the_same() {
 
 #[test]
 fn what_was_counted_saves_bits() {
-    let prior = Arc::new(Prior::new(&trained(2, 1 << 20)));
+    let prior = Arc::new(Prior::new(&VOCAB, &trained(2, 1 << 20)));
     let text = b"Jan 07 host3 sshd[77]: Accepted publickey for user2\n";
     let coded = |mut p: Predictor| encode(text, 1, &mut p, None).bytes.len();
     let (with, without) =
