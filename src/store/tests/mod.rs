@@ -157,7 +157,7 @@ fn a_busy_mount_ends_with_a_checkpoint() {
         store.close().unwrap();
         checkpoint
     };
-    assert_eq!(busy(10), 1, "not worth one");
+    assert_eq!(busy(2), 1, "not worth one");
     assert!(busy(8000) > 1);
 }
 
