@@ -242,16 +242,23 @@ impl Segments {
             None
         });
         let found = mend::file(&mut now, SEGMENT_HEADER, self.stamp.tag, sidecar.as_ref());
-        if SegmentHeader::decode(&now).is_none() && now.len() >= SEGMENT_HEADER {
-            let first = found.whole.first().filter(|(at, _)| *at == SEGMENT_HEADER);
-            if let Some((_, h)) = first {
-                let checkpoint = matches!(h.kind, Kind::Checkpoint | Kind::CheckpointEnd);
-                let header = SegmentHeader { number, uuid: self.uuid, checkpoint };
-                now[..SEGMENT_HEADER].copy_from_slice(&header.encode());
-            }
+        let mut found = found;
+        if SegmentHeader::decode(&now).is_none()
+            && let Some(header) = self.header_before(number, &now)
+        {
+            now[..SEGMENT_HEADER].copy_from_slice(&header);
+            found.sidecar_hurt |= sidecar.as_ref().is_some_and(|s| !s.differing(&now).is_empty());
         }
         let pages = sidecar.map_or(0, |s| s.pages());
         Ok(Examined { before, now, found, pages, unreadable })
+    }
+
+    /// The header of a segment of which the first frame can be read.
+    pub(super) fn header_before(&self, number: u32, bytes: &[u8]) -> Option<Vec<u8>> {
+        let first = bytes.get(SEGMENT_HEADER..).and_then(Header::first);
+        let kind = first.filter(|h| frame::ours(h, self.stamp.tag))?.kind;
+        let checkpoint = matches!(kind, Kind::Checkpoint | Kind::CheckpointEnd);
+        Some(SegmentHeader { number, uuid: self.uuid, checkpoint }.encode())
     }
 
     /// Repairs what can be repaired in a segment; true if anything was.

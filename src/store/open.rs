@@ -10,7 +10,7 @@ use super::replay;
 use super::segments::{Segments, code, io_error, segment_path};
 use super::state::State;
 use super::superblock::{self, FILES, FORMAT, SEGMENT_HEADER, SegmentHeader};
-use super::table::{Base, NoBase, Table};
+use super::table::{Base, ClosedBase, NoBase, Table};
 use super::totals::Totals;
 use super::{Store, guard, indexer, lock, lost, seal, sweep, tail};
 use crate::types::{Attr, Ino, Time};
@@ -279,7 +279,7 @@ pub fn open_how(
         }
     };
     if !options.read_only {
-        segments.drop_stale_sidecars();
+        segments.drop_stale_sidecars()?;
     }
     let totals = &start.state.totals;
     if totals.last_ino.max(totals.last_generation) > NUMBERS_MAX {
@@ -524,14 +524,18 @@ fn end(store: &Store) -> Result<()> {
 fn checkpoint_at_close(store: &Store) {
     /// Bytes of groups that are replayed in no time, and the part of the last checkpoint's length
     /// that they may reach. A small part: unmounts would take longer for nothing.
-    const FEW: u64 = if cfg!(test) { 1 << 10 } else { 1 << 20 };
+    const FEW: u64 = 1 << 20;
     const PART: u64 = 8;
+    #[cfg(test)]
+    let few = super::tests::FEW.get().min(FEW);
+    #[cfg(not(test))]
+    let few = FEW;
     let mut w = store.writer();
     // Loading a checkpoint is also much faster than bringing a far behind index up to date.
     let far_behind = store.state().table.waiting() > INDEX_PATIENCE && w.since_checkpoint > 0;
     let last = lock(&store.checkpoint).1;
     if w.usable().is_ok()
-        && (far_behind || w.since_checkpoint > FEW.max(last / PART))
+        && (far_behind || w.since_checkpoint > few.max(last / PART))
         && let Err(e) = store.write_checkpoint(&mut w)
     {
         log::warn!("no checkpoint at the end, a rebuild of the index has to replay more: {e}");
@@ -554,7 +558,7 @@ fn close_index(store: &Store) -> Option<(String, [u8; 32])> {
     }
     let base = {
         let mut state = store.state.write().unwrap_or_else(PoisonError::into_inner);
-        let gone: Arc<dyn Base> = Arc::new(NoBase);
+        let gone: Arc<dyn Base> = Arc::new(ClosedBase);
         let table = std::mem::replace(&mut state.table, Table::new(gone));
         Arc::clone(table.base())
     };

@@ -108,7 +108,7 @@ pub fn code(ecc: Ecc) -> Code {
 }
 
 /// Number and covered bytes in a sidecar's file name.
-fn sidecar_name(name: &str) -> Option<(u32, u64)> {
+pub(super) fn sidecar_name(name: &str) -> Option<(u32, u64)> {
     let (number, covered) = name.strip_suffix(".par")?.split_once('.')?;
     Some((number.parse().ok()?, u64::from_str_radix(covered, 16).ok()?))
 }

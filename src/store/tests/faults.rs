@@ -138,6 +138,44 @@ fn what_a_failed_sync_gave_up_is_written_again() {
     assert_eq!(names(&opened(&Arc::new(MemVolume::with(left)))), [b"a"]);
 }
 
+/// A crash cuts an empty segment and the footer before it, and with that a sidecar. Its name must not
+/// come back by another crash, beside other bytes.
+#[test]
+fn a_sidecar_of_what_was_cut_is_gone_for_good() {
+    let (dir, volume) = (tempfile::tempdir().unwrap(), Arc::new(MemVolume::default()));
+    open::create_in(&*volume, &options(), "memory").unwrap();
+    let opened = |volume: &Arc<MemVolume>| {
+        opened(dir.path(), volume.clone(), open::IndexFrom::Memory).unwrap()
+    };
+    let store = opened(&volume);
+    create(&store, b"a").unwrap();
+    store.writer().roll(false).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let store = opened(&volume);
+    for n in 1..20 {
+        create(&store, &[n; 40]).unwrap();
+        store.sync().unwrap();
+    }
+    let all = names(&store);
+    drop(store);
+    let left = Disk::after(&BTreeMap::new(), &volume.events()).synced();
+    assert_eq!(names(&opened(&Arc::new(MemVolume::with(left)))), all);
+}
+
+/// Nothing vouches for a segment's header but its first frame.
+#[test]
+fn parity_does_not_bless_a_damaged_header() {
+    let (_dir, volume, store) = mem_store();
+    create(&store, b"a").unwrap();
+    store.sync().unwrap();
+    volume.rot(&segments::segment_path(1), 47, 3);
+    guard::protect_all(&store).unwrap();
+    for _ in 0..2 {
+        assert!(!store.check_segment(1, true).unwrap().checked.damaged);
+    }
+}
+
 /// A repair that cannot be written is kept in memory, in the page that the log goes on in.
 #[test]
 fn a_repair_in_memory_is_not_in_the_way_of_what_follows() {
