@@ -6,9 +6,11 @@ use super::damage::Trouble;
 use super::ecc::pages::STRIPE_BYTES;
 use super::heal::{differing, read_range};
 use super::models::put_file;
-use super::segments::{Segment, Segments, Side, io_error, segment_path, sidecar_path};
+use super::segments::{
+    Segment, Segments, Side, io_error, segment_path, sidecar_name, sidecar_path,
+};
 use super::sidecar::{self, Part, Sidecar};
-use super::superblock::SEGMENT_HEADER;
+use super::superblock::{SEGMENT_HEADER, SegmentHeader};
 use super::{Store, lock, mend};
 use std::ops::Range;
 use std::sync::Arc;
@@ -34,14 +36,34 @@ impl Segments {
         }
     }
 
-    /// Deletes sidecars that cover more than there is, after the log was cut.
-    pub fn drop_stale_sidecars(&self) {
-        let all = lock(&self.sidecars).clone();
-        for (number, side) in all {
-            if self.get(number).is_none_or(|s| s.len < side.covered) {
-                self.drop_sidecar(number);
+    /// Deletes sidecars that cover more than there is, after the log was cut, and those that a larger
+    /// one stands in for. Durable on return: one that came back after other bytes were appended would
+    /// have the old ones restored.
+    pub fn drop_stale_sidecars(&self) -> Result<()> {
+        let keep = |number: &u32, side: &mut Side| {
+            self.get(*number).is_some_and(|s| s.len >= side.covered)
+        };
+        let kept = {
+            let mut sidecars = lock(&self.sidecars);
+            sidecars.retain(keep);
+            sidecars.clone()
+        };
+        let names = self
+            .volume
+            .list("segments")
+            .map_err(|source| StoreError::Io { what: "list segments".into(), source })?;
+        let mut dropped = false;
+        for (number, covered) in names.iter().filter_map(|name| sidecar_name(name)) {
+            if kept.get(&number).is_some_and(|side| side.covered == covered) {
+                continue;
+            }
+            match self.volume.remove(&sidecar_path(number, covered)) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => return Err(io_error("remove the sidecar of", number, e)),
+                Ok(()) => dropped = true,
             }
         }
+        if dropped { self.sync_names() } else { Ok(()) }
     }
 
     /// True if a segment has a sidecar that covers its first `len` bytes, or needs none.
@@ -90,6 +112,15 @@ impl Segments {
         for (at, h) in found.whole.iter().filter(|(at, _)| found.changed.contains(at)) {
             let end = at + h.frame_len() as usize;
             self.restore(&segment, done, &bytes, std::slice::from_ref(&(*at..end)));
+        }
+        // No frame vouches for the header; what it says follows from the first frame.
+        if done == 0
+            && SegmentHeader::decode(&bytes).is_none()
+            && let Some(header) = self.header_before(number, &bytes)
+        {
+            bytes[..SEGMENT_HEADER].copy_from_slice(&header);
+            let all = 0..SEGMENT_HEADER;
+            self.restore(&segment, 0, &bytes, std::slice::from_ref(&all));
         }
         if let Some((at, why)) = found.bad.first()
             && self.known.is_news(number, Trouble::Frames)

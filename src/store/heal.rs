@@ -19,8 +19,8 @@ use crate::types::FrameRef;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// The bytes of a file from `from` to `end`; what the system cannot read, and what is missing at the
@@ -79,11 +79,18 @@ pub fn write_back(blob: &dyn Blob, now: &[u8], runs: &[Range<usize>]) -> io::Res
     runs.iter().try_for_each(|r| blob.write_at(&now[r.clone()], r.start as u64))
 }
 
-/// A file with some pages replaced in memory, where they cannot be written.
+/// A file with some pages replaced in memory, where they cannot be written. What is appended to the
+/// file later lies behind them, in the same page or not, and is read from the file.
 #[derive(Debug)]
 struct Patched {
     below: Arc<dyn Blob>,
+    patch: Mutex<Patch>,
+}
+
+#[derive(Debug)]
+struct Patch {
     pages: BTreeMap<u64, Vec<u8>>,
+    /// Where the patched bytes end; the file may be shorter.
     len: u64,
 }
 
@@ -91,10 +98,12 @@ impl Blob for Patched {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let in_page = (offset % PAGE as u64) as usize;
         let want = buf.len().min(PAGE - in_page);
-        let Some(page) = self.pages.get(&(offset / PAGE as u64)) else {
+        let patch = lock(&self.patch);
+        let page = patch.pages.get(&(offset / PAGE as u64));
+        let part = page.and_then(|p| p.get(in_page..)).unwrap_or_default();
+        if part.is_empty() {
             return self.below.read_at(&mut buf[..want], offset);
-        };
-        let part = page.get(in_page..).unwrap_or_default();
+        }
         let n = want.min(part.len());
         buf[..n].copy_from_slice(&part[..n]);
         Ok(n)
@@ -106,10 +115,18 @@ impl Blob for Patched {
         self.below.sync()
     }
     fn truncate(&self, len: u64) -> io::Result<()> {
-        self.below.truncate(len)
+        let mut patch = lock(&self.patch);
+        self.below.truncate(len)?;
+        patch.len = patch.len.min(len);
+        patch.pages.retain(|number, page| {
+            let left = len.saturating_sub(number * PAGE as u64);
+            page.truncate(usize::try_from(left).unwrap_or(PAGE));
+            !page.is_empty()
+        });
+        Ok(())
     }
     fn len(&self) -> io::Result<u64> {
-        Ok(self.len)
+        Ok(self.below.len()?.max(lock(&self.patch).len))
     }
     fn allocate(&self, end: u64) -> io::Result<()> {
         self.below.allocate(end)
@@ -225,16 +242,23 @@ impl Segments {
             None
         });
         let found = mend::file(&mut now, SEGMENT_HEADER, self.stamp.tag, sidecar.as_ref());
-        if SegmentHeader::decode(&now).is_none() && now.len() >= SEGMENT_HEADER {
-            let first = found.whole.first().filter(|(at, _)| *at == SEGMENT_HEADER);
-            if let Some((_, h)) = first {
-                let checkpoint = matches!(h.kind, Kind::Checkpoint | Kind::CheckpointEnd);
-                let header = SegmentHeader { number, uuid: self.uuid, checkpoint };
-                now[..SEGMENT_HEADER].copy_from_slice(&header.encode());
-            }
+        let mut found = found;
+        if SegmentHeader::decode(&now).is_none()
+            && let Some(header) = self.header_before(number, &now)
+        {
+            now[..SEGMENT_HEADER].copy_from_slice(&header);
+            found.sidecar_hurt |= sidecar.as_ref().is_some_and(|s| !s.differing(&now).is_empty());
         }
         let pages = sidecar.map_or(0, |s| s.pages());
         Ok(Examined { before, now, found, pages, unreadable })
+    }
+
+    /// The header of a segment of which the first frame can be read.
+    pub(super) fn header_before(&self, number: u32, bytes: &[u8]) -> Option<Vec<u8>> {
+        let first = bytes.get(SEGMENT_HEADER..).and_then(Header::first);
+        let kind = first.filter(|h| frame::ours(h, self.stamp.tag))?.kind;
+        let checkpoint = matches!(kind, Kind::Checkpoint | Kind::CheckpointEnd);
+        Some(SegmentHeader { number, uuid: self.uuid, checkpoint }.encode())
     }
 
     /// Repairs what can be repaired in a segment; true if anything was.
@@ -272,7 +296,8 @@ impl Segments {
                 ((at / PAGE) as u64, bytes)
             };
             let pages = runs.iter().flat_map(|r| r.clone().step_by(PAGE)).map(page).collect();
-            Arc::new(Patched { below: segment.blob, pages, len })
+            let patch = Mutex::new(Patch { pages, len: e.now.len() as u64 });
+            Arc::new(Patched { below: segment.blob, patch })
         };
         if self.get(number).is_some_and(|s| s.len < len) || !written {
             self.put(number, Segment { blob, len });

@@ -20,7 +20,7 @@ pub struct Indexer {
     worker: Worker,
     broken: AtomicBool,
     /// One batch at a time: an older value must never follow a newer one into the index.
-    turn: Mutex<()>,
+    pub(super) turn: Mutex<()>,
 }
 
 impl Indexer {

@@ -42,6 +42,7 @@ mod summary;
 mod superblock;
 mod sweep;
 mod table;
+mod tail;
 #[cfg(test)]
 pub(crate) mod tests;
 mod totals;

@@ -7,12 +7,12 @@ use super::io::Volume;
 use super::log::Writer;
 use super::record::{Change, In, Out};
 use super::replay;
-use super::segments::{Segment, Segments, code, io_error, segment_path};
+use super::segments::{Segments, code, io_error, segment_path};
 use super::state::State;
 use super::superblock::{self, FILES, FORMAT, SEGMENT_HEADER, SegmentHeader};
-use super::table::{Base, NoBase, Table};
+use super::table::{Base, ClosedBase, NoBase, Table};
 use super::totals::Totals;
-use super::{Store, guard, indexer, lock, lost, seal, sweep};
+use super::{Store, guard, indexer, lock, lost, seal, sweep, tail};
 use crate::types::{Attr, Ino, Time};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -86,13 +86,25 @@ pub fn new_attr(mode: u32) -> Attr {
 
 /// Makes a store in an empty volume.
 pub fn create_in(volume: &dyn Volume, options: &MkfsOptions, shown: &str) -> Result<()> {
-    let fail = |what: &str| io(format!("{what} in {shown}"));
-    volume.mkdir("segments").map_err(fail("create segments"))?;
-    volume.mkdir("models").map_err(fail("create models"))?;
     let mut uuid = [0; 16];
     File::open("/dev/urandom")
         .and_then(|mut f| f.read_exact(&mut uuid))
         .map_err(io("read /dev/urandom".into()))?;
+    let root = Attr { nlink: 2, ..new_attr(libc::S_IFDIR | 0o755) };
+    create_as(volume, options, shown, uuid, root)
+}
+
+/// Makes a store in an empty volume, with this UUID and these attributes of the root directory.
+pub fn create_as(
+    volume: &dyn Volume,
+    options: &MkfsOptions,
+    shown: &str,
+    uuid: [u8; 16],
+    root: Attr,
+) -> Result<()> {
+    let fail = |what: &str| io(format!("{what} in {shown}"));
+    volume.mkdir("segments").map_err(fail("create segments"))?;
+    volume.mkdir("models").map_err(fail("create models"))?;
     let block_size = options.block_size.unwrap_or(crate::block::FAST_BLOCK);
     let refused = |why: String| StoreError::Refused(format!("{shown}: {why}"));
     superblock::check_block_size(block_size).map_err(refused)?;
@@ -105,7 +117,6 @@ pub fn create_in(volume: &dyn Volume, options: &MkfsOptions, shown: &str) -> Res
     };
     // The first segment is a checkpoint of a root directory and nothing else.
     let header = SegmentHeader { number: 1, uuid, checkpoint: true };
-    let root = Attr { nlink: 2, ..new_attr(libc::S_IFDIR | 0o755) };
     let table = Table::new(Arc::new(NoBase));
     let mut state = State::new(table, Totals::default(), code(options.ecc))?;
     state.apply(&Change::PutInode(Ino::ROOT, root))?;
@@ -200,6 +211,26 @@ pub enum IndexFrom {
     Log,
     /// The log, and it stays in memory. Nothing happens in the background then.
     Memory,
+    /// As `Directory`, but nothing happens in the background.
+    #[cfg(test)]
+    Alone,
+}
+
+impl IndexFrom {
+    /// There is a directory, and it may be believed.
+    fn is_directory(self) -> bool {
+        match self {
+            Self::Directory => true,
+            #[cfg(test)]
+            Self::Alone => true,
+            Self::Log | Self::Memory => false,
+        }
+    }
+
+    /// Threads look after the store.
+    fn has_threads(self) -> bool {
+        matches!(self, Self::Directory | Self::Log)
+    }
 }
 
 /// See [`Store::open`].
@@ -235,9 +266,9 @@ pub fn open_how(
     let superblock = superblock::read(&*volume, &shown)?;
     let lock_file = take_lock(path, options.read_only)?;
     let segments = Arc::new(Segments::open(volume, &superblock, !options.read_only)?);
-    let old = match index {
-        IndexFrom::Directory => left(path, &superblock, &segments),
-        _ => Left::Nothing,
+    let old = match index.is_directory() {
+        true => left(path, &superblock, &segments),
+        false => Left::Nothing,
     };
     let index_rebuilt = matches!(old, Left::Nothing) && !options.read_only;
     let start = match old {
@@ -248,7 +279,7 @@ pub fn open_how(
         }
     };
     if !options.read_only {
-        segments.drop_stale_sidecars();
+        segments.drop_stale_sidecars()?;
     }
     let totals = &start.state.totals;
     if totals.last_ino.max(totals.last_generation) > NUMBERS_MAX {
@@ -286,7 +317,7 @@ pub fn open_how(
     });
     if !options.read_only {
         store.writer().fill_reserve(start.checkpoint.1);
-        if index != IndexFrom::Memory {
+        if index.has_threads() {
             indexer::start(&store);
             guard::start(&store);
             sweep::start(&store);
@@ -375,7 +406,7 @@ fn rebuilt(
     };
     log::info!("replayed the log: {} inodes in {:?}", state.totals.inodes, began.elapsed());
     if segments.write {
-        cut_tail(segments, &end)?;
+        tail::cut(segments, &end)?;
     }
     let mut writer =
         Writer::resume(Arc::clone(segments), superblock.uuid, end.segment, end.len, end.lines)?;
@@ -391,31 +422,6 @@ fn rebuilt(
         checkpoint: (end.checkpoint, end.checkpoint_len),
         loss: end.loss,
     }))
-}
-
-/// Cuts off what a crash left behind the last good group, and makes durable what is left: whoever
-/// ended without a sync may have left it in the system's memory only.
-fn cut_tail(segments: &Segments, end: &replay::End) -> Result<()> {
-    for (number, len) in segments.lens() {
-        if number > end.segment {
-            log::warn!("segment {number}: {len} bytes after the last whole group, dropped");
-            segments.remove(number)?;
-            continue;
-        }
-        let Some(s) = segments.get(number) else { continue };
-        if number == end.segment {
-            if len > end.len {
-                log::warn!(
-                    "segment {number}: {} bytes after the last whole group, dropped",
-                    len - end.len
-                );
-            }
-            s.blob.truncate(end.len).map_err(|e| io_error("truncate", number, e))?;
-            segments.put(number, Segment { blob: Arc::clone(&s.blob), len: end.len });
-        }
-        s.blob.sync().map_err(|e| io_error("fdatasync", number, e))?;
-    }
-    segments.sync_names()
 }
 
 /// An empty index in a directory that no opener before can still be busy with; the old ones are
@@ -520,12 +526,16 @@ fn checkpoint_at_close(store: &Store) {
     /// that they may reach. A small part: unmounts would take longer for nothing.
     const FEW: u64 = 1 << 20;
     const PART: u64 = 8;
+    #[cfg(test)]
+    let few = super::tests::FEW.get().min(FEW);
+    #[cfg(not(test))]
+    let few = FEW;
     let mut w = store.writer();
     // Loading a checkpoint is also much faster than bringing a far behind index up to date.
     let far_behind = store.state().table.waiting() > INDEX_PATIENCE && w.since_checkpoint > 0;
     let last = lock(&store.checkpoint).1;
     if w.usable().is_ok()
-        && (far_behind || w.since_checkpoint > FEW.max(last / PART))
+        && (far_behind || w.since_checkpoint > few.max(last / PART))
         && let Err(e) = store.write_checkpoint(&mut w)
     {
         log::warn!("no checkpoint at the end, a rebuild of the index has to replay more: {e}");
@@ -548,7 +558,7 @@ fn close_index(store: &Store) -> Option<(String, [u8; 32])> {
     }
     let base = {
         let mut state = store.state.write().unwrap_or_else(PoisonError::into_inner);
-        let gone: Arc<dyn Base> = Arc::new(NoBase);
+        let gone: Arc<dyn Base> = Arc::new(ClosedBase);
         let table = std::mem::replace(&mut state.table, Table::new(gone));
         Arc::clone(table.base())
     };

@@ -27,6 +27,8 @@ pub struct End {
     pub len: u64,
     /// Frames of that segment.
     pub lines: Vec<Line>,
+    /// Segment and offset up to which a later group says that the log had been durable.
+    pub vouched: (u32, u64),
     /// Last group.
     pub seq: u64,
     /// Chain hash after it.
@@ -128,6 +130,7 @@ pub fn rebuild(
                     segment,
                     len: offset,
                     lines: Vec::new(),
+                    vouched: (number, 0),
                     seq: end.seq,
                     chain: end.chain,
                     since_checkpoint: 0,
@@ -176,6 +179,7 @@ fn from_nothing(segments: &Segments, base: &Arc<dyn Base>, last: Rootless) -> Re
         segment: first,
         len: SEGMENT_HEADER as u64,
         lines: Vec::new(),
+        vouched: (first, 0),
         seq: 0,
         chain: 0,
         since_checkpoint: 0,
@@ -274,6 +278,9 @@ fn replay(
         end.since_checkpoint += u64::from(f.at.len);
         end.segment = f.at.segment;
         end.len = u64::from(f.at.offset) + u64::from(f.at.len);
+        if f.seq <= durable {
+            end.vouched = (end.segment, end.len);
+        }
         if in_memory {
             if state.table.is_loose() {
                 state.table.pack()?;

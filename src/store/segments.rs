@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 const GRACE: Duration = Duration::from_secs(30);
 
 /// The same while room is scarce. What the cleaner moved is found where it is now.
-const SHORT_GRACE: Duration = Duration::from_millis(500);
+const SHORT_GRACE: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 500 });
 /// Room that only cleaning, deleting and closing may use: so much at least, and at most. An eighth
 /// of what the store could fill, between these.
 const HEADROOM: (u64, u64) = if cfg!(test) { (2 << 20, 4 << 20) } else { (12 << 20, 96 << 20) };
@@ -77,9 +77,9 @@ pub struct Segments {
     pub write: bool,
     map: RwLock<BTreeMap<u32, Segment>>,
     /// Deleted lately; readers that looked a frame up before may still come for it.
-    gone: Mutex<Vec<(Instant, u32, Segment)>>,
+    pub(super) gone: Mutex<Vec<(Instant, u32, Segment)>>,
     /// Where the frames of segments deleted lately were moved to, and when.
-    moved: Mutex<HashMap<(u32, u32), (Instant, FrameRef)>>,
+    pub(super) moved: Mutex<HashMap<(u32, u32), (Instant, FrameRef)>>,
     /// Room that ordinary writes leave alone.
     pub headroom: u64,
     /// The writer's segment (upper half) and how much of it is in the file (lower half).
@@ -108,7 +108,7 @@ pub fn code(ecc: Ecc) -> Code {
 }
 
 /// Number and covered bytes in a sidecar's file name.
-fn sidecar_name(name: &str) -> Option<(u32, u64)> {
+pub(super) fn sidecar_name(name: &str) -> Option<(u32, u64)> {
     let (number, covered) = name.strip_suffix(".par")?.split_once('.')?;
     Some((number.parse().ok()?, u64::from_str_radix(covered, 16).ok()?))
 }

@@ -1,6 +1,6 @@
 //! The namespace as ordered keys and values: what is not indexed yet, over what is.
 
-use super::api::Result;
+use super::api::{Result, StoreError};
 use super::packed::{Packed, Packer};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -41,6 +41,29 @@ impl Base for NoBase {
     }
     fn write(&self, _changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<()> {
         Ok(())
+    }
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+    fn is_volatile(&self) -> bool {
+        true
+    }
+}
+
+/// In place of a base that was closed: there is an answer to nothing, rather than a namespace of no
+/// names.
+#[derive(Debug)]
+pub struct ClosedBase;
+
+impl Base for ClosedBase {
+    fn get(&self, _key: &[u8]) -> Result<Option<Vec<u8>>> {
+        Err(StoreError::Closing)
+    }
+    fn range<'a>(&'a self, _lo: &[u8], _hi: &[u8]) -> Pairs<'a> {
+        Box::new(std::iter::once(Err(StoreError::Closing)))
+    }
+    fn write(&self, _changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<()> {
+        Err(StoreError::Closing)
     }
     fn flush(&self) -> Result<()> {
         Ok(())

@@ -107,6 +107,17 @@ fn closing_amid_work_keeps_every_file() {
     }
 }
 
+/// Whoever still asks a store that was closed is not told that it is empty.
+#[test]
+fn a_closed_index_is_no_empty_one() {
+    let dir = made();
+    let store = open(dir.path());
+    create(&store, b"a").unwrap();
+    store.close().unwrap();
+    assert!(store.dirent(Ino::ROOT, b"a").is_err());
+    assert!(store.inode(Ino::ROOT).is_err() && store.dirents(Ino::ROOT, 0, 9).is_err());
+}
+
 #[test]
 fn a_close_that_failed_stays_failed() {
     let (dir, volume) = (tempfile::tempdir().unwrap(), Arc::new(MemVolume::default()));

@@ -99,6 +99,7 @@ impl Disk {
                     }
                 }
             }
+            Event::SyncFailed(n) => self.file(*n).pending.clear(),
             Event::Rot(n, at, bit) => {
                 if let Some(b) = self.file(*n).bytes.get_mut(*at as usize) {
                     *b ^= 1 << bit;

@@ -1,6 +1,7 @@
 //! Full disks, failing calls, rotten and foreign bytes.
 
 use super::disk::Disk;
+use super::failing::{Call, FailingVolume, Fault, Plan};
 use super::history::hand_over;
 use super::io::Volume;
 use super::memory::{Event, MemVolume};
@@ -110,6 +111,101 @@ fn a_failed_sync_is_never_forgotten() {
     assert!(store.sync().is_err());
     assert!(write(&store, a, 0, b"x").is_err());
     assert!(store.inode(a).unwrap().is_some());
+}
+
+/// After a sync that failed, the system may take for written what is not on the medium.
+#[test]
+fn what_a_failed_sync_gave_up_is_written_again() {
+    let (dir, volume) = (tempfile::tempdir().unwrap(), Arc::new(MemVolume::default()));
+    open::create_in(&*volume, &options(), "memory").unwrap();
+    let opened = |volume: &Arc<MemVolume>| {
+        opened(dir.path(), volume.clone(), open::IndexFrom::Memory).unwrap()
+    };
+    let store = opened(&volume);
+    create(&store, b"a").unwrap();
+    let fail = |how| {
+        lock(&volume.files).values().for_each(|b| b.fail_sync.store(how, Ordering::SeqCst));
+    };
+    fail(true);
+    assert!(store.sync().is_err());
+    fail(false);
+    drop(store);
+    let store = opened(&volume);
+    assert_eq!(names(&store), [b"a"]);
+    store.sync().unwrap();
+    drop(store);
+    let left = Disk::after(&BTreeMap::new(), &volume.events()).synced();
+    assert_eq!(names(&opened(&Arc::new(MemVolume::with(left)))), [b"a"]);
+}
+
+/// A crash cuts an empty segment and the footer before it, and with that a sidecar. Its name must not
+/// come back by another crash, beside other bytes.
+#[test]
+fn a_sidecar_of_what_was_cut_is_gone_for_good() {
+    let (dir, volume) = (tempfile::tempdir().unwrap(), Arc::new(MemVolume::default()));
+    open::create_in(&*volume, &options(), "memory").unwrap();
+    let opened = |volume: &Arc<MemVolume>| {
+        opened(dir.path(), volume.clone(), open::IndexFrom::Memory).unwrap()
+    };
+    let store = opened(&volume);
+    create(&store, b"a").unwrap();
+    store.writer().roll(false).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let store = opened(&volume);
+    for n in 1..20 {
+        create(&store, &[n; 40]).unwrap();
+        store.sync().unwrap();
+    }
+    let all = names(&store);
+    drop(store);
+    let left = Disk::after(&BTreeMap::new(), &volume.events()).synced();
+    assert_eq!(names(&opened(&Arc::new(MemVolume::with(left)))), all);
+}
+
+/// Nothing vouches for a segment's header but its first frame.
+#[test]
+fn parity_does_not_bless_a_damaged_header() {
+    let (_dir, volume, store) = mem_store();
+    create(&store, b"a").unwrap();
+    store.sync().unwrap();
+    volume.rot(&segments::segment_path(1), 47, 3);
+    guard::protect_all(&store).unwrap();
+    for _ in 0..2 {
+        assert!(!store.check_segment(1, true).unwrap().checked.damaged);
+    }
+}
+
+/// A repair that cannot be written is kept in memory, in the page that the log goes on in.
+#[test]
+fn a_repair_in_memory_is_not_in_the_way_of_what_follows() {
+    let (dir, memory) = (tempfile::tempdir().unwrap(), Arc::new(MemVolume::default()));
+    open::create_in(&*memory, &options(), "memory").unwrap();
+    let plan = Arc::new(Plan::default());
+    let opened = || {
+        let below = Arc::clone(&memory) as Arc<dyn Volume>;
+        let volume = Arc::new(FailingVolume { below, plan: Arc::clone(&plan) });
+        opened(dir.path(), volume, open::IndexFrom::Memory).unwrap()
+    };
+    let store = opened();
+    let a = create(&store, b"a").unwrap();
+    write(&store, a, 0, &[1; 500]).unwrap();
+    store.close().unwrap();
+    let covered = lock(&store.segments.sidecars)[&1].covered;
+    assert!(covered < 4000, "all in one page");
+    drop(store);
+    memory.lose(&segments::segment_path(1), 0, covered);
+    plan.set(Some(Fault { call: Call::Write, nth: 0, errno: libc::ENOSPC, short: false }));
+    let store = opened();
+    plan.set(None);
+    assert_eq!(plan.hits.load(Ordering::SeqCst), 1);
+    write(&store, a, 500, &[2; 500]).unwrap();
+    store.sync().unwrap();
+    let whole = [[1; 500], [2; 500]].concat();
+    assert!(contents(&store, a, 1000).unwrap() == whole);
+    store.close().unwrap();
+    drop(store);
+    assert!(contents(&opened(), a, 1000).unwrap() == whole);
 }
 
 #[test]

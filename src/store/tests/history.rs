@@ -51,16 +51,16 @@ pub fn perform(store: &Store, model: &mut Files, s: &Step) {
 
 /// As [`perform`]; where the store fails, the model stays as it was.
 pub fn perform_or(store: &Store, model: &mut Files, s: &Step) -> Result<()> {
-    let ino = |f: u8| store.dirent(Ino::ROOT, &[f]).unwrap().map(|d| d.ino);
+    let ino = |f: u8| Ok::<_, StoreError>(store.dirent(Ino::ROOT, &[f])?.map(|d| d.ino));
     match *s {
         Step::Create(f) => {
-            if ino(f).is_none() {
+            if ino(f)?.is_none() {
                 create(store, &[f])?;
                 model.insert(f, (vec![0; LEN], None));
             }
         }
         Step::Unlink(f) => {
-            if let Some(i) = ino(f) {
+            if let Some(i) = ino(f)? {
                 let name = vec![f];
                 let ops = vec![Op::DelDirent { parent: Ino::ROOT, name }, Op::DelInode(i)];
                 store.append(Txn { ops, ..Txn::default() })?;
@@ -68,13 +68,13 @@ pub fn perform_or(store: &Store, model: &mut Files, s: &Step) -> Result<()> {
             }
         }
         Step::Write(f, off, byte, n) => {
-            if let Some(i) = ino(f) {
+            if let Some(i) = ino(f)? {
                 write(store, i, off.into(), &vec![byte; n as usize])?;
                 model.get_mut(&f).unwrap().0[off as usize..(off + n) as usize].fill(byte);
             }
         }
         Step::Punch(f, off, n) => {
-            if let Some(i) = ino(f) {
+            if let Some(i) = ino(f)? {
                 let op = Op::Punch { ino: i, off: off.into(), len: n.into() };
                 store.append(Txn { ops: vec![op], ..Txn::default() })?;
                 let end = usize::from(off + n).min(LEN);
@@ -82,7 +82,7 @@ pub fn perform_or(store: &Store, model: &mut Files, s: &Step) -> Result<()> {
             }
         }
         Step::Xattr(f, v) => {
-            if let Some(i) = ino(f) {
+            if let Some(i) = ino(f)? {
                 let op = Op::PutXattr(i, b"user.x".to_vec(), vec![v]);
                 store.append(Txn { ops: vec![op], ..Txn::default() })?;
                 model.get_mut(&f).unwrap().1 = Some(v);

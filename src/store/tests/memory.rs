@@ -17,6 +17,9 @@ pub enum Event {
     Write(usize, u64, Vec<u8>),
     Truncate(usize, u64),
     Sync(usize),
+    /// A sync of a file failed: what was on its way there is given up, though it can be read back
+    /// for now.
+    SyncFailed(usize),
     /// A bit of what is on the medium turned over.
     Rot(usize, u64, u8),
     /// Bytes of what is on the medium became zeros.
@@ -139,6 +142,16 @@ impl MemVolume {
         self.room.limit.store(limit, Ordering::SeqCst);
     }
 
+    /// Room for so many bytes in all.
+    pub fn set_limit(&self, bytes: u64) {
+        self.room.limit.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Bytes that files take.
+    pub fn used(&self) -> u64 {
+        self.room.used.load(Ordering::SeqCst)
+    }
+
     /// Room for so many bytes more.
     pub fn set_free(&self, bytes: u64) {
         self.room.limit.store(self.room.used.load(Ordering::SeqCst) + bytes, Ordering::SeqCst);
@@ -228,6 +241,7 @@ impl Blob for MemBlob {
     }
     fn sync(&self) -> IoResult<()> {
         if self.fail_sync.load(Ordering::SeqCst) {
+            lock(&self.events).push(Event::SyncFailed(self.number));
             return Err(Error::from_raw_os_error(libc::EIO));
         }
         lock(&self.events).push(Event::Sync(self.number));

@@ -23,6 +23,12 @@ use super::frame::HEADER;
 use super::*;
 use crate::types::{Form, Time};
 
+thread_local! {
+    /// Bytes of groups at most that this thread's stores leave behind the last checkpoint when they
+    /// are closed.
+    pub static FEW: std::cell::Cell<u64> = const { std::cell::Cell::new(u64::MAX) };
+}
+
 /// Bytes as golden tests show them.
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;

@@ -343,7 +343,7 @@ fn short(e: &Event) -> String {
 }
 
 pub fn recode(store: &Store, f: u8) -> Result<()> {
-    let Some(ino) = store.dirent(Ino::ROOT, &[f]).unwrap().map(|d| d.ino) else { return Ok(()) };
+    let Some(ino) = store.dirent(Ino::ROOT, &[f])?.map(|d| d.ino) else { return Ok(()) };
     let Some(e) = store.extents_in(ino, 0, u64::MAX)?.first().copied() else { return Ok(()) };
     let expect = store.extents_in(ino, e.off, e.len)?;
     let plain = contents(store, ino, LEN)?[e.off as usize..e.end() as usize].to_vec();
