@@ -48,7 +48,7 @@ impl Parts {
     pub fn parameters(&self) -> u64 {
         match self {
             Self::Network(model) => file::parameters(model),
-            Self::Prior(model) => model.size.1 as u64,
+            Self::Prior(model) => model.followers as u64,
         }
     }
 }

@@ -4,6 +4,7 @@
 use super::file::{FileError, In, MAGIC, Manifest, Out};
 use crate::codec::prior::{Contexts, KINDS, LEAVES, Prior};
 use crate::codec::{self, Predictor, Vocab};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Format of a file that holds a prior.
@@ -26,8 +27,12 @@ pub struct PriorModel {
     pub vocab: Arc<Vocab>,
     /// What it knows.
     pub prior: Arc<Prior>,
-    /// Contexts, and followers of all of them.
-    pub size: (usize, usize),
+    /// Contexts of each kind.
+    pub contexts: [usize; KINDS],
+    /// Followers of all of them.
+    pub followers: usize,
+    /// Where its file has the vocabulary.
+    pub vocabulary: Range<usize>,
 }
 
 /// Hash of the sample's code.
@@ -78,6 +83,8 @@ impl PriorModel {
         let manifest = Manifest::read(&mut i)?;
         i.section = "vocabulary";
         let n = i.u32()? as usize;
+        let begin = bytes.len() - i.rest.len();
+        let vocabulary = begin..begin.saturating_add(n);
         let vocab = Vocab::from_bytes(i.take(n)?).ok_or_else(|| invalid("vocabulary"))?;
         if vocab.size() > LEAVES {
             return Err(invalid("a prior is for vocabularies of at most 4,096 tokens"));
@@ -105,8 +112,14 @@ impl PriorModel {
         if fingerprint(&vocab, &prior) != *want {
             return Err(invalid("the check text is not coded as where the model was made"));
         }
-        let size = kinds.iter().fold((0, 0), |(c, f), k| (c + k.len(), f + k.followers()));
-        Ok(Self { manifest, vocab, prior, size })
+        Ok(Self {
+            manifest,
+            vocab,
+            prior,
+            contexts: std::array::from_fn(|k| kinds[k].len()),
+            followers: kinds.iter().map(Contexts::followers).sum(),
+            vocabulary,
+        })
     }
 }
 
@@ -131,7 +144,8 @@ mod tests {
         let bytes = small();
         let model = PriorModel::from_bytes(&bytes).unwrap();
         assert_eq!(model.manifest.name, "small");
-        assert_eq!(model.size, (40 * KINDS, 119 * KINDS + KINDS));
+        assert_eq!((model.contexts, model.followers), ([40; KINDS], 120 * KINDS));
+        assert_eq!(&bytes[model.vocabulary], EMBEDDED);
         assert!(Arc::ptr_eq(&model.vocab, &codec::VOCAB));
     }
 
