@@ -64,8 +64,8 @@ pub fn carry_out(
             "{} blocks {done_so}: {} of text became {} (ratio {:.2}) in {}, {}/s",
             s.blocks,
             output::size(c.text_bytes),
-            output::size(c.coded_bytes),
-            c.text_bytes as f64 / (c.coded_bytes as f64).max(1.0),
+            output::size(c.frame_bytes),
+            c.text_bytes as f64 / (c.frame_bytes as f64).max(1.0),
             output::duration(c.seconds),
             output::size((c.text_bytes as f64 / c.seconds.max(1e-3)) as u64)
         ),

@@ -230,7 +230,7 @@ pub struct CodedFigures {
     /// Bytes of the files.
     pub text_bytes: u64,
     /// Bytes of their new frames, with parity and primers.
-    pub coded_bytes: u64,
+    pub frame_bytes: u64,
     /// How long it took.
     pub seconds: f64,
 }
@@ -243,7 +243,7 @@ impl From<SettleReport> for Settled {
             blocks: r.blocks,
             coded: Some(CodedFigures {
                 text_bytes: r.text_bytes,
-                coded_bytes: r.coded_bytes,
+                frame_bytes: r.frame_bytes,
                 seconds: r.ms as f64 / 1e3,
             }),
         }

@@ -108,10 +108,10 @@ fn a_settle_ends_when_the_store_is_closed() {
     assert_eq!(fs.read_now(ino, 0, BLOCKS * BLOCK).unwrap(), text(BLOCK).repeat(BLOCKS as usize));
     let report = fs.recoder().settle(None, &mut |_, _| {}).unwrap();
     assert_eq!((report.blocks, report.text_bytes), (pending, pending * BLOCK));
-    assert!((1..report.text_bytes / 2).contains(&report.coded_bytes), "{report:?}");
+    assert!((1..report.text_bytes / 2).contains(&report.frame_bytes), "{report:?}");
     // What was coded before is none of another report's.
     let report = fs.recoder().settle(None, &mut |_, _| {}).unwrap();
-    assert_eq!((report.blocks, report.text_bytes, report.coded_bytes), (0, 0, 0));
+    assert_eq!((report.blocks, report.text_bytes, report.frame_bytes), (0, 0, 0));
     fs.shutdown().unwrap();
 }
 

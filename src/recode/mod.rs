@@ -53,7 +53,7 @@ pub struct SettleReport {
     /// Bytes of the files that these blocks hold.
     pub text_bytes: u64,
     /// Bytes of the frames that they became, with parity and primers.
-    pub coded_bytes: u64,
+    pub frame_bytes: u64,
     /// How long it took, in milliseconds.
     pub ms: u64,
 }
@@ -62,7 +62,7 @@ impl SettleReport {
     fn add(&mut self, blocks: u64, coded: Coded) {
         self.blocks += blocks;
         self.text_bytes += coded.text;
-        self.coded_bytes += coded.frames;
+        self.frame_bytes += coded.frames;
     }
 }
 

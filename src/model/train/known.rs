@@ -85,7 +85,7 @@ impl Known {
             all.followers.extend(part.followers);
         }
         // Of several contexts with one key only the first is ever found.
-        if all.keys.len() > len || all.keys.len() < len - len / 16 {
+        if all.keys.len() > len || all.keys.len() < len - len / 4 {
             return Err(TrainError::Prior);
         }
         Ok(all)
