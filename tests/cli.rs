@@ -126,6 +126,9 @@ fn written_rested_coded_unmounted_mounted_read_back() {
     assert!(settled["blocks"].as_u64().unwrap() >= 3, "{settled}");
     let [before, after] = ["before_bytes", "after_bytes"].map(|b| settled[b].as_u64().unwrap());
     assert!(after * 2 < before, "{settled}");
+    let [of, became] = ["text_bytes", "frame_bytes"].map(|b| settled[b].as_u64().unwrap());
+    assert_eq!(of, text.len() as u64);
+    assert!(became > 0 && became * 2 < before && settled["seconds"].is_number(), "{settled}");
     let stat: serde_json::Value =
         serde_json::from_str(&works(&["stat", &p.text("mnt/log"), "--json"])).unwrap();
     assert!(stat[0]["ratio"].as_f64().unwrap() > 10.0, "{stat}");

@@ -5,9 +5,9 @@
 mod tiny;
 
 use lmfs::fs::{Fs, FsOptions, NewInode, SetHow};
-use lmfs::model::Model;
 use lmfs::model::file::{Hyper, Manifest};
-use lmfs::model::tune::{self, Corpus, Llama, Options, bits_per_byte};
+use lmfs::model::tune::{self, Llama, Options, bits_per_byte};
+use lmfs::model::{Corpus, Model};
 use lmfs::store::{OpenOptions, Store};
 use lmfs::types::Ino;
 use std::os::unix::process::CommandExt;
@@ -185,6 +185,8 @@ impl Place {
         let entries = std::fs::read_dir(self.path("models")).unwrap();
         let mut names: Vec<String> =
             entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        // Figures of those that were added.
+        names.retain(|n| n != "measured.json");
         names.sort();
         names
     }

@@ -11,6 +11,7 @@ mod gc;
 mod helper;
 mod mkfs;
 mod model;
+mod model_bench;
 mod mount;
 mod notify;
 mod options;
@@ -23,8 +24,11 @@ mod status;
 mod syslog;
 mod target;
 mod train;
-#[cfg(feature = "import")]
 mod tune;
+#[cfg(feature = "import")]
+mod tune_network;
+mod tune_prior;
+mod tune_source;
 mod umount;
 mod up;
 
@@ -83,7 +87,7 @@ enum Command {
     Compress(compress::CompressArgs),
     /// Restore a file from its container
     Decompress(compress::DecompressArgs),
-    /// Language models: list, import, verify, tune, export, remove
+    /// Language models: list, measure, import, verify, train, tune, export, remove
     Model(model::Args),
     /// Measure
     Bench(bench::Args),

@@ -1,10 +1,11 @@
 //! `lmfs model`: the registry.
 
 use super::output::{self, Say};
-use super::{FAILED, Failure, Outcome, USAGE, convert, target};
-use crate::block::Lm;
+use super::{FAILED, Failure, Outcome, USAGE, convert, model_bench, target};
+use crate::block::{ENGINE, Lm};
 use crate::codec::prior::KINDS;
 use crate::control::Request;
+use crate::model::measured::{Figures, Measured};
 use crate::model::prior::UNIT;
 use crate::model::registry::{self, Listed};
 use crate::model::{Model, Parts, Registry};
@@ -33,6 +34,8 @@ enum What {
         /// Name, or the beginning of an id
         name: String,
     },
+    /// Measure what models cost on this machine: bits per byte and speed, which `list` shows
+    Bench(model_bench::Args),
     /// Check that a model's file is whole and that it computes here what it must
     Verify {
         /// Name, or the beginning of an id
@@ -64,8 +67,7 @@ enum What {
     },
     /// Make a model with a prior: count a directory of text
     Train(super::train::Args),
-    /// Make a model for one's own text: learn from files, starting from another model
-    #[cfg(feature = "import")]
+    /// Make a model for one's own text: learn from files or a store, starting from another model
     Tune(super::tune::Args),
     /// Write a model's canonical file
     Export {
@@ -94,6 +96,8 @@ struct Row {
     licence: String,
     engine: u32,
     source: String,
+    /// What it was measured to do on this machine, if it was.
+    measured: Option<Measured>,
 }
 
 impl From<Listed> for Row {
@@ -106,6 +110,7 @@ impl From<Listed> for Row {
             licence: l.manifest.licence,
             engine: l.engine,
             source: l.manifest.source,
+            measured: None,
         }
     }
 }
@@ -121,7 +126,7 @@ pub fn run(a: &Args, say: Say) -> Outcome {
             import_model(source, name.as_deref(), unit, *lanes, licence.as_deref(), say)
         }
         What::Train(a) => super::train::run(a, say),
-        #[cfg(feature = "import")]
+        What::Bench(a) => model_bench::run(a),
         What::Tune(a) => super::tune::run(a, say),
         What::Export { name, output } => export(name, output),
         What::Rm { name, store: Some(store) } => {
@@ -151,14 +156,31 @@ fn list(json: bool) -> Outcome {
             Err(e) => refused.push(e),
         }
     }
+    let figures = Figures::of(&Registry::of_user());
+    let measured = |id: &str| figures.get(id, ENGINE.into());
+    for row in &mut rows {
+        row.measured = measured(&row.id).cloned();
+    }
     if json {
         output::json(&rows)?;
     } else {
-        println!("{:<20} {:>12} {:>10}  {:<24} id", "name", "parameters", "size", "licence");
+        let head = model_bench::HEAD;
+        println!("{:<20} {:>12} {:>10} {head}  {:<18} id", "name", "parameters", "size", "licence");
+        let print = |name: &str, count: &str, size: &str, m, licence: &str, id: &str| {
+            let figures = model_bench::columns(m);
+            println!("{name:<20} {count:>12} {size:>10} {figures}  {licence:<18} {id}");
+        };
+        print("fast", "-", "-", measured("fast"), "", "no model");
         for r in &rows {
-            let size = output::size(r.bytes);
-            let (name, licence) = (&r.name, &r.licence);
-            println!("{name:<20} {:>12} {size:>10}  {licence:<24} {}", r.parameters, &r.id[..16]);
+            let (count, size) = (r.parameters.to_string(), output::size(r.bytes));
+            print(&r.name, &count, &size, r.measured.as_ref(), &r.licence, &r.id[..16]);
+        }
+        let all: Vec<_> = rows.iter().map(|r| r.measured.as_ref()).collect();
+        if all.iter().any(Option::is_none) {
+            println!("-: not measured on this machine; lmfs model bench does it");
+        }
+        if all.iter().flatten().any(|m| !model_bench::of_sample(m)) {
+            println!("*: measured on a text of one's own, not on the built-in sample");
         }
     }
     for e in &refused {
@@ -181,6 +203,14 @@ fn info(name: &str) -> Outcome {
     println!("parameters    {}", row.parameters);
     println!("size          {}", output::size(row.bytes));
     println!("engine        {}", row.engine);
+    if let Some(m) = Figures::of(&Registry::of_user()).get(&row.id, ENGINE.into()) {
+        println!(
+            "measured      {:.3} bits per byte, coding {}/s, reading {}/s",
+            m.bits_per_byte,
+            output::size(m.encode_bytes_per_s as u64),
+            output::size(m.decode_bytes_per_s as u64)
+        );
+    }
     let h = match Parts::from_bytes(&bytes)? {
         Parts::Network(model) => model.hyper,
         Parts::Prior(model) => {
@@ -268,6 +298,7 @@ fn renamed(bytes: Vec<u8>, name: Option<&str>) -> Result<Vec<u8>, Failure> {
 
 #[allow(clippy::unnecessary_wraps, reason = "it ends an import")]
 fn taken(l: &Listed, say: Say) -> Outcome {
+    model_bench::remember(&l.manifest.name);
     say.line(&format!("{} is there; id {}", l.manifest.name, l.id.to_hex()));
     Ok(())
 }

@@ -38,7 +38,7 @@ pub fn run(a: &Args, say: Say) -> Outcome {
     carry_out(&a.dir, &Request::Settle { paths }, a.json, "coded", say)
 }
 
-/// Has blocks coded, with a progress bar, and says what came of it.
+/// Has blocks coded, shows rate and time left meanwhile, and says what came of it.
 pub fn carry_out(
     dir: &std::path::Path,
     request: &Request,
@@ -46,7 +46,7 @@ pub fn carry_out(
     done_so: &str,
     say: Say,
 ) -> Outcome {
-    let bar = say.bar();
+    let bar = say.bytes_bar();
     let value = target::run(dir, request, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
@@ -56,11 +56,20 @@ pub fn carry_out(
     if json {
         return output::json(&s);
     }
-    say.line(&format!(
-        "{} blocks {done_so}; {} became {}",
-        s.blocks,
-        output::size(s.before_bytes),
-        output::size(s.after_bytes)
-    ));
+    let text = match &s.coded {
+        // An older daemon's answer.
+        None => format!("{} blocks {done_so}", s.blocks),
+        Some(_) if s.blocks == 0 => format!("nothing to be {done_so}"),
+        Some(c) => format!(
+            "{} blocks {done_so}: {} of text became {} (ratio {:.2}) in {}, {}/s",
+            s.blocks,
+            output::size(c.text_bytes),
+            output::size(c.frame_bytes),
+            c.text_bytes as f64 / (c.frame_bytes as f64).max(1.0),
+            output::duration(c.seconds),
+            output::size((c.text_bytes as f64 / c.seconds.max(1e-3)) as u64)
+        ),
+    };
+    say.line(&text);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `lmfs model train`: a model with a prior, from a directory of text.
 
 use super::output::{self, Say};
-use super::{FAILED, Failure, Outcome, USAGE, options};
+use super::{FAILED, Failure, Outcome, USAGE, model_bench, options};
 use crate::block::{Lm, Tier, bench, looks_like_text};
 use crate::codec::{EMBEDDED, VOCAB};
 use crate::model::file::Manifest;
@@ -170,6 +170,7 @@ pub fn run(a: &Args, say: Say) -> Outcome {
         bpb = Some(bits_per_byte(&held, &Tier::with(lm))?);
     }
     let listed = registry.add(&bytes)?;
+    model_bench::remember(&a.name);
     let report = Report {
         name: a.name.clone(),
         id: listed.id.to_hex().to_string(),

@@ -2,7 +2,7 @@
 
 use super::mixer::{Inputs, Mixer, ONE, Rates};
 use super::range::{Decoder, Encoder};
-use super::vector::{self, Shorts, Vector, WIDTH};
+use super::vector::{Shorts, Vector, WIDTH};
 
 /// Codes decisions, each with its probability (of 65536, from 1 to 65535) to be 1.
 pub fn encode(decisions: &[(bool, u32)]) -> Vec<u8> {
@@ -28,7 +28,12 @@ multiversion! {
 fn mix_any<V: Vector>(decisions: u32) -> u64 {
     let eighths = Shorts([(ONE / 8) as i16; 2 * WIDTH]);
     let initial = Inputs { counted: [eighths], rest: eighths };
-    let mut mixer = Mixer::<1, 3>::new(&initial, [64; 3], 16, Rates { first: 28, boost: 4, decay: 256, second: 4 });
+    let mut mixer = Mixer::<1, 3>::new(
+        &initial,
+        [64; 3],
+        16,
+        Rates { first: 28, boost: 4, decay: 256, second: 4 },
+    );
     let mut inputs = Inputs::<1>::ZERO;
     let (mut seed, mut sum) = (1_u32, 0);
     for _ in 0..decisions {
@@ -51,6 +56,7 @@ fn mix_any<V: Vector>(decisions: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::vector::Plain;
 
     #[test]
     fn parts_do_their_work() {
@@ -58,6 +64,6 @@ mod tests {
             (0..5000_u32).map(|i| (i % 7 < 3, 1 + i * 40_503 % 65_535)).collect();
         let code = encode(&decisions);
         assert_eq!(decode(&code, &decisions), decisions.iter().filter(|d| d.0).count());
-        assert_eq!(mix(2000), mix_any::<vector::Plain>(2000));
+        assert_eq!(mix(2000), mix_any::<Plain>(2000));
     }
 }

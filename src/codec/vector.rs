@@ -293,7 +293,7 @@ impl Vector for Plain {
     fn rank(ascending: &[u16; 2 * WIDTH], x: u16) -> usize {
         // Four numbers to a word: of those that are not above, the highest bit stays.
         const ONES: u64 = 0x0001_0001_0001_0001;
-        let x = u64::from(x) * ONES | ONES << 15;
+        let x = (u64::from(x) * ONES) | (ONES << 15);
         let four = |i: usize| {
             let one = |k: usize| u64::from(ascending[4 * i + k]) << (16 * k);
             (x - (one(0) | one(1) | one(2) | one(3))) >> 15 & ONES
@@ -501,8 +501,7 @@ mod wide {
                 let high = _mm256_slli_epi16::<8>(_mm256_shuffle_epi8(highs, code));
                 let value =
                     _mm256_or_si256(_mm256_and_si256(_mm256_shuffle_epi8(lows, code), low), high);
-                let place =
-                    _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+                let place = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
                 let inside = _mm256_cmpgt_epi16(_mm256_set1_epi16(n as i16), place);
                 let leaf = _mm256_srli_epi16::<4>(words);
                 let all = _mm256_blendv_epi8(_mm256_set1_epi16(end), leaf, inside);
@@ -529,8 +528,7 @@ mod wide {
                 let length = _mm256_and_si256(all, _mm256_set1_epi16(15));
                 let none = _mm256_cmpeq_epi16(length, zero);
                 let length = _mm256_sub_epi16(length, _mm256_add_epi16(none, none));
-                let place =
-                    _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+                let place = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
                 let inside = _mm256_cmpgt_epi16(_mm256_set1_epi16(i as i16), place);
                 let sums = _mm256_sad_epu8(_mm256_and_si256(length, inside), zero);
                 let half = _mm_add_epi64(

@@ -2,6 +2,7 @@
 
 use super::Request;
 use crate::fs::{Fs, FsError};
+use crate::recode::SettleReport;
 use crate::types::Ino;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
@@ -218,6 +219,35 @@ pub struct Settled {
     pub after_bytes: u64,
     /// Blocks coded, or frames moved.
     pub blocks: u64,
+    /// What was coded (settle, recode).
+    #[serde(flatten)]
+    pub coded: Option<CodedFigures>,
+}
+
+/// What a settle or recode coded.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct CodedFigures {
+    /// Bytes of the files.
+    pub text_bytes: u64,
+    /// Bytes of their new frames, with parity and primers.
+    pub frame_bytes: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl From<SettleReport> for Settled {
+    fn from(r: SettleReport) -> Self {
+        Self {
+            before_bytes: r.before_bytes,
+            after_bytes: r.after_bytes,
+            blocks: r.blocks,
+            coded: Some(CodedFigures {
+                text_bytes: r.text_bytes,
+                frame_bytes: r.frame_bytes,
+                seconds: r.ms as f64 / 1e3,
+            }),
+        }
+    }
 }
 
 /// All regular files at or below an inode.
@@ -256,7 +286,7 @@ pub fn settle(
     let chosen = (!paths.is_empty()).then_some(inos);
     let r = fs.recoder().settle(chosen, progress).map_err(|e| e.to_string())?;
     fs.store().clean(DEAD_PERCENT).map_err(|e| e.to_string())?;
-    Ok(Settled { before_bytes: r.before_bytes, after_bytes: r.after_bytes, blocks: r.blocks })
+    Ok(r.into())
 }
 
 /// Governs these paths, or all, by another model, and codes anew what they hold.
@@ -276,7 +306,7 @@ pub fn recode(
     }
     let r = fs.recoder().recode(&files, progress).map_err(|e| e.to_string())?;
     fs.store().clean(DEAD_PERCENT).map_err(|e| e.to_string())?;
-    Ok(Settled { before_bytes: r.before_bytes, after_bytes: r.after_bytes, blocks: r.blocks })
+    Ok(r.into())
 }
 
 /// Answers a request; `pid` of the daemon, if it is one that answers.
@@ -307,6 +337,7 @@ pub fn answer(
                 before_bytes: r.before_bytes,
                 after_bytes: r.after_bytes,
                 blocks: r.moved_frames,
+                coded: None,
             })
         }
         Request::Scrub(options) => {

@@ -6,7 +6,7 @@ mod scrub;
 mod server;
 
 pub use client::{ControlError, request};
-pub use figures::{CacheFigures, ModelFigures, Settled, StatEntry, Status, answer};
+pub use figures::{CacheFigures, CodedFigures, ModelFigures, Settled, StatEntry, Status, answer};
 pub use scrub::{ScrubOptions, Scrubbed, fsck};
 pub use server::Server;
 
@@ -56,7 +56,7 @@ pub enum Request {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reply {
-    /// Blocks done, blocks in all.
+    /// What is done, and all there is to do: bytes of files (settle, recode), or steps (scrub).
     Progress(u64, u64),
     /// The answer.
     Done(serde_json::Value),

@@ -87,8 +87,9 @@ fn a_settle_ends_when_the_store_is_closed() {
     let (began, wait_began) = std::sync::mpsc::channel();
     let settled = std::thread::scope(|s| {
         let settling = s.spawn(|| {
-            let mut report = |done, _| {
-                if done == 1 {
+            let mut report = |done, total| {
+                assert_eq!(total, BLOCKS * BLOCK);
+                if done == BLOCK {
                     began.send(()).unwrap();
                 }
             };
@@ -105,7 +106,12 @@ fn a_settle_ends_when_the_store_is_closed() {
     let pending = fs.recoder().status().pending_blocks;
     assert!((1..BLOCKS).contains(&pending), "{pending}");
     assert_eq!(fs.read_now(ino, 0, BLOCKS * BLOCK).unwrap(), text(BLOCK).repeat(BLOCKS as usize));
-    assert_eq!(fs.recoder().settle(None, &mut |_, _| {}).unwrap().blocks, pending);
+    let report = fs.recoder().settle(None, &mut |_, _| {}).unwrap();
+    assert_eq!((report.blocks, report.text_bytes), (pending, pending * BLOCK));
+    assert!((1..report.text_bytes / 2).contains(&report.frame_bytes), "{report:?}");
+    // What was coded before is none of another report's.
+    let report = fs.recoder().settle(None, &mut |_, _| {}).unwrap();
+    assert_eq!((report.blocks, report.text_bytes, report.frame_bytes), (0, 0, 0));
     fs.shutdown().unwrap();
 }
 

@@ -4,10 +4,12 @@
 //! ([`file`]), which [`engine`] runs with the same bits on every machine and [`import`] makes from other
 //! formats; or a prior ([`prior`]), which [`train`] counts.
 
+pub mod corpus;
 pub mod engine;
 pub mod file;
 #[cfg(feature = "import")]
 pub mod import;
+pub mod measured;
 pub mod parts;
 pub mod prior;
 pub mod registry;
@@ -18,6 +20,7 @@ pub mod tree;
 #[cfg(feature = "import")]
 pub mod tune;
 
+pub use corpus::{Corpus, CorpusError};
 pub use engine::{Engine, EngineError, Input, Isa, Session};
 pub use file::{FileError, Model};
 pub use parts::Parts;

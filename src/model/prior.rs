@@ -4,6 +4,7 @@
 use super::file::{FileError, In, MAGIC, Manifest, Out};
 use crate::codec::prior::{Contexts, KINDS, LEAVES, Prior};
 use crate::codec::{self, Predictor, Vocab};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Format of a file that holds a prior.
@@ -59,12 +60,27 @@ pub fn to_bytes(
     Some(o.0)
 }
 
-impl PriorModel {
-    /// Reads a file's bytes, on several cores. Never panics; takes memory in proportion to
-    /// `bytes` only.
+/// What a file holds, as training makes it.
+#[derive(Debug)]
+pub struct Unpacked {
+    /// What the model says of itself.
+    pub manifest: Manifest,
+    /// Tokens and tree.
+    pub vocab: Arc<Vocab>,
+    /// Where the file has them.
+    pub vocabulary: Range<usize>,
+    /// The contexts of each kind.
+    pub kinds: [Contexts; KINDS],
+    /// Hash of the sample's code where the file was made.
+    check: [u8; 32],
+}
+
+impl Unpacked {
+    /// Reads a file's bytes, on several cores. Never panics; takes memory in proportion to `bytes`
+    /// only.
     ///
     /// # Errors
-    /// The file is none, damaged, or computes something else here than where it was made.
+    /// The file is none, or damaged.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FileError> {
         let invalid = |what: &str| FileError::Invalid(what.into());
         let mut i = In { rest: bytes, section: "header" };
@@ -78,6 +94,8 @@ impl PriorModel {
         let manifest = Manifest::read(&mut i)?;
         i.section = "vocabulary";
         let n = i.u32()? as usize;
+        let begin = bytes.len() - i.rest.len();
+        let vocabulary = begin..begin.saturating_add(n);
         let vocab = Vocab::from_bytes(i.take(n)?).ok_or_else(|| invalid("vocabulary"))?;
         if vocab.size() > LEAVES {
             return Err(invalid("a prior is for vocabularies of at most 4,096 tokens"));
@@ -89,7 +107,8 @@ impl PriorModel {
             packed.push(i.take(n)?);
         }
         i.section = "check vector";
-        let want = i.take(32)?;
+        let mut check = [0; 32];
+        check.copy_from_slice(i.take(32)?);
         if !i.rest.is_empty() {
             return Err(FileError::Invalid(format!("{} bytes behind its end", i.rest.len())));
         }
@@ -98,12 +117,24 @@ impl PriorModel {
             let all: Vec<_> = packed.into_iter().map(|p| scope.spawn(unpack(p))).collect();
             all.into_iter().map(|t| t.join().ok().flatten()).collect::<Option<Vec<_>>>()
         });
-        let kinds: [Contexts; KINDS] = kinds
+        let kinds = kinds
             .and_then(|kinds| kinds.try_into().ok())
             .ok_or_else(|| invalid("the prior's table"))?;
+        Ok(Self { manifest, vocab, vocabulary, kinds, check })
+    }
+}
+
+impl PriorModel {
+    /// Reads a file's bytes, as [`Unpacked::from_bytes`].
+    ///
+    /// # Errors
+    /// The file is none, damaged, or computes something else here than where it was made.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, FileError> {
+        let Unpacked { manifest, vocab, kinds, check, .. } = Unpacked::from_bytes(bytes)?;
         let prior = Arc::new(Prior::new(&vocab, &kinds));
-        if fingerprint(&vocab, &prior) != *want {
-            return Err(invalid("the check text is not coded as where the model was made"));
+        if fingerprint(&vocab, &prior) != check {
+            let what = "the check text is not coded as where the model was made";
+            return Err(FileError::Invalid(what.into()));
         }
         let size = kinds.iter().fold((0, 0), |(c, f), k| (c + k.len(), f + k.followers()));
         Ok(Self { manifest, vocab, prior, size })
@@ -131,7 +162,8 @@ mod tests {
         let bytes = small();
         let model = PriorModel::from_bytes(&bytes).unwrap();
         assert_eq!(model.manifest.name, "small");
-        assert_eq!(model.size, (40 * KINDS, 119 * KINDS + KINDS));
+        assert_eq!(model.size, (40 * KINDS, 120 * KINDS));
+        assert_eq!(&bytes[Unpacked::from_bytes(&bytes).unwrap().vocabulary], EMBEDDED);
         assert!(Arc::ptr_eq(&model.vocab, &codec::VOCAB));
     }
 

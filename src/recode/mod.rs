@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use worker::Recipe;
+use worker::{Coded, Recipe};
 
 /// The extended attribute that governs how a file is coded.
 pub const MODEL_XATTR: &[u8] = b"user.lmfs.model";
@@ -41,7 +41,7 @@ pub struct RecodeOptions {
     pub enabled: bool,
 }
 
-/// What a settle did, in stored bytes of the runs and blocks coded.
+/// What a settle did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SettleReport {
     /// Bytes of the store's live frames before.
@@ -50,6 +50,20 @@ pub struct SettleReport {
     pub after_bytes: u64,
     /// Blocks coded.
     pub blocks: u64,
+    /// Bytes of the files that these blocks hold.
+    pub text_bytes: u64,
+    /// Bytes of the frames that they became, with parity and primers.
+    pub frame_bytes: u64,
+    /// How long it took, in milliseconds.
+    pub ms: u64,
+}
+
+impl SettleReport {
+    fn add(&mut self, blocks: u64, coded: Coded) {
+        self.blocks += blocks;
+        self.text_bytes += coded.text;
+        self.frame_bytes += coded.frames;
+    }
 }
 
 /// What waits and how fast it goes.
@@ -216,7 +230,7 @@ impl Recoder {
         }
     }
 
-    /// Codes all that waits, now, of these inodes or of all; `progress(done, total)` in blocks.
+    /// Codes all that waits, now, of these inodes or of all; `progress(done, total)` in bytes of files.
     pub fn settle(
         &self,
         inos: Option<Vec<Ino>>,
@@ -227,51 +241,66 @@ impl Recoder {
             None => self.store().staged_inodes()?,
         };
         let _command = Command::begin(&self.commands);
+        let began = Instant::now();
         let before_bytes = self.frame_bytes()?;
-        let mut blocks = 0;
+        let mut report = SettleReport { before_bytes, ..SettleReport::default() };
         // A write between planning and swapping costs another round; a busy writer is not chased.
         for _ in 0..3 {
             let mut total = 0;
             for &ino in &inos {
                 self.go_on()?;
-                total += self.plan(ino, Rested::ALL)?.map_or(0, |p| p.ready.len() as u64);
+                total += self.plan(ino, Rested::ALL)?.map_or(0, |p| p.ready_bytes());
             }
             if total == 0 {
                 break;
             }
-            let mut done = 0;
-            progress(0, total);
-            let coded = self.code(&inos, Rested::ALL, self.settle_threads(), false, &mut |_| {
-                done += 1;
-                progress(done, total.max(done));
-            })?;
-            blocks += coded;
+            let (blocks, coded) = self.all(&inos, Rested::ALL, total, progress)?;
+            report.add(blocks, coded);
         }
-        self.store().sync()?;
-        Ok(SettleReport { before_bytes, after_bytes: self.frame_bytes()?, blocks })
+        self.finished(report, began)
     }
 
-    /// Codes all of these inodes anew, as their models say now; `progress(done, total)` in blocks.
+    /// Codes all of these inodes anew, as their models say now; `progress(done, total)` in bytes of files.
     pub fn recode(
         &self,
         inos: &[Ino],
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<SettleReport, FetchError> {
         let _command = Command::begin(&self.commands);
+        let began = Instant::now();
         let before_bytes = self.frame_bytes()?;
+        let mut report = SettleReport { before_bytes, ..SettleReport::default() };
         let mut total = 0;
         for &ino in inos {
             self.go_on()?;
-            total += self.plan(ino, Rested::AGAIN)?.map_or(0, |p| p.ready.len() as u64);
+            total += self.plan(ino, Rested::AGAIN)?.map_or(0, |p| p.ready_bytes());
         }
-        progress(0, total);
+        let (blocks, coded) = self.all(inos, Rested::AGAIN, total, progress)?;
+        report.add(blocks, coded);
+        self.finished(report, began)
+    }
+
+    /// Codes what is ready, of `total` bytes, on all cores.
+    fn all(
+        &self,
+        inos: &[Ino],
+        rested: Rested,
+        total: u64,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(u64, Coded), FetchError> {
         let mut done = 0;
-        let blocks = self.code(inos, Rested::AGAIN, self.settle_threads(), false, &mut |_| {
-            done += 1;
+        progress(0, total);
+        self.code(inos, rested, self.settle_threads(), false, &mut |len| {
+            done += len;
             progress(done, total.max(done));
-        })?;
+        })
+    }
+
+    /// The report of a command whose work is durable.
+    fn finished(&self, report: SettleReport, began: Instant) -> Result<SettleReport, FetchError> {
         self.store().sync()?;
-        Ok(SettleReport { before_bytes, after_bytes: self.frame_bytes()?, blocks })
+        let ms = began.elapsed().as_millis() as u64;
+        Ok(SettleReport { after_bytes: self.frame_bytes()?, ms, ..report })
     }
 
     /// What waits, how fast it goes.
@@ -412,8 +441,8 @@ impl Recoder {
         })
     }
 
-    /// Codes the ready runs of `inos` with `threads` workers; returns how many were swapped in.
-    /// `done` is called once per run, with the bytes coded. Fails once the coder is to end.
+    /// Codes the ready runs of `inos` with `threads` workers; returns how many were swapped in, and what
+    /// they came to. `done` is called once per run, with its length. Fails once the coder is to end.
     fn code(
         &self,
         inos: &[Ino],
@@ -421,12 +450,12 @@ impl Recoder {
         threads: usize,
         idle: bool,
         done: &mut dyn FnMut(u64),
-    ) -> Result<u64, FetchError> {
+    ) -> Result<(u64, Coded), FetchError> {
         let began = Instant::now();
         let (job_tx, job_rx) = mpsc::sync_channel::<Job>(threads * 4);
-        let (done_tx, done_rx) = mpsc::channel::<Result<u64, FetchError>>();
+        let (done_tx, done_rx) = mpsc::channel::<(u64, Result<Coded, FetchError>)>();
         let job_rx = Mutex::new(job_rx);
-        let (mut coded, mut bytes, mut failed) = (0, 0, None);
+        let (mut blocks, mut sum, mut failed) = (0, Coded::default(), None);
         std::thread::scope(|scope| {
             for _ in 0..threads.max(1) {
                 let done_tx = done_tx.clone();
@@ -444,20 +473,23 @@ impl Recoder {
                         if let Err(e) = &result {
                             log::error!("inode {} offset {}: not coded: {e}", job.ino, job.run.off);
                         }
-                        if done_tx.send(result).is_err() {
+                        if done_tx.send((job.run.len, result)).is_err() {
                             break;
                         }
                     }
                 });
             }
             drop(done_tx);
-            let mut take = |r: Result<u64, FetchError>| match r {
-                Ok(n) => {
-                    coded += u64::from(n > 0);
-                    bytes += n;
-                    done(n);
+            let mut take = |(len, r): (u64, Result<Coded, FetchError>)| {
+                match r {
+                    Ok(coded) => {
+                        blocks += u64::from(coded.text > 0);
+                        sum.text += coded.text;
+                        sum.frames += coded.frames;
+                    }
+                    Err(e) => failed = Some(e),
                 }
-                Err(e) => failed = Some(e),
+                done(len);
             };
             for &ino in inos {
                 if self.go_on().is_err() {
@@ -488,18 +520,18 @@ impl Recoder {
                     Ok(None) => {}
                     Err(e) => {
                         log::error!("inode {ino}: not coded: {e}");
-                        take(Err(e));
+                        take((0, Err(e)));
                     }
                 }
             }
             drop(job_tx);
             done_rx.iter().for_each(take);
         });
-        self.coded_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if bytes > 0 {
+        self.coded_bytes.fetch_add(sum.text, Ordering::Relaxed);
+        if sum.text > 0 {
             self.busy_us.fetch_add(began.elapsed().as_micros() as u64, Ordering::Relaxed);
         }
         self.go_on()?;
-        failed.map_or(Ok(coded), Err)
+        failed.map_or(Ok((blocks, sum)), Err)
     }
 }

@@ -52,6 +52,13 @@ pub struct Plan {
     pub waiting_bytes: u64,
 }
 
+impl Plan {
+    /// Bytes of the runs to code now.
+    pub fn ready_bytes(&self) -> u64 {
+        self.ready.iter().map(|r| r.len).sum()
+    }
+}
+
 /// Plans one inode: `extents` are all of its extents in order, `size` its size, `block` the unit.
 pub fn plan(extents: &[Extent], size: u64, block: u64, rested: Rested) -> Plan {
     let mut plan = Plan::default();

@@ -101,19 +101,27 @@ impl Recipe {
     }
 }
 
-/// Codes one run and swaps it in. `Ok(0)` if somebody else changed the range meanwhile; else the
-/// number of bytes coded.
+/// What coding came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Coded {
+    /// Bytes of the files.
+    pub text: u64,
+    /// Bytes of their new frames, headers, parity and primers included.
+    pub frames: u64,
+}
+
+/// Codes one run and swaps it in. Nothing is coded if somebody else changed the range meanwhile.
 pub fn code_run(
     fetcher: &Fetcher,
     ino: Ino,
     run: &Run,
     recipe: &Recipe,
-) -> Result<u64, FetchError> {
-    let Some(plain) = read_run(fetcher, run)? else { return Ok(0) };
+) -> Result<Coded, FetchError> {
+    let Some(plain) = read_run(fetcher, run)? else { return Ok(Coded::default()) };
     let primer = recipe.primer(fetcher, ino);
     let encoded = match block::encode(&plain, primer.as_ref(), &recipe.tier) {
         Ok(encoded) => encoded,
-        Err(BlockError::Stopped) => return Ok(0),
+        Err(BlockError::Stopped) => return Ok(Coded::default()),
         Err(source) => {
             let frame = run.extents.first().map(|e| e.frame).unwrap_or_default();
             return Err(FetchError::Block { frame, source });
@@ -140,15 +148,16 @@ pub fn code_run(
     let frame = recipe.frame(ino, run.off, generation, &plain, encoded);
     txn.frames.push(NewFrame { primer: primer_id, ..frame });
     match fetcher.store().append(txn) {
-        Ok(_) => {
+        Ok(refs) => {
             if primer_id != 0
                 && let PrimerState::Ready { bring, .. } = &mut *state
             {
                 *bring = None;
             }
-            Ok(plain.len() as u64)
+            let frames = refs.iter().map(|f| u64::from(f.len)).sum();
+            Ok(Coded { text: plain.len() as u64, frames })
         }
-        Err(StoreError::Conflict) => Ok(0),
+        Err(StoreError::Conflict) => Ok(Coded::default()),
         Err(e) => Err(e.into()),
     }
 }

@@ -38,6 +38,16 @@ impl Contexts {
         Self { bits, keys: Vec::new(), ends: Vec::new(), followers: Vec::new() }
     }
 
+    /// None yet, and as much room as another has.
+    pub fn like(other: &Self) -> Self {
+        Self { bits: other.bits, ..Self::new(0) }
+    }
+
+    /// How many of a hash's first bits tell contexts apart: its key.
+    pub fn key_bits(&self) -> u32 {
+        self.bits + CHECK_BITS
+    }
+
     /// Adds a context whose hash is not below those before; what follows it is ascending. One that
     /// nothing follows says nothing and is left out.
     pub fn push(&mut self, hash: u32, followers: &[u16]) {
@@ -65,7 +75,7 @@ impl Contexts {
     }
 
     /// Each context's key and followers.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &[u16])> {
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &[u16])> {
         let starts = std::iter::once(&0).chain(&self.ends);
         let lists = starts.zip(&self.ends).map(|(a, b)| &self.followers[*a as usize..*b as usize]);
         self.keys.iter().copied().zip(lists)

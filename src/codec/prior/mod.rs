@@ -31,10 +31,14 @@ pub struct Prior {
 }
 
 impl Prior {
-    /// From the contexts of each kind, for a vocabulary.
+    /// From the contexts of each kind, for a vocabulary; by a thread each.
     pub fn new(vocab: &Vocab, kinds: &[Contexts; KINDS]) -> Self {
         let marks = Marks::new(vocab);
-        Self { marks, tables: std::array::from_fn(|k| Table::new(&kinds[k], marks)) }
+        let tables = std::thread::scope(|scope| {
+            let all = kinds.each_ref().map(|kind| scope.spawn(move || Table::new(kind, marks)));
+            all.map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        Self { marks, tables }
     }
 
     /// Knows nothing.

@@ -252,7 +252,7 @@ impl Table {
     /// Where the bucket of a key begins.
     #[inline(always)]
     fn bucket(&self, key: u32) -> usize {
-        self.first + (u64::from(key) * self.buckets >> self.bits) as usize * BUCKET
+        self.first + ((u64::from(key) * self.buckets) >> self.bits) as usize * BUCKET
     }
 
     #[inline(always)]

@@ -124,7 +124,7 @@ fn many() -> Contexts {
     let mut seed = 1_u32;
     let mut next = |n: u32| {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (u64::from(seed >> 8) * u64::from(n) >> 24) as u32
+        ((u64::from(seed >> 8) * u64::from(n)) >> 24) as u32
     };
     for i in 0..20_000_u32 {
         let most = if next(500) == 0 { LEAVES as u32 } else { 1 + next(9) };

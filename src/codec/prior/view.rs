@@ -106,7 +106,8 @@ impl View {
         }
         if let Some(prior) = &self.prior {
             for k in each(self.many) {
-                (self.at[k], self.parted[k]) = prior.tables[k].part::<V>(&self.far[k], self.low[k], mid);
+                (self.at[k], self.parted[k]) =
+                    prior.tables[k].part::<V>(&self.far[k], self.low[k], mid);
             }
         }
         V::load(&self.parted)

@@ -21,6 +21,17 @@ pub(super) struct Found {
     pub saved: Vec<u32>,
 }
 
+impl Found {
+    /// Adds contexts whose hashes are above those before.
+    pub(super) fn append(&mut self, part: Self) {
+        let before = self.followers.len() as u32;
+        self.hashes.extend(part.hashes);
+        self.ends.extend(part.ends.iter().map(|end| before + end));
+        self.followers.extend(part.followers);
+        self.saved.extend(part.saved);
+    }
+}
+
 /// log2 in parts of a bit, rounded down; of 0 that of 1.
 fn log2(x: u64) -> u32 {
     let whole = x.max(1).ilog2();
@@ -46,12 +57,32 @@ pub(super) fn corrected(prior: &Prior, kind: usize, hash: u32, leaf: u16, p: u32
     p.clamp(1, ONE - 1) as u32
 }
 
-/// Contexts of one kind whose hashes fall into one of `parts` ranges.
+/// Contexts of one kind whose hashes fall into `parts` ranges, of as many of these as the spool has files,
+/// from `first` on; a thread for each. Followers that save less than `least` bits are left out.
 pub(super) fn count(
+    spool: &Spool<'_>,
+    kind: usize,
+    first: usize,
+    parts: usize,
+    least: u64,
+) -> io::Result<Vec<Found>> {
+    std::thread::scope(|scope| {
+        let one = |part| scope.spawn(move || count_part(spool, kind, part, parts, least));
+        let all: Vec<_> = (first..first + spool.shards()).map(one).collect();
+        let join = |t: std::thread::ScopedJoinHandle<'_, io::Result<_>>| {
+            t.join().map_err(|_| io::Error::other("a thread panicked"))?
+        };
+        all.into_iter().map(join).collect()
+    })
+}
+
+/// Contexts of one range.
+fn count_part(
     spool: &Spool<'_>,
     kind: usize,
     part: usize,
     parts: usize,
+    least: u64,
 ) -> io::Result<Found> {
     let mut keys: Vec<u64> = Vec::with_capacity(spool.tokens as usize / parts);
     spool.each(|hashes, leaf, p| {
@@ -78,7 +109,7 @@ pub(super) fn count(
             // Half of one less than were seen: who has been seen n times may not come again.
             let own = u64::from(n) * u64::from(all - log2(2 * u64::from(n) - 1));
             let saved = before.saturating_sub(own) / u64::from(BIT);
-            if saved > 0 {
+            if saved >= least {
                 let leaf = (same[0] >> 16) as u16;
                 found.followers.push(leaf << 4 | count_code(n));
                 found.saved.push(saved.min(u64::from(u32::MAX)) as u32);

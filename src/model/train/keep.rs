@@ -9,8 +9,6 @@ const CONTEXT: u64 = 3;
 const FOLLOWER: u64 = 2;
 /// Parts in which bits saved for a byte are counted.
 const PARTS: u64 = 16;
-/// Bits for a byte, in parts, that are asked for at first.
-const LEAST: u64 = 2 * PARTS;
 
 /// The best so far, of all kinds.
 #[derive(Debug)]
@@ -48,10 +46,15 @@ fn prune(found: &Found, price: u64, mut keep: impl FnMut(u32, &[u16], &[u32])) -
 }
 
 impl Kept {
+    /// Bits for a byte, in parts, that are asked for at first: of a text that the model is for in general,
+    /// and of the very text that it is for.
+    pub(super) const DEAR: u64 = 2 * PARTS;
+    pub(super) const CHEAP: u64 = PARTS / 8;
+
     /// Nothing yet, and later what fits `memory` bytes.
-    pub(super) fn new(memory: usize) -> Self {
+    pub(super) fn new(memory: usize, price: u64) -> Self {
         let kinds = std::array::from_fn(|_| Found::default());
-        Self { memory: memory as u64, price: LEAST, kinds }
+        Self { memory: memory as u64, price, kinds }
     }
 
     /// Adds contexts of a kind whose hashes are above those before.
@@ -89,6 +92,11 @@ impl Kept {
             });
             *kind = new;
         }
+    }
+
+    /// What is kept of a kind, by its hashes.
+    pub(super) fn found(&self, kind: usize) -> &Found {
+        &self.kinds[kind]
     }
 
     /// What is kept of a kind.

@@ -6,6 +6,7 @@
 //! for the memory they take are kept. Integers only, and the order of the work does not matter: the same
 //! texts give the same prior on every machine and with any number of threads.
 
+mod adapt;
 mod count;
 mod keep;
 mod spool;
@@ -15,6 +16,7 @@ use count::{corrected, count};
 use keep::Kept;
 use std::io;
 
+pub use adapt::Adapting;
 pub use spool::Spool;
 
 /// Training takes this many times the table's memory, and [`Training::LEAST`] more.
@@ -54,6 +56,14 @@ impl Training {
     /// Memory of the counting, in bytes, however small the table.
     pub const LEAST: usize = 256 << 20;
 
+    /// Parts in which the contexts of a kind are counted, so that their keys take at most `room` bytes.
+    fn parts(spool: &Spool<'_>, room: usize) -> usize {
+        let threads = spool.shards();
+        let room = room / threads / size_of::<u64>();
+        // As many parts for each thread, or threads would wait.
+        (spool.tokens as usize).div_ceil(room).max(1).next_multiple_of(threads)
+    }
+
     /// Counts what was spooled, with a thread for each of its files; `tell` is told now and then.
     ///
     /// # Errors
@@ -68,23 +78,14 @@ impl Training {
             return Err(TrainError::TooLittle(spool.bytes));
         }
         let threads = spool.shards();
-        let room = (MULTIPLE * self.memory + Self::LEAST) / threads / size_of::<u64>();
-        // As many parts for each thread, or threads would wait.
-        let parts = (spool.tokens as usize).div_ceil(room).max(1).next_multiple_of(threads);
-        let mut kept = Kept::new(self.memory);
+        let parts = Self::parts(spool, MULTIPLE * self.memory + Self::LEAST);
+        let mut kept = Kept::new(self.memory, Kept::DEAR);
         let mut prior = Prior::empty(spool.vocab());
         let mut done = 0;
         let all = KINDS * (parts + threads);
         for kind in 0..KINDS {
             for first in (0..parts).step_by(threads) {
-                let spool = &*spool;
-                let found = std::thread::scope(|scope| {
-                    let one = |part| scope.spawn(move || count(spool, kind, part, parts));
-                    let all: Vec<_> = (first..first + threads).map(one).collect();
-                    all.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>()
-                });
-                for part in found {
-                    let part = part.map_err(|_| io::Error::other("a thread panicked"))??;
+                for part in count(spool, kind, first, parts, 1)? {
                     kept.add(kind, &part);
                 }
                 done += threads;
@@ -93,9 +94,7 @@ impl Training {
             // What the next kinds would save counts from what this one knows.
             prior.set(kind, &kept.contexts(kind));
             let prior = &prior;
-            spool.revise(|hashes, leaf, p| {
-                corrected(prior, kind, hashes[kind] as u32, leaf, p)
-            })?;
+            spool.revise(|hashes, leaf, p| corrected(prior, kind, hashes[kind] as u32, leaf, p))?;
             done += threads;
             tell(Progress { done, all });
         }

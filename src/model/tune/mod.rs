@@ -7,19 +7,16 @@
 //! precision and is not the same on every machine; the file that it ends in is a model like any
 //! other, exact from then on.
 
-pub mod corpus;
 mod judge;
 mod llama;
 mod ops;
 mod state;
 mod train;
 
-pub use corpus::Corpus;
 pub use judge::bits_per_byte;
 pub use llama::{Llama, dequantise};
 pub use train::{BATCH, CROP, Options, Outcome, Progress, RATE, train};
 
-use crate::model::texts::LeftOut;
 use std::path::PathBuf;
 
 /// Name and value of the environment variable that keeps candle from starting threads. To be set
@@ -29,35 +26,6 @@ pub const QUIET: (&str, &str) = ("RAYON_NUM_THREADS", "1");
 /// Why there is no tuned model.
 #[derive(Debug, thiserror::Error)]
 pub enum TuneError {
-    /// The corpus cannot be read.
-    #[error("cannot read the corpus {}: {error}", .path.display())]
-    Corpus {
-        /// Its directory.
-        path: PathBuf,
-        /// The system's answer.
-        error: std::io::Error,
-    },
-    /// Nothing to learn from.
-    #[error("there is no text in {}{}", .path.display(), besides(.left_out))]
-    Empty {
-        /// The corpus.
-        path: PathBuf,
-        /// What was met and not taken.
-        left_out: Vec<LeftOut>,
-    },
-    /// Too little to learn from.
-    #[error(
-        "{} holds {bytes} bytes of text{}; tuning needs at least {} (100 KB)",
-        .path.display(), besides(.left_out), corpus::LEAST
-    )]
-    Small {
-        /// The corpus.
-        path: PathBuf,
-        /// Bytes of text in it.
-        bytes: u64,
-        /// What was met and not taken.
-        left_out: Vec<LeftOut>,
-    },
     /// The checkpoint cannot be written.
     #[error(
         "cannot write the checkpoint {}: {error}; the one before it, if any, is whole: make room and run the same command to go on",
@@ -89,12 +57,4 @@ pub enum TuneError {
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] super::EngineError),
-}
-
-/// How many files were left out, in words.
-fn besides(left_out: &[LeftOut]) -> String {
-    match left_out.len() {
-        0 => String::new(),
-        n => format!(" ({n} left out: binary, unreadable, or no regular files)"),
-    }
 }

@@ -1,9 +1,9 @@
 //! The loop: crops, gradients by all threads, a rate by the clock, checkpoints.
 
 use super::TuneError;
-use super::corpus::{Corpus, Random};
 use super::llama::Llama;
 use super::state::State;
+use crate::model::corpus::{Corpus, Random};
 use crate::model::file::{Manifest, Model};
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};

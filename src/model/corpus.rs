@@ -1,7 +1,7 @@
 //! The user's text: read, and parted into what is trained on and what judges the result.
 
-use super::TuneError;
-use crate::model::texts::{LeftOut, files};
+use super::texts::{LeftOut, files};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Least bytes of text that tuning accepts.
@@ -17,6 +17,58 @@ const SHORT: usize = 8 << 10;
 /// Least bytes held out of a file.
 const PIECE: usize = 4 << 10;
 
+/// Why there is nothing to tune on.
+#[derive(Debug, thiserror::Error)]
+pub enum CorpusError {
+    /// The corpus cannot be read.
+    #[error("cannot read the corpus {}: {error}", .path.display())]
+    Unreadable {
+        /// Its directory.
+        path: PathBuf,
+        /// The system's answer.
+        error: io::Error,
+    },
+    /// Nothing to learn from.
+    #[error("there is no text in {}{}", .path.display(), besides(.left_out))]
+    Empty {
+        /// The corpus.
+        path: PathBuf,
+        /// What was met and not taken.
+        left_out: Vec<LeftOut>,
+    },
+    /// Too little to learn from.
+    #[error(
+        "{} holds {bytes} bytes of text{}; tuning needs at least {LEAST} (100 KB)",
+        .path.display(), besides(.left_out)
+    )]
+    Small {
+        /// The corpus.
+        path: PathBuf,
+        /// Bytes of text in it.
+        bytes: u64,
+        /// What was met and not taken.
+        left_out: Vec<LeftOut>,
+    },
+}
+
+impl CorpusError {
+    /// What was met and not taken.
+    pub fn left_out(&self) -> &[LeftOut] {
+        match self {
+            Self::Unreadable { .. } => &[],
+            Self::Empty { left_out, .. } | Self::Small { left_out, .. } => left_out,
+        }
+    }
+}
+
+/// How many files were left out, in words.
+fn besides(left_out: &[LeftOut]) -> String {
+    match left_out.len() {
+        0 => String::new(),
+        n => format!(" ({n} left out: binary, unreadable, or no regular files)"),
+    }
+}
+
 /// Texts to train on and texts to judge by.
 #[derive(Debug, Default)]
 pub struct Corpus {
@@ -29,6 +81,9 @@ pub struct Corpus {
     /// BLAKE3 of names and texts.
     pub hash: [u8; 32],
 }
+
+/// Reads of a file with its size at most so many of its last bytes.
+pub type ReadEnd<'a> = dyn FnMut(&Path, u64, u64) -> io::Result<Vec<u8>> + 'a;
 
 /// A reproducible generator (splitmix64, Steele et al. 2014).
 pub struct Random(pub u64);
@@ -60,8 +115,11 @@ fn line_end(text: &[u8], at: usize) -> usize {
 
 impl Corpus {
     /// Reads all text below `dir` and holds a seeded part of it out.
-    pub fn read(dir: &Path, seed: u64) -> Result<Self, TuneError> {
-        let io = |error| TuneError::Corpus { path: dir.to_owned(), error };
+    ///
+    /// # Errors
+    /// Nothing can be read, or it is too little.
+    pub fn read(dir: &Path, seed: u64) -> Result<Self, CorpusError> {
+        let io = |error| CorpusError::Unreadable { path: dir.to_owned(), error };
         let meta = std::fs::metadata(dir).map_err(io)?;
         let (mut paths, mut left_out) = (Vec::new(), Vec::new());
         if meta.is_dir() {
@@ -70,20 +128,35 @@ impl Corpus {
         } else if meta.is_file() {
             paths.push(dir.to_owned());
         } else {
-            return Err(io(std::io::Error::other("neither a directory nor a file")));
+            return Err(io(io::Error::other("neither a directory nor a file")));
         }
         let size = |p: &PathBuf| std::fs::metadata(p).map_or(0, |m| m.len());
-        let total: u64 = paths.iter().map(size).sum();
+        let sized = paths.into_iter().map(|p| (size(&p), p)).collect();
+        Self::gather(dir, sized, left_out, &mut |path, _, most| read_end(path, most), seed)
+    }
+
+    /// The same from files with their sizes, which `read` reads: at most so many of their last bytes.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; a file that cannot be read is left out.
+    pub fn gather(
+        from: &Path,
+        files: Vec<(u64, PathBuf)>,
+        mut left_out: Vec<LeftOut>,
+        read: &mut ReadEnd<'_>,
+        seed: u64,
+    ) -> Result<Self, CorpusError> {
+        let total: u64 = files.iter().map(|(size, _)| size).sum();
         let mut texts = Vec::new();
         let mut hash = blake3::Hasher::new();
-        for path in paths {
+        for (size, path) in files {
             // Of a large corpus the ends of all files: what was logged last.
             let most = if total > MOST {
-                (u128::from(size(&path)) * u128::from(MOST) / u128::from(total)) as u64
+                (u128::from(size) * u128::from(MOST) / u128::from(total)) as u64
             } else {
                 MOST
             };
-            match read_end(&path, most) {
+            match read(&path, size, most) {
                 Ok(text) if text.is_empty() => {}
                 Ok(text) if text.contains(&0) => {
                     left_out.push(LeftOut { path, reason: "binary: it has zero bytes".into() });
@@ -98,10 +171,10 @@ impl Corpus {
         }
         let bytes: u64 = texts.iter().map(|t| t.len() as u64).sum();
         if bytes == 0 {
-            return Err(TuneError::Empty { path: dir.to_owned(), left_out });
+            return Err(CorpusError::Empty { path: from.to_owned(), left_out });
         }
         if bytes < LEAST {
-            return Err(TuneError::Small { path: dir.to_owned(), bytes, left_out });
+            return Err(CorpusError::Small { path: from.to_owned(), bytes, left_out });
         }
         let held = hold_out(&mut texts, seed);
         texts.retain(|t| !t.is_empty());
@@ -120,7 +193,7 @@ impl Corpus {
 }
 
 /// The last `most` bytes of a file, from the start of a line.
-fn read_end(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
+fn read_end(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     use std::io::{Read, Seek, SeekFrom};
     let mut file = std::fs::File::open(path)?;
     let len = file.metadata()?.len();
@@ -130,11 +203,16 @@ fn read_end(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
     }
     let mut text = Vec::new();
     file.take(most).read_to_end(&mut text)?;
-    if cut && !text.is_empty() {
+    Ok(if cut { whole_lines(text) } else { text })
+}
+
+/// The end of a text from the start of a line.
+pub fn whole_lines(mut text: Vec<u8>) -> Vec<u8> {
+    if !text.is_empty() {
         let from = line_end(&text, 0);
         text.drain(..from);
     }
-    Ok(text)
+    text
 }
 
 /// Takes the ends of some texts (all of short ones), in seeded order, until one byte in [`SHARE`] is

@@ -1,0 +1,81 @@
+//! The text of an archive, as something to tune on.
+
+use super::target;
+use super::{FAILED, Failure};
+use crate::fs::{Fs, FsError};
+use crate::model::corpus::{Corpus, whole_lines};
+use crate::model::texts::LeftOut;
+use crate::store::{OpenOptions, Store};
+use crate::types::Ino;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Reads what a store holds: through its mount, or, if nobody has it mounted, itself, without a change.
+pub fn read(path: &Path, seed: u64) -> Result<Corpus, Failure> {
+    if target::mount_of(path).is_some() {
+        return super::tune::corpus(Corpus::read(path, seed));
+    }
+    let store = target::store_of(path);
+    if let Some(m) = target::mounts().into_iter().find(|m| m.store == store) {
+        return super::tune::corpus(Corpus::read(&m.dir, seed));
+    }
+    let fs = Fs::open(
+        Store::open(&store, &OpenOptions { read_only: true })?,
+        super::options::Options::offline(),
+    )?;
+    let corpus = gather(&fs, &store, seed);
+    let closed = fs.shutdown();
+    let corpus = corpus?;
+    closed?;
+    Ok(corpus)
+}
+
+/// Files by their names, and what is none.
+type Found = (Vec<(u64, PathBuf)>, HashMap<PathBuf, Ino>, Vec<LeftOut>);
+
+fn gather(fs: &Fs, store: &Path, seed: u64) -> Result<Corpus, Failure> {
+    let (files, inos, left_out) =
+        files(fs).map_err(|e| Failure::new(FAILED, format!("{}: {e}", store.display())))?;
+    let mut read = |path: &Path, size: u64, most: u64| {
+        let ino = *inos.get(path).ok_or(io::ErrorKind::NotFound)?;
+        let from = size.saturating_sub(most);
+        let text = fs.read_now(ino, from, size - from).map_err(io::Error::other)?;
+        Ok(if from > 0 { whole_lines(text) } else { text })
+    };
+    super::tune::corpus(Corpus::gather(store, files, left_out, &mut read, seed))
+}
+
+/// All files below the root: a directory's own first, each by name.
+fn files(fs: &Fs) -> Result<Found, FsError> {
+    let (mut found, mut inos, mut left_out) = (Vec::new(), HashMap::new(), Vec::new());
+    // A forged store may have directories in a circle.
+    let (mut stack, mut seen) = (vec![(Ino::ROOT, PathBuf::from("/"))], HashSet::new());
+    while let Some((at, path)) = stack.pop() {
+        if !seen.insert(at) {
+            continue;
+        }
+        let mut entries: Vec<(PathBuf, Ino)> = fs
+            .readdir(at, 2, usize::MAX)?
+            .into_iter()
+            .map(|d| (path.join(OsStr::from_bytes(&d.name)), d.ino))
+            .collect();
+        entries.sort();
+        let mut below = Vec::new();
+        for (path, ino) in entries {
+            match fs.getattr(ino) {
+                Ok(a) if a.is_file() => {
+                    found.push((a.size, path.clone()));
+                    inos.insert(path, ino);
+                }
+                Ok(a) if a.is_dir() => below.push((ino, path)),
+                Ok(_) => left_out.push(LeftOut { path, reason: "not a regular file".into() }),
+                Err(e) => left_out.push(LeftOut { path, reason: e.to_string() }),
+            }
+        }
+        stack.extend(below.into_iter().rev());
+    }
+    Ok((found, inos, left_out))
+}
