@@ -46,7 +46,9 @@ pub fn run(
     bar.finish_and_clear();
     let kinds = kinds.map_err(|e| match e {
         TrainError::Spool(e) => room(e),
-        e => Failure::new(FAILED, format!("model '{}': {e}", base.manifest.name)),
+        e @ TrainError::TooLittle(_) => {
+            Failure::new(FAILED, format!("model '{}': {e}", base.manifest.name))
+        }
     })?;
     let tokens = spool.tokens;
     drop(spool);

@@ -491,8 +491,7 @@ mod wide {
                 // The values' bytes, each half of them in both halves of a register.
                 let bytes = |of: __m256i| {
                     let packed = _mm256_packus_epi16(of, of);
-                    let all = _mm256_permute4x64_epi64::<0b10_00_10_00>(packed);
-                    all
+                    _mm256_permute4x64_epi64::<0b10_00_10_00>(packed)
                 };
                 let lows = bytes(_mm256_and_si256(values, low));
                 let highs = bytes(_mm256_srli_epi16::<8>(values));

@@ -120,6 +120,7 @@ impl<'a> Walk<'a> {
         self.left = self.left.saturating_sub(1);
     }
 
+    #[expect(clippy::needless_bitwise_bool, reason = "without a branch")]
     #[inline(always)]
     fn follower(&mut self, p: &mut impl Pass, cells: &mut Cells, follower: &mut u16, after: After) {
         let mut pass =
