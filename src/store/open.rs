@@ -266,10 +266,7 @@ pub fn open_how(
     let superblock = superblock::read(&*volume, &shown)?;
     let lock_file = take_lock(path, options.read_only)?;
     let segments = Arc::new(Segments::open(volume, &superblock, !options.read_only)?);
-    let old = match index.is_directory() {
-        true => left(path, &superblock, &segments),
-        false => Left::Nothing,
-    };
+    let old = if index.is_directory() { left(path, &superblock, &segments) } else { Left::Nothing };
     let index_rebuilt = matches!(old, Left::Nothing) && !options.read_only;
     let start = match old {
         Left::Whole(start) => *start,

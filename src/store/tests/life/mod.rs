@@ -11,6 +11,13 @@
 //!
 //! `LMFS_LIFE_SEEDS=N` runs more lives, `LMFS_LIFE_FIRST=N` others, one by one what a failure names.
 
+#![allow(
+    clippy::collapsible_else_if,
+    clippy::match_same_arms,
+    clippy::single_match,
+    clippy::struct_excessive_bools
+)]
+
 mod acts;
 mod oracle;
 mod stage;
