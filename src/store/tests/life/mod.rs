@@ -123,7 +123,7 @@ impl Life {
         if dice.below(3) > 0 {
             return cues;
         }
-        for _ in 0..1 + dice.below(2) {
+        for _ in 0..=dice.below(2) {
             let within = [3, 10, 40, 150][dice.below(4) as usize];
             let at = dice.below(within);
             let cue = match dice.below(20) {
@@ -254,7 +254,8 @@ impl Life {
         }
         if let Some(last) = self.story.last_mut() {
             let notes = std::mem::take(&mut lock(&self.world.oracle).notes);
-            last.push_str(&format!(": {calls} calls, {struck:?} {}", notes.join(", ")));
+            *last += ": ";
+            *last += &[format!("{calls} calls, {struck:?}"), notes.join(", ")].join(" ");
         }
         struck
     }
@@ -439,8 +440,12 @@ fn nothing_acknowledged_is_lost_in_any_order_of_events() {
     let mut struck: BTreeMap<&str, u64> = BTreeMap::new();
     for seed in first..first + lives {
         let (acts, cues, _) = live(seed);
-        acts.into_iter().for_each(|(act, n)| *tally.entry(act).or_default() += n);
-        cues.into_iter().for_each(|(cue, n)| *struck.entry(cue).or_default() += n);
+        for (act, n) in acts {
+            *tally.entry(act).or_default() += n;
+        }
+        for (cue, n) in cues {
+            *struck.entry(cue).or_default() += n;
+        }
     }
     let steps: u64 = tally.values().sum();
     println!("{lives} lives, {steps} steps: {tally:?}; in between: {struck:?}");

@@ -250,7 +250,9 @@ impl Blob for StagedBlob {
             if !self.stage.struck().dead {
                 let files = lock(&self.stage.memory.files).clone();
                 let fail = |how| {
-                    files.values().for_each(|b| b.fail_sync.store(how, Ordering::SeqCst));
+                    for file in files.values() {
+                        file.fail_sync.store(how, Ordering::SeqCst);
+                    }
                 };
                 fail(true);
                 let _ = self.below.sync();
