@@ -106,7 +106,8 @@ fn a_prior_learns_another_text_and_forgets_nothing() {
     for (kind, contexts) in base.iter().enumerate() {
         let mut last = None;
         // Of several with one key only the first is ever found.
-        for (key, followers) in contexts.iter().filter(|(key, _)| last.replace(*key) != Some(*key)) {
+        for (key, followers) in contexts.iter().filter(|(key, _)| last.replace(*key) != Some(*key))
+        {
             for follower in followers {
                 let hash = key << (u32::BITS - contexts.key_bits());
                 let share = after.share(kind, hash, follower >> 4);
