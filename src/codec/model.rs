@@ -178,7 +178,7 @@ impl Informed {
             sizes: SIZES,
             rates: Rates { first: 14, boost: 8, decay: 1 << 16, second: 8 },
             haste: haste::MOST,
-            guess_min: 65000,
+            guess_min: 63500,
         };
         Self::starting(vocab, len, &ways, Some(prior))
     }
