@@ -80,8 +80,8 @@ fn ticks(name: &str) -> u64 {
 fn settle(fs: &Fs) {
     fs.store().sync().unwrap();
     let mut before = None;
-    while before != Some(ticks("indexer")) {
-        before = Some(ticks("indexer"));
+    while before != Some(ticks("flusher")) {
+        before = Some(ticks("flusher"));
         std::thread::sleep(Duration::from_secs(3));
     }
 }

@@ -1,8 +1,10 @@
 //! Making the log durable, its checkpoints, and what ends both.
 
 use super::api::{Result, StoreError};
-use super::log::Writer;
-use super::{Store, checkpoint, lock, segments};
+use crate::store::log::checkpoint;
+use crate::store::log::segments;
+use crate::store::log::writer::Writer;
+use crate::store::{Store, lock};
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 

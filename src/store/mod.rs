@@ -8,61 +8,40 @@
 //! the writer's before the end of a checkpoint.
 
 mod api;
-mod checkpoint;
-mod clean;
-mod cuts;
-mod damage;
 mod durable;
-mod ecc;
-mod extents;
-mod frame;
-mod fsck;
-mod guard;
-mod heal;
+mod gc;
 #[cfg(any(test, fuzzing))]
 pub mod hostile;
 mod index;
-mod indexer;
 mod io;
 mod log;
-mod lost;
-mod mend;
 mod models;
 mod open;
-mod packed;
-mod record;
-mod replay;
-mod room;
-mod scrub;
-mod seal;
-mod segments;
-mod sidecar;
-mod state;
-mod summary;
-mod superblock;
+mod repair;
+mod space;
 mod sweep;
-mod table;
-mod tail;
 #[cfg(test)]
 pub(crate) mod tests;
-mod totals;
 mod txn;
 mod worker;
 
+pub use self::log::frame::HEADER as FRAME_HEADER;
+pub use self::log::superblock::FORMAT;
 pub use api::*;
-pub use frame::HEADER as FRAME_HEADER;
-pub use fsck::Problem;
 pub use models::ModelId;
-pub use room::Reservation;
-pub use scrub::{Checked, SegmentCheck};
-pub use superblock::FORMAT;
+pub use repair::fsck::Problem;
+pub use repair::scrub::{Checked, SegmentCheck};
+pub use space::Reservation;
 
-use self::log::Writer;
-use self::segments::Segments;
+use self::log::frame::{self, Header, Kind};
+use self::log::record::{self, Change};
+use self::log::segments::{self, Segments};
+use self::log::superblock;
+use self::log::writer::Writer;
 use crate::types::{Attr, Extent, FrameRef, Ino};
-use frame::{Header, Kind};
-use record::Change;
-use state::State;
+use index::flusher;
+use index::state::State;
+use repair::salvage;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -103,12 +82,12 @@ pub struct Store {
     /// What takes long is to end, since the store is about to be closed.
     winding_up: AtomicBool,
     /// What is missing of the history, until it is salvaged.
-    loss: Mutex<lost::Loss>,
+    loss: Mutex<salvage::Loss>,
     closed: AtomicBool,
     /// How closing ended, once it has; held until then.
     closing: Mutex<Option<std::result::Result<(), String>>>,
-    indexer: indexer::Indexer,
-    guardian: worker::Worker,
+    flusher: flusher::Flusher,
+    parity_writer: worker::Worker,
     sweeper: worker::Worker,
     /// The index was made anew.
     index_rebuilt: bool,
@@ -341,13 +320,13 @@ impl Store {
         /// Keys and values, about 250 bytes each.
         const BOUND: usize = 1_200_000;
         let waiting = self.state().table.waiting();
-        self.indexer.nudge(waiting);
-        if waiting > BOUND && indexer::is_whole(self) {
+        self.flusher.nudge(waiting);
+        if waiting > BOUND && flusher::is_whole(self) {
             if let Err(e) = self.sync() {
                 ::log::error!("{e}");
                 return;
             }
-            indexer::step(self);
+            flusher::step(self);
         }
     }
 
@@ -474,7 +453,7 @@ impl Store {
     /// `dead_percent`, and deletes those.
     pub fn clean(&self, dead_percent: u32) -> Result<CleanReport> {
         sweep::hurry(self, std::time::Duration::from_secs(600));
-        clean::clean(self, dead_percent)
+        gc::clean(self, dead_percent)
     }
 
     /// Ends what takes long and can be done another time, before the store is closed: cleaning and
@@ -504,7 +483,7 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         self.sweeper.stop();
-        self.guardian.stop();
-        self.indexer.stop();
+        self.parity_writer.stop();
+        self.flusher.stop();
     }
 }

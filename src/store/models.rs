@@ -1,14 +1,15 @@
 //! Model files: content-addressed, in frames like a segment's, each with a sidecar.
 
 use super::api::{Ecc, Result, StoreError};
-use super::ecc::pages::PAGE;
-use super::frame::{HEADER, Header, Kind, MAX_U40};
-use super::heal::{differing, read_whole, write_back};
 use super::io::{Blob, Volume};
-use super::scrub::Checked;
-use super::segments::{Segments, code};
-use super::sidecar::{self, Sidecar};
-use super::{Store, mend};
+use crate::store::Store;
+use crate::store::log::frame::{HEADER, Header, Kind, MAX_U40};
+use crate::store::log::segments::{Segments, code};
+use crate::store::repair::ecc::pages::PAGE;
+use crate::store::repair::read_repair::{differing, read_whole, write_back};
+use crate::store::repair::scan;
+use crate::store::repair::scrub::Checked;
+use crate::store::repair::sidecar::{self, Sidecar};
 use crate::types::Form;
 use std::io;
 use std::sync::atomic::Ordering;
@@ -196,7 +197,7 @@ impl Store {
             s
         });
         let mut now = before.to_vec();
-        let found = mend::file(&mut now, 0, segments.stamp.tag, side.as_ref());
+        let found = scan::file(&mut now, 0, segments.stamp.tag, side.as_ref());
         let plain = payloads(&now);
         if !is_id(id, &plain) {
             let (_, why) = found.bad.into_iter().next().unwrap_or_default();

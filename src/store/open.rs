@@ -1,18 +1,24 @@
 //! Making, opening and closing a store.
 
 use super::api::{Ecc, MkfsOptions, OpenOptions, Result, StoreError, Superblock};
-use super::frame::{self, Kind, Stamp, meta_frame, squeeze};
-use super::index::{self, SledBase};
 use super::io::Volume;
-use super::log::Writer;
-use super::record::{Change, In, Out};
-use super::replay;
-use super::segments::{Segments, code, io_error, segment_path};
-use super::state::State;
-use super::superblock::{self, FILES, FORMAT, SEGMENT_HEADER, SegmentHeader};
-use super::table::{Base, ClosedBase, NoBase, Table};
-use super::totals::Totals;
-use super::{Store, guard, indexer, lock, lost, seal, sweep, tail};
+use super::sweep;
+use crate::store::index::disk::{self, SledBase};
+use crate::store::index::flusher;
+use crate::store::index::mac;
+use crate::store::index::memtable::{Base, ClosedBase, NoBase, Table};
+use crate::store::index::state::State;
+use crate::store::index::totals::Totals;
+use crate::store::log::frame::{self, Kind, Stamp, meta_frame, squeeze};
+use crate::store::log::record::{Change, In, Out};
+use crate::store::log::replay;
+use crate::store::log::segments::{Segments, code, io_error, segment_path};
+use crate::store::log::superblock::{self, FILES, FORMAT, SEGMENT_HEADER, SegmentHeader};
+use crate::store::log::tail;
+use crate::store::log::writer::Writer;
+use crate::store::repair::parity_writer;
+use crate::store::repair::salvage;
+use crate::store::{Store, lock};
 use crate::types::{Attr, Ino, Time};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -199,7 +205,7 @@ struct Start {
     /// Segment and length of the last checkpoint.
     checkpoint: (u32, u64),
     /// What is missing of the history.
-    loss: lost::Loss,
+    loss: salvage::Loss,
 }
 
 /// Where the index comes from.
@@ -272,7 +278,7 @@ pub fn open_how(
         Left::Whole(start) => *start,
         Left::Nothing | Left::Foreign => {
             let start = rebuilt(path, index, &superblock, &segments, salvage)?;
-            start.ok_or_else(|| lost::refusal(&shown))?
+            start.ok_or_else(|| salvage::refusal(&shown))?
         }
     };
     if !options.read_only {
@@ -305,8 +311,8 @@ pub fn open_how(
         winding_up: AtomicBool::new(false),
         closed: AtomicBool::new(false),
         closing: Mutex::new(None),
-        indexer: indexer::Indexer::default(),
-        guardian: super::worker::Worker::default(),
+        flusher: flusher::Flusher::default(),
+        parity_writer: super::worker::Worker::default(),
         sweeper: super::worker::Worker::default(),
         index_rebuilt,
         index_dir: Mutex::new(start.index_dir),
@@ -315,8 +321,8 @@ pub fn open_how(
     if !options.read_only {
         store.writer().fill_reserve(start.checkpoint.1);
         if index.has_threads() {
-            indexer::start(&store);
-            guard::start(&store);
+            flusher::start(&store);
+            parity_writer::start(&store);
             sweep::start(&store);
         }
     }
@@ -340,17 +346,17 @@ fn left(path: &Path, superblock: &Superblock, segments: &Arc<Segments>) -> Left 
     let Change::Clean { index, digest, since_checkpoint, checkpoint, totals } = mark else {
         return Left::Nothing;
     };
-    let Some(dir) = index::place(path, &index) else { return Left::Nothing };
+    let Some(dir) = disk::place(path, &index) else { return Left::Nothing };
     let unusable = |why: &dyn std::fmt::Display| {
         log::warn!("{}: {why}; rebuilding it from the log", dir.display());
         Left::Nothing
     };
-    match index::digest(&dir) {
+    match disk::digest(&dir) {
         Ok(d) if d == digest => {}
         Ok(_) => return unusable(&"not as it was left"),
         Err(e) => return unusable(&e),
     }
-    if !seal::is_ours(&*segments.volume, &superblock.uuid, &digest) {
+    if !mac::is_ours(&*segments.volume, &superblock.uuid, &digest) {
         log::info!("{}: left by another user or machine; making it anew", dir.display());
         return Left::Foreign;
     }
@@ -360,7 +366,8 @@ fn left(path: &Path, superblock: &Superblock, segments: &Arc<Segments>) -> Left 
     };
     let start = || {
         let totals = Totals::decode(&mut In(&totals))?;
-        let lines = super::summary::summary(segments, number, SEGMENT_HEADER as u64).ok()?.0;
+        let lines =
+            crate::store::log::footer::summary(segments, number, SEGMENT_HEADER as u64).ok()?.0;
         let mut writer =
             Writer::resume(Arc::clone(segments), superblock.uuid, number, len, lines).ok()?;
         writer.seq = group.seq;
@@ -368,7 +375,7 @@ fn left(path: &Path, superblock: &Superblock, segments: &Arc<Segments>) -> Left 
         writer.since_checkpoint = since_checkpoint;
         let state = State::new(Table::new(base), totals, segments.stamp.code).ok()?;
         let index_dir = Some(dir.clone());
-        let loss = lost::Loss::default();
+        let loss = salvage::Loss::default();
         Some(Start { state, writer, index_dir, seq: group.seq, checkpoint, loss })
     };
     let rooted = |s: &Start| !matches!(s.state.inode(Ino::ROOT), Ok(None));
@@ -479,8 +486,8 @@ pub fn close(store: &Store) -> Result<()> {
 
 fn end(store: &Store) -> Result<()> {
     store.sweeper.stop();
-    store.indexer.stop();
-    store.guardian.stop();
+    store.flusher.stop();
+    store.parity_writer.stop();
     // From here on nothing is appended but the log's last word.
     checkpoint_at_close(store);
     // Not a sync, which may find nothing new: the checkpoint has to reach the medium too.
@@ -513,7 +520,7 @@ fn end(store: &Store) -> Result<()> {
     drop(w);
     // What is there is whole without; only damage that comes later would find it unprotected.
     // What fails is named there.
-    let _ = super::guard::protect_all(store);
+    let _ = crate::store::repair::parity_writer::protect_all(store);
     Ok(())
 }
 
@@ -524,7 +531,7 @@ fn checkpoint_at_close(store: &Store) {
     const FEW: u64 = 1 << 20;
     const PART: u64 = 8;
     #[cfg(test)]
-    let few = super::tests::FEW.get().min(FEW);
+    let few = crate::store::tests::FEW.get().min(FEW);
     #[cfg(not(test))]
     let few = FEW;
     let mut w = store.writer();
@@ -549,8 +556,8 @@ fn close_index(store: &Store) -> Option<(String, [u8; 32])> {
     if store.state().table.waiting() > INDEX_PATIENCE {
         return None;
     }
-    while indexer::step(store) > 0 {}
-    if !indexer::is_whole(store) || store.state().table.waiting() > 0 {
+    while flusher::step(store) > 0 {}
+    if !flusher::is_whole(store) || store.state().table.waiting() > 0 {
         return None;
     }
     let base = {
@@ -563,10 +570,10 @@ fn close_index(store: &Store) -> Option<(String, [u8; 32])> {
     drop(base);
     let vouch = || -> std::io::Result<_> {
         flushed.map_err(|e| std::io::Error::other(e.to_string()))?;
-        index::sync_files(&dir)?;
-        let digest = index::digest(&dir)?;
+        disk::sync_files(&dir)?;
+        let digest = disk::digest(&dir)?;
         // Its own name is durable with the seal's. Without one the index lives as long as this mount.
-        if let Err(e) = seal::put(store, &digest) {
+        if let Err(e) = mac::put(store, &digest) {
             log::warn!("the index cannot be sealed, the next mount makes it anew: {e}");
             File::open(&store.path)?.sync_all()?;
         }

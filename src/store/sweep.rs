@@ -4,8 +4,9 @@
 //! steps leaves a smaller range to the next mount.
 
 use super::api::Result;
-use super::record::Change;
-use super::{Store, indexer, lock};
+use crate::store::index::flusher;
+use crate::store::log::record::Change;
+use crate::store::{Store, lock};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -43,8 +44,8 @@ fn work(store: &Store) -> bool {
         }
     }
     std::thread::sleep(began.elapsed().min(PAUSE));
-    while store.state().table.waiting() > CROWD && indexer::is_whole(store) {
-        if store.sync().is_err() || indexer::step(store) == 0 {
+    while store.state().table.waiting() > CROWD && flusher::is_whole(store) {
+        if store.sync().is_err() || flusher::step(store) == 0 {
             break;
         }
     }

@@ -1,8 +1,8 @@
 //! From what a transaction asks for to what is written.
 
 use super::api::{NewFrame, Op, Result, StoreError};
-use super::frame::{Header, Kind, MAX_LEN, MAX_U40, MAX_U48, Stamp};
-use super::record::Change;
+use crate::store::log::frame::{Header, Kind, MAX_LEN, MAX_U40, MAX_U48, Stamp};
+use crate::store::log::record::Change;
 use crate::types::{Extent, FrameRef};
 
 /// The frame of a file's data, or a primer; `primer` is the one it was coded with, or that it is.

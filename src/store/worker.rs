@@ -1,7 +1,7 @@
 //! A thread that looks after a store: at intervals, and when it is woken.
 
-use super::{Store, lock};
 use crate::priority::Idlers;
+use crate::store::{Store, lock};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;

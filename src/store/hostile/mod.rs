@@ -8,14 +8,16 @@
 pub mod seeds;
 
 use super::api::{Ecc, OpenOptions, Superblock};
-use super::ecc::rs::Code;
-use super::frame::{self, HEADER, Header, Kind, Stamp};
 use super::io::{Blob, Volume};
-use super::record::{Group, In, Out};
-use super::segments::{Segments, code, segment_path, sidecar_path};
-use super::sidecar::Sidecar;
-use super::superblock::{self, FILES, FORMAT, SEGMENT_HEADER, SegmentHeader};
-use super::{Store, lock, mend, open, replay, summary};
+use super::{Store, lock, open};
+use crate::store::log::frame::{self, HEADER, Header, Kind, Stamp};
+use crate::store::log::record::{Group, In, Out};
+use crate::store::log::segments::{Segments, code, segment_path, sidecar_path};
+use crate::store::log::superblock::{self, FILES, FORMAT, SEGMENT_HEADER, SegmentHeader};
+use crate::store::log::{footer, replay};
+use crate::store::repair::ecc::rs::Code;
+use crate::store::repair::scan;
+use crate::store::repair::sidecar::Sidecar;
 use crate::types::Form;
 use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Result as IoResult};
@@ -116,7 +118,7 @@ pub fn segment(bytes: &[u8]) {
     let sidecar = Sidecar::read(side.clone(), stamp, 1);
     let mut whole = segment_header(1, flags & 64 != 0);
     whole.extend_from_slice(&rest);
-    let found = mend::file(&mut whole.clone(), SEGMENT_HEADER, stamp.tag, Some(&sidecar));
+    let found = scan::file(&mut whole.clone(), SEGMENT_HEADER, stamp.tag, Some(&sidecar));
     assert!(found.whole.iter().all(|(at, _)| *at >= SEGMENT_HEADER));
     let volume = Files::default();
     volume.put(&segment_path(1), whole);
@@ -125,7 +127,7 @@ pub fn segment(bytes: &[u8]) {
     let len = segments.get(1).map_or(0, |s| s.len);
     let _ = segments.examine(1, len);
     let _ = replay::clean_mark(&segments);
-    if let Ok((lines, _)) = summary::summary(&segments, 1, SEGMENT_HEADER as u64) {
+    if let Ok((lines, _)) = footer::summary(&segments, 1, SEGMENT_HEADER as u64) {
         for l in lines {
             let _ = segments.frame(l.frame);
         }

@@ -3,13 +3,13 @@
 use super::{DATA, Log, UUID, level};
 use crate::block::{Primer, Tier, encode, plain_hash};
 use crate::store::api::ModelEntry;
-use crate::store::ecc::rs::Code;
-use crate::store::frame::{Header, Kind, Stamp, tag};
-use crate::store::record::{Change, Out};
-use crate::store::segments::code;
-use crate::store::sidecar;
-use crate::store::superblock::SEGMENT_HEADER;
-use crate::store::totals::Totals;
+use crate::store::index::totals::Totals;
+use crate::store::log::frame::{Header, Kind, Stamp, tag};
+use crate::store::log::record::{Change, Out};
+use crate::store::log::segments::code;
+use crate::store::log::superblock::SEGMENT_HEADER;
+use crate::store::repair::ecc::rs::Code;
+use crate::store::repair::sidecar;
 use crate::types::{Attr, Extent, Form, FrameRef, Ino, Time};
 
 /// Records as they are written, and what they amount to.

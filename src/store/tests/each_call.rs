@@ -82,7 +82,7 @@ impl World {
             Part::Seal => lock(&store.writer).roll(false),
             Part::Checkpoint => store.renew_checkpoint(),
             Part::Clean => store.clean(20).map(drop),
-            Part::Sidecars => guard::protect_all(store),
+            Part::Sidecars => parity_writer::protect_all(store),
             Part::Model => {
                 let bytes = [9; 5000];
                 store.put_model_file(blake3::hash(&bytes).as_bytes(), &bytes)

@@ -170,9 +170,31 @@ fn parity_does_not_bless_a_damaged_header() {
     create(&store, b"a").unwrap();
     store.sync().unwrap();
     volume.rot(&segments::segment_path(1), 47, 3);
-    guard::protect_all(&store).unwrap();
+    parity_writer::protect_all(&store).unwrap();
     for _ in 0..2 {
         assert!(!store.check_segment(1, true).unwrap().checked.damaged);
+    }
+}
+
+/// What a reader can do without is put right before a copy is made of it.
+#[test]
+fn a_moved_frame_is_as_whole_as_the_day_it_was_written() {
+    for at in [40, HEADER as u64 + 1001, HEADER as u64 + 1100] {
+        let (_dir, volume, store) = mem_store();
+        let a = create(&store, b"a").unwrap();
+        write(&store, a, 0, &[7; 1000]).unwrap();
+        store.sync().unwrap();
+        let frame = |store: &Store| store.live_frames().unwrap()[0].0;
+        let rot = |f: FrameRef, at: u64, bit| {
+            volume.rot(&segments::segment_path(f.segment), u64::from(f.offset) + at, bit);
+        };
+        let before = frame(&store);
+        rot(before, at, 3);
+        store.clean(0).unwrap();
+        let moved = frame(&store);
+        assert_ne!(moved, before);
+        let bytes = store.frame_bytes(moved).unwrap().1;
+        assert_eq!(frame::mend(&mut bytes.clone()).map(|(_, changed)| changed), Ok(false), "{at}");
     }
 }
 
@@ -287,7 +309,7 @@ fn three_groups() -> (Arc<MemVolume>, Vec<FrameRef>) {
         store.sync().unwrap();
     }
     let (lines, _) =
-        summary::summary(&store.segments, 1, superblock::SEGMENT_HEADER as u64).unwrap();
+        footer::summary(&store.segments, 1, superblock::SEGMENT_HEADER as u64).unwrap();
     let groups = lines.into_iter().filter(|l| l.kind == Kind::Group).map(|l| l.frame);
     (volume, groups.collect())
 }
@@ -369,7 +391,7 @@ fn golden_footer() {
     store.sync().unwrap();
     lock(&store.writer).roll(false).unwrap();
     let bytes = lock(&lock(&volume.files)[&segments::segment_path(1)].inner).bytes.clone();
-    let (lines, end) = summary::summary(&store.segments, 1, 0).unwrap();
+    let (lines, end) = footer::summary(&store.segments, 1, 0).unwrap();
     assert_eq!(end as usize, bytes.len());
     let kinds: Vec<Kind> = lines.iter().map(|l| l.kind).collect();
     assert_eq!(kinds, [Kind::Checkpoint, Kind::CheckpointEnd, Kind::Group]);

@@ -143,11 +143,11 @@ fn any_damage_to_the_index_is_noticed_and_it_is_made_anew() {
 fn an_index_whose_opening_hangs_is_left_alone() {
     let left = left();
     let index = left.dir.path().join("index");
-    *lock(&index::HANGS) = Some(index.clone());
+    *lock(&crate::store::index::disk::HANGS) = Some(index.clone());
     let began = std::time::Instant::now();
     assert!(comes_up(left.dir.path(), "hanging"));
     assert!(began.elapsed().as_secs() < 60);
-    *lock(&index::HANGS) = None;
+    *lock(&crate::store::index::disk::HANGS) = None;
     // Whoever hangs may still wake up: nobody uses its directory again.
     assert!(!index.exists() && left.dir.path().join("index.1").exists());
 }

@@ -80,7 +80,7 @@ fn a_segment_that_grows_over_damage_is_named_once() {
     let ino = create(&store, b"a").unwrap();
     write(&store, ino, 0, &[7; 1500]).unwrap();
     store.sync().unwrap();
-    guard::protect_all(&store).unwrap();
+    parity_writer::protect_all(&store).unwrap();
     let [old] = &sidecars(&memory)[..] else { panic!("{:?}", sidecars(&memory)) };
     let segment = segments::segment_path(1);
     // More than the sidecar can rebuild: all that it covers.
@@ -91,7 +91,7 @@ fn a_segment_that_grows_over_damage_is_named_once() {
     for n in 1..5 {
         write(&store, ino, n * 100, &[9; 100]).unwrap();
         store.sync().unwrap();
-        let _ = guard::protect_all(&store);
+        let _ = parity_writer::protect_all(&store);
     }
     assert_eq!(said.lines(), 1);
 }
@@ -103,7 +103,7 @@ fn a_sidecar_that_cannot_be_opened_stays() {
     let ino = create(&store, b"a").unwrap();
     write(&store, ino, 0, &[7; 1500]).unwrap();
     store.sync().unwrap();
-    guard::protect_all(&store).unwrap();
+    parity_writer::protect_all(&store).unwrap();
     let (names, first) = (sidecars(&memory), bytes(&memory, &sidecars(&memory)[0]));
     write(&store, ino, 100, &[9; 100]).unwrap();
     store.sync().unwrap();
@@ -111,7 +111,7 @@ fn a_sidecar_that_cannot_be_opened_stays() {
     let said = Watch::here("the sidecar of segments/00000001.seg");
     for errno in [libc::EIO, libc::EMFILE, libc::EIO] {
         fault(errno);
-        assert!(matches!(guard::protect_all(&store), Err(StoreError::Io { .. })));
+        assert!(matches!(parity_writer::protect_all(&store), Err(StoreError::Io { .. })));
         assert_eq!((&sidecars(&memory), &bytes(&memory, &names[0])), (&names, &first));
     }
     assert_eq!(said.lines(), 1);
@@ -119,7 +119,7 @@ fn a_sidecar_that_cannot_be_opened_stays() {
     assert!(store.check_segment(1, true).unwrap().checked.damaged);
     assert_eq!((&sidecars(&memory), &bytes(&memory, &names[0])), (&names, &first));
     plan.set(None);
-    guard::protect_all(&store).unwrap();
+    parity_writer::protect_all(&store).unwrap();
     assert_ne!(sidecars(&memory), names);
     assert!(!store.check_segment(1, true).unwrap().checked.damaged);
     // One that is not there is made anew.
@@ -127,6 +127,6 @@ fn a_sidecar_that_cannot_be_opened_stays() {
     assert!(store.check_segment(1, true).is_ok());
     write(&store, ino, 200, &[9; 100]).unwrap();
     store.sync().unwrap();
-    guard::protect_all(&store).unwrap();
+    parity_writer::protect_all(&store).unwrap();
     assert_eq!(sidecars(&memory).len(), 1);
 }

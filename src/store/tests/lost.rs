@@ -1,9 +1,9 @@
 //! A log whose last checkpoint is empty: what it still holds comes back.
 
 use super::*;
-use crate::store::frame::{Stamp, meta_frame, squeeze};
-use crate::store::record::Out;
-use crate::store::superblock::{SEGMENT_HEADER, SegmentHeader};
+use crate::store::log::frame::{Stamp, meta_frame, squeeze};
+use crate::store::log::record::Out;
+use crate::store::log::superblock::{SEGMENT_HEADER, SegmentHeader};
 use std::collections::BTreeMap;
 
 const FILES: u64 = 1000;
@@ -80,7 +80,7 @@ fn rewrite(store: &Store, number: u32, kinds: &[Kind]) {
     let checkpoint = header.checkpoint && kinds.contains(&Kind::Checkpoint);
     let mut bytes = SegmentHeader { checkpoint, ..header }.encode();
     bytes.resize(old.len(), 0);
-    let (lines, _) = summary::summary(&store.segments, number, SEGMENT_HEADER as u64).unwrap();
+    let (lines, _) = footer::summary(&store.segments, number, SEGMENT_HEADER as u64).unwrap();
     for l in lines.into_iter().filter(|l| kinds.contains(&l.kind)) {
         let place = l.frame.offset as usize..(l.frame.offset + l.frame.len) as usize;
         bytes[place.clone()].copy_from_slice(&old[place]);

@@ -19,8 +19,10 @@ pub mod memory;
 mod panics;
 mod power;
 
-use super::frame::HEADER;
+use super::log::{footer, replay};
+use super::repair::parity_writer;
 use super::*;
+use crate::store::log::frame::HEADER;
 use crate::types::{Form, Time};
 
 thread_local! {
@@ -229,7 +231,7 @@ fn sealing_what_is_empty_harms_nothing() {
         lock(&store.writer).roll(false).unwrap();
     }
     store.sync().unwrap();
-    guard::protect_all(&store).unwrap();
+    parity_writer::protect_all(&store).unwrap();
     for number in store.segment_numbers() {
         assert!(!store.check_segment(number, true).unwrap().checked.damaged);
     }

@@ -112,7 +112,7 @@ impl Run {
                 synced = now;
             }
             Act::Sweep => drop(sweep::step(&store, 1).unwrap()),
-            Act::Sidecars => guard::protect_all(&store).unwrap(),
+            Act::Sidecars => parity_writer::protect_all(&store).unwrap(),
             Act::Recode(f) => recode(&store, *f).unwrap(),
             Act::Heal(scrub) => self.heal(&store, *scrub, dice),
             Act::Model(n) => {

@@ -5,7 +5,7 @@ use super::super::power::{Dice, recode};
 use super::super::*;
 use super::oracle::{BULK, Oracle, Thing, after, bulk_file, bulk_name, look, read_all};
 use super::stage::Stage;
-use crate::store::ecc::pages::PAGE;
+use crate::store::repair::ecc::pages::PAGE;
 use std::sync::TryLockError;
 
 /// Who takes the next step.
@@ -73,7 +73,7 @@ pub fn is_free(store: &Store, act: Act) -> bool {
     let s = &store.segments;
     let leaves = free(&s.sidecars) && free(&s.hopeless) && free(&s.gone) && free(&s.moved);
     let leaves = leaves && free(&store.checkpoint) && free(&store.free) && free(&store.loss);
-    let leaves = leaves && free(&store.index_dir) && free(&store.indexer.turn);
+    let leaves = leaves && free(&store.index_dir) && free(&store.flusher.turn);
     let writer = || free(&store.writer) && store.state.try_write().is_ok();
     let healing = || free(&s.healing) && free(&s.parts);
     let sync = || free(&store.sync);
@@ -173,10 +173,10 @@ impl World {
             Act::Clean => store.clean([0, 20, 20, 50][dice.below(4) as usize]).map(drop),
             Act::Sweep => sweep::step(store, 1 + dice.below(3) as usize).map(drop),
             Act::Index => {
-                indexer::step(store);
+                flusher::step(store);
                 Ok(())
             }
-            Act::Parity => guard::protect_all(store),
+            Act::Parity => parity_writer::protect_all(store),
             Act::Recode => recode(store, dice.below(6) as u8),
             Act::Scrub => self.scrub(store),
             Act::Check => self.check(store),

@@ -3,9 +3,9 @@
 //! Cutting a range of very many extents is one small change: it notes the range here. The extents go
 //! step by step behind it, see [`super::sweep`]. No extent reaches across the bound of such a range.
 
-use super::api::Result;
-use super::record::In;
-use super::table::Table;
+use super::memtable::Table;
+use crate::store::api::Result;
+use crate::store::log::record::In;
 use crate::types::Ino;
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -1,7 +1,7 @@
 //! The namespace as ordered keys and values: what is not indexed yet, over what is.
 
-use super::api::{Result, StoreError};
 use super::packed::{Packed, Packer};
+use crate::store::api::{Result, StoreError};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::Bound;

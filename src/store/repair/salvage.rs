@@ -3,15 +3,15 @@
 //! A frame's header names its inode, its place in the file and its generation. So files come back with
 //! their bytes where they were, the newest frame on top, but without names and attributes.
 
-use super::api::{ModelEntry, Result, StoreError};
-use super::frame::{Header, Kind};
 use super::fsck::Problem;
-use super::open::new_attr;
-use super::record::Change;
-use super::replay::read_group;
-use super::summary::summary;
-use super::superblock::SEGMENT_HEADER;
-use super::{Store, lock};
+use crate::store::api::{ModelEntry, Result, StoreError};
+use crate::store::log::footer::summary;
+use crate::store::log::frame::{Header, Kind};
+use crate::store::log::record::Change;
+use crate::store::log::replay::read_group;
+use crate::store::log::superblock::SEGMENT_HEADER;
+use crate::store::open::new_attr;
+use crate::store::{Store, lock};
 use crate::types::{Attr, Extent, FrameRef, Ino};
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};

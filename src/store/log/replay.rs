@@ -3,18 +3,18 @@
 //! A group that cannot be read is a *torn tail* if no later group proves that it had been durable:
 //! the log ends before it. Otherwise it is *rot*: it is logged and stepped over, never cut off.
 
-use super::api::{Result, StoreError};
 use super::checkpoint;
+use super::footer::{Line, summary};
 use super::frame::{self, HEADER, Kind};
-use super::io::read_up_to;
-use super::lost::Loss;
 use super::record::{Change, Group, unsqueeze};
 use super::segments::{Segments, io_error, segment_path};
-use super::state::State;
-use super::summary::{Line, summary};
 use super::superblock::{SEGMENT_HEADER, SegmentHeader};
-use super::table::{Base, Table};
-use super::totals::Totals;
+use crate::store::api::{Result, StoreError};
+use crate::store::index::memtable::{Base, Table};
+use crate::store::index::state::State;
+use crate::store::index::totals::Totals;
+use crate::store::io::read_up_to;
+use crate::store::repair::salvage::Loss;
 use crate::types::{FrameRef, Ino};
 use std::sync::Arc;
 

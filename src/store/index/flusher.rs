@@ -1,8 +1,8 @@
 //! The thread that moves durable changes from memory into the index.
 
-use super::table::Base;
-use super::worker::Worker;
-use super::{Store, lock};
+use super::memtable::Base;
+use crate::store::worker::Worker;
+use crate::store::{Store, lock};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,14 +16,14 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// The thread's side of a store.
 #[derive(Debug, Default)]
-pub struct Indexer {
+pub struct Flusher {
     worker: Worker,
     broken: AtomicBool,
     /// One batch at a time: an older value must never follow a newer one into the index.
-    pub(super) turn: Mutex<()>,
+    pub(in crate::store) turn: Mutex<()>,
 }
 
-impl Indexer {
+impl Flusher {
     /// Wakes the thread if many changes wait.
     pub fn nudge(&self, waiting: usize) {
         if waiting > CROWD {
@@ -39,7 +39,7 @@ impl Indexer {
 
 /// Starts the thread.
 pub fn start(store: &Arc<Store>) {
-    let started = store.indexer.worker.start("indexer", store, EVERY, false, |store| {
+    let started = store.flusher.worker.start("flusher", store, EVERY, false, |store| {
         store.segments.forget_gone();
         step(store) > 0
     });
@@ -50,10 +50,10 @@ pub fn start(store: &Arc<Store>) {
 
 /// Moves one batch of durable changes; returns how many.
 pub fn step(store: &Store) -> usize {
-    if store.indexer.broken.load(Ordering::Relaxed) {
+    if store.flusher.broken.load(Ordering::Relaxed) {
         return 0;
     }
-    let _turn = lock(&store.indexer.turn);
+    let _turn = lock(&store.flusher.turn);
     let durable = store.durable.load(Ordering::Acquire);
     let (base, batch): (Arc<dyn Base>, _) = {
         let state = store.state();
@@ -67,7 +67,7 @@ pub fn step(store: &Store) -> usize {
     }
     if let Err(e) = base.write(&batch) {
         log::error!("{e}");
-        store.indexer.broken.store(true, Ordering::Relaxed);
+        store.flusher.broken.store(true, Ordering::Relaxed);
         return 0;
     }
     let mut state = store.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -88,5 +88,5 @@ fn has_room(store: &Store, batch: &[(Vec<u8>, Option<Vec<u8>>)]) -> bool {
 
 /// True if the index took all it was given.
 pub fn is_whole(store: &Store) -> bool {
-    !store.indexer.broken.load(Ordering::Relaxed)
+    !store.flusher.broken.load(Ordering::Relaxed)
 }

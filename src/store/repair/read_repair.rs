@@ -5,16 +5,16 @@
 //! was sealed, its sidecar stays valid, and a crash in the middle leaves damage that the next
 //! reader repairs just as well.
 
-use super::api::{Result, StoreError};
 use super::damage::Trouble;
 use super::ecc::pages::PAGE;
-use super::frame::{self, Header, Kind};
-use super::io::{Blob, read_up_to};
-use super::lock;
-use super::mend::{self, Mended};
-use super::segments::{Segment, Segments, io_error, segment_path, sidecar_path};
+use super::scan::{self, Mended};
 use super::sidecar::Sidecar;
-use super::superblock::{SEGMENT_HEADER, SegmentHeader};
+use crate::store::api::{Result, StoreError};
+use crate::store::io::{Blob, read_up_to};
+use crate::store::lock;
+use crate::store::log::frame::{self, Header, Kind};
+use crate::store::log::segments::{Segment, Segments, io_error, segment_path, sidecar_path};
+use crate::store::log::superblock::{SEGMENT_HEADER, SegmentHeader};
 use crate::types::FrameRef;
 use std::collections::BTreeMap;
 use std::io;
@@ -241,7 +241,7 @@ impl Segments {
             unreadable = true;
             None
         });
-        let found = mend::file(&mut now, SEGMENT_HEADER, self.stamp.tag, sidecar.as_ref());
+        let found = scan::file(&mut now, SEGMENT_HEADER, self.stamp.tag, sidecar.as_ref());
         let mut found = found;
         if SegmentHeader::decode(&now).is_none()
             && let Some(header) = self.header_before(number, &now)
@@ -254,7 +254,7 @@ impl Segments {
     }
 
     /// The header of a segment of which the first frame can be read.
-    pub(super) fn header_before(&self, number: u32, bytes: &[u8]) -> Option<Vec<u8>> {
+    pub(in crate::store) fn header_before(&self, number: u32, bytes: &[u8]) -> Option<Vec<u8>> {
         let first = bytes.get(SEGMENT_HEADER..).and_then(Header::first);
         let kind = first.filter(|h| frame::ours(h, self.stamp.tag))?.kind;
         let checkpoint = matches!(kind, Kind::Checkpoint | Kind::CheckpointEnd);

@@ -1,6 +1,6 @@
 //! What is known to be beyond repair, so that it is counted, tried and named once.
 
-use super::{Store, lock};
+use crate::store::{Store, lock};
 use crate::types::FrameRef;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -111,7 +111,7 @@ impl Store {
     }
 
     /// Live frames that are known to be beyond repair.
-    pub(super) fn damaged_frames(&self) -> u64 {
+    pub(in crate::store) fn damaged_frames(&self) -> u64 {
         for (segment, offset) in self.segments.known.all() {
             let f = FrameRef { segment, offset, len: 0 };
             if !self.is_live(f) {

@@ -1,9 +1,9 @@
 //! The end of a log that was not closed.
 
-use super::api::Result;
-use super::io::{Blob, read_up_to};
 use super::replay;
 use super::segments::{Segment, Segments, io_error};
+use crate::store::api::Result;
+use crate::store::io::{Blob, read_up_to};
 use std::io;
 use std::sync::Arc;
 

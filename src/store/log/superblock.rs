@@ -1,8 +1,8 @@
 //! The superblock and its copies, and the header that every segment begins with.
 
-use super::api::{Ecc, Result, StoreError, Superblock};
-use super::io::{Volume, read_up_to};
 use super::record::{In, Out};
+use crate::store::api::{Ecc, Result, StoreError, Superblock};
+use crate::store::io::{Volume, read_up_to};
 
 /// Format that this version writes and the newest it reads.
 pub const FORMAT: u32 = 0;

@@ -3,8 +3,8 @@
 //! A store that is opened without an index on disk has its namespace here, and what changed since
 //! in the overlay above.
 
-use super::api::{Result, StoreError};
-use super::table::{Base, Pair, Pairs};
+use super::memtable::{Base, Pair, Pairs};
+use crate::store::api::{Result, StoreError};
 use lru::LruCache;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,12 +1,12 @@
 //! The segment files and their sidecars; readers share them with the writer.
 
-use super::api::{Ecc, Result, StoreError, Superblock};
-use super::damage::Known;
-use super::ecc::pages::{PAGE, STRIPE_BYTES, parity_pages};
-use super::ecc::rs::Code;
 use super::frame::{Stamp, tag};
-use super::io::{Blob, Volume, read_up_to};
-use super::sidecar::Part;
+use crate::store::api::{Ecc, Result, StoreError, Superblock};
+use crate::store::io::{Blob, Volume, read_up_to};
+use crate::store::repair::damage::Known;
+use crate::store::repair::ecc::pages::{PAGE, STRIPE_BYTES, parity_pages};
+use crate::store::repair::ecc::rs::Code;
+use crate::store::repair::sidecar::Part;
 use crate::types::FrameRef;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -77,25 +77,25 @@ pub struct Segments {
     pub write: bool,
     map: RwLock<BTreeMap<u32, Segment>>,
     /// Deleted lately; readers that looked a frame up before may still come for it.
-    pub(super) gone: Mutex<Vec<(Instant, u32, Segment)>>,
+    pub(in crate::store) gone: Mutex<Vec<(Instant, u32, Segment)>>,
     /// Where the frames of segments deleted lately were moved to, and when.
-    pub(super) moved: Mutex<HashMap<(u32, u32), (Instant, FrameRef)>>,
+    pub(in crate::store) moved: Mutex<HashMap<(u32, u32), (Instant, FrameRef)>>,
     /// Room that ordinary writes leave alone.
     pub headroom: u64,
     /// The writer's segment (upper half) and how much of it is in the file (lower half).
     written: AtomicU64,
     /// The sidecar of each segment that has one.
-    pub(super) sidecars: Mutex<BTreeMap<u32, Side>>,
+    pub(in crate::store) sidecars: Mutex<BTreeMap<u32, Side>>,
     /// Whole stripes of a growing segment's sidecar.
-    pub(super) parts: Mutex<(u32, Vec<Part>)>,
+    pub(in crate::store) parts: Mutex<(u32, Vec<Part>)>,
     /// One repair at a time.
-    pub(super) healing: Mutex<()>,
+    pub(in crate::store) healing: Mutex<()>,
     /// Segments in which a frame is beyond repair, and when that was found.
-    pub(super) hopeless: Mutex<BTreeMap<u32, Instant>>,
+    pub(in crate::store) hopeless: Mutex<BTreeMap<u32, Instant>>,
     /// Frames and pages repaired since the store was opened.
-    pub(super) repaired: AtomicU64,
+    pub(in crate::store) repaired: AtomicU64,
     /// What is beyond repair.
-    pub(super) known: Known,
+    pub(in crate::store) known: Known,
 }
 
 /// The error-correcting code of frames at a level.
@@ -108,7 +108,7 @@ pub fn code(ecc: Ecc) -> Code {
 }
 
 /// Number and covered bytes in a sidecar's file name.
-pub(super) fn sidecar_name(name: &str) -> Option<(u32, u64)> {
+pub(in crate::store) fn sidecar_name(name: &str) -> Option<(u32, u64)> {
     let (number, covered) = name.strip_suffix(".par")?.split_once('.')?;
     Some((number.parse().ok()?, u64::from_str_radix(covered, 16).ok()?))
 }

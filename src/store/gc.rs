@@ -4,9 +4,9 @@
 //! a durable checkpoint lies behind it, so that no replay needs it.
 
 use super::api::{CleanReport, Result, StoreError};
-use super::frame::Kind;
-use super::record::Change;
-use super::{Store, lock};
+use crate::store::log::frame::{self, Kind};
+use crate::store::log::record::Change;
+use crate::store::{Store, lock};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -168,8 +168,14 @@ fn empty(store: &Store, number: u32, go_on: &dyn Fn() -> Result<()>) -> Result<u
         let Some((last, _)) = batch.last() else { return Ok(moved) };
         from = last.offset + 1;
         for (frame, live) in batch {
-            let bytes = match store.segments.frame(frame) {
-                Ok((_, bytes)) => bytes,
+            let read = store.segments.frame(frame).map(|(_, mut bytes)| {
+                // Parity that is damaged must not be copied as it is.
+                let whole = frame::mend(&mut bytes);
+                debug_assert!(whole.is_ok());
+                bytes
+            });
+            let bytes = match read {
+                Ok(bytes) => bytes,
                 Err(e) => {
                     if store.segments.known.note(frame) {
                         ::log::error!("inode {} offset {}: not moved: {e}", live.ino, live.off);

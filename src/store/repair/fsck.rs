@@ -1,8 +1,8 @@
 //! Checking the namespace: names lead to inodes, inodes have names, counts are right.
 
-use super::Store;
-use super::api::{Op, Result, Txn};
-use super::record::In;
+use crate::store::Store;
+use crate::store::api::{Op, Result, Txn};
+use crate::store::log::record::In;
 use crate::types::{Attr, Ino, Time};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -2,9 +2,9 @@
 //! that vouches for any index. So an index is opened only where it was written: beside it lies a
 //! seal, its digest hashed with a key that never leaves this machine's user.
 
-use super::Store;
-use super::io::{Volume, read_up_to};
-use super::models::write_file;
+use crate::store::Store;
+use crate::store::io::{Volume, read_up_to};
+use crate::store::models::write_file;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};

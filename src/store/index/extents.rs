@@ -1,11 +1,11 @@
 //! Extents in the table: what maps bytes of files, what unmaps them, and who is asked for them.
 
-use super::api::Result;
 use super::cuts;
-use super::record::{Change, In, Out};
+use super::memtable::Pair;
 use super::state::{Live, State, add, after, bad, key, key2, tail_u64};
-use super::sweep::STEP;
-use super::table::Pair;
+use crate::store::api::Result;
+use crate::store::log::record::{Change, In, Out};
+use crate::store::sweep::STEP;
 use crate::types::{Extent, Ino};
 use std::ops::Range;
 
@@ -46,7 +46,7 @@ impl State {
         self.release(e.frame)
     }
 
-    pub(super) fn put_extent(&mut self, ino: Ino, e: &Extent) -> Result<()> {
+    pub(in crate::store) fn put_extent(&mut self, ino: Ino, e: &Extent) -> Result<()> {
         // The primer must not go with an old extent if the new one names it too.
         self.name_primer(e.primer, true)?;
         self.punch(ino, e.off, e.len)?;
@@ -55,7 +55,7 @@ impl State {
     }
 
     /// Unmaps a range.
-    pub(super) fn punch(&mut self, ino: Ino, off: u64, len: u64) -> Result<()> {
+    pub(in crate::store) fn punch(&mut self, ino: Ino, off: u64, len: u64) -> Result<()> {
         let range = off..off.saturating_add(len);
         self.unmap(ino, &range)?;
         if self.cuts.is_empty() {
@@ -85,7 +85,7 @@ impl State {
     }
 
     /// Notes that a range reads as a hole from now on; its extents go later.
-    pub(super) fn cut(&mut self, ino: Ino, mut range: Range<u64>) -> Result<()> {
+    pub(in crate::store) fn cut(&mut self, ino: Ino, mut range: Range<u64>) -> Result<()> {
         if range.is_empty() {
             return Ok(());
         }
@@ -178,7 +178,7 @@ impl State {
     }
 
     /// Extents that overlap a range, those that were cut and have not gone yet among them.
-    pub(super) fn mapped_in(&self, ino: Ino, range: &Range<u64>) -> Result<Vec<Extent>> {
+    pub(in crate::store) fn mapped_in(&self, ino: Ino, range: &Range<u64>) -> Result<Vec<Extent>> {
         let extent = |v: &[u8]| In(v).extent().ok_or_else(|| bad("extent"));
         let mut out = Vec::new();
         if range.is_empty() {

@@ -1,10 +1,10 @@
 //! What is in a segment: its frames, from the footer or by walking them.
 
-use super::api::Result;
 use super::frame::{self, HEADER, Header, Kind, ours};
-use super::io::read_up_to;
 use super::record::{In, unsqueeze};
 use super::segments::{Segment, Segments, io_error, segment_path};
+use crate::store::api::Result;
+use crate::store::io::read_up_to;
 use crate::types::FrameRef;
 
 /// One line of a segment's summary: a frame's place and kind.

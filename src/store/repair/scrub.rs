@@ -1,13 +1,13 @@
 //! Checking and repairing all that lies under the store, piece by piece.
 
-use super::api::{Ecc, Result, StoreError};
-use super::heal::differing;
-use super::models::write_file;
-use super::record::Change;
-use super::replay;
-use super::segments::io_error;
-use super::superblock::{self, FILES};
-use super::{Store, lock};
+use super::read_repair::differing;
+use crate::store::api::{Ecc, Result, StoreError};
+use crate::store::log::record::Change;
+use crate::store::log::replay;
+use crate::store::log::segments::io_error;
+use crate::store::log::superblock::{self, FILES};
+use crate::store::models::write_file;
+use crate::store::{Store, lock};
 use crate::types::{FrameRef, Ino};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -141,7 +141,7 @@ impl Store {
         for file in FILES {
             let bytes = volume
                 .open(file, false)
-                .and_then(|b| super::io::read_up_to(&*b, 0, want.len() + 1));
+                .and_then(|b| crate::store::io::read_up_to(&*b, 0, want.len() + 1));
             if bytes.is_ok_and(|b| b == want) {
                 continue;
             }
@@ -179,8 +179,10 @@ impl Store {
     pub fn index_is_whole(&self) -> bool {
         match replay::clean_mark(&self.segments) {
             Some((_, Change::Clean { index, digest, .. }, ..)) => {
-                let dir = super::index::place(&self.path, &index);
-                dir.is_some_and(|dir| super::index::digest(&dir).is_ok_and(|d| d == digest))
+                let dir = crate::store::index::disk::place(&self.path, &index);
+                dir.is_some_and(|dir| {
+                    crate::store::index::disk::digest(&dir).is_ok_and(|d| d == digest)
+                })
             }
             _ => true,
         }
@@ -192,7 +194,7 @@ impl Store {
             .segments
             .volume
             .open(POSITION, false)
-            .and_then(|b| super::io::read_up_to(&*b, 0, 16));
+            .and_then(|b| crate::store::io::read_up_to(&*b, 0, 16));
         let parse = |t: Vec<u8>| String::from_utf8(t).ok()?.trim().parse().ok();
         text.ok().and_then(parse).unwrap_or(0)
     }

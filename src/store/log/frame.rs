@@ -1,7 +1,7 @@
 //! Frames: a header, a payload, its parity, the header again (told apart by its first byte).
 //! `docs/format.md` has the picture.
 
-use super::ecc::rs::Code;
+use crate::store::repair::ecc::rs::Code;
 use crate::types::Form;
 
 /// Bytes of a frame header.
@@ -185,14 +185,18 @@ fn header(bytes: &[u8]) -> Result<Header, String> {
     h.ok_or_else(|| "neither header is readable".into())
 }
 
-/// Checks a whole frame: either header will do, the payload must match its checksum.
+/// Checks what a reader needs of a whole frame: both headers and the payload, not its parity. One
+/// header would do, but whoever finds the other one damaged should put it right while it can be.
 pub fn check(bytes: &[u8]) -> Result<Header, String> {
     let h = header(bytes)?;
-    if crc32c::crc32c(h.payload(bytes)) == h.payload_crc {
-        Ok(h)
-    } else {
-        Err("payload checksum differs".into())
+    if crc32c::crc32c(h.payload(bytes)) != h.payload_crc {
+        return Err("payload checksum differs".into());
     }
+    let second = bytes.len() - HEADER;
+    if bytes[..HEADER] != h.encode(FIRST) || bytes[second..] != h.encode(SECOND) {
+        return Err("one of the headers is damaged".into());
+    }
+    Ok(h)
 }
 
 /// Makes a whole frame what it was when it was written, if that can be told: both headers, payload,
@@ -326,11 +330,8 @@ mod tests {
         for bit in 0..good.len() * 8 {
             let mut f = good.clone();
             f[bit / 8] ^= 1 << (bit % 8);
-            let in_payload = (HEADER..HEADER + 3).contains(&(bit / 8));
-            match check(&f) {
-                Ok(h) => assert!(!in_payload && h == check(&good).unwrap()),
-                Err(_) => assert!(in_payload),
-            }
+            let in_parity = (HEADER + 3..HEADER + 7).contains(&(bit / 8));
+            assert_eq!(check(&f).ok(), in_parity.then(|| check(&good).unwrap()));
             assert_eq!(mend(&mut f).map(|(_, changed)| changed), Ok(true));
             assert!(f == good, "{bit}");
         }

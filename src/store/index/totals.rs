@@ -1,6 +1,6 @@
 //! Running sums over the table, and their form in checkpoints and clean-unmount records.
 
-use super::record::{In, Out};
+use crate::store::log::record::{In, Out};
 use std::collections::BTreeMap;
 
 /// Sums over the table; kept with it.

@@ -1,7 +1,7 @@
 //! Changes as they stand in a group's payload, and the fields that index values are made of.
 
-use super::api::ModelEntry;
 use super::frame::MAX_U48;
+use crate::store::api::ModelEntry;
 use crate::types::{Attr, Extent, Form, FrameRef, Ino, Time};
 
 /// One change of state with its frames in place: what is logged, and all that replay knows.
@@ -83,7 +83,7 @@ pub enum Change {
         since_checkpoint: u64,
         /// Segment and length in bytes of the last checkpoint.
         checkpoint: (u32, u64),
-        /// The totals, see [`super::totals::Totals::encode`].
+        /// The totals, see [`crate::store::index::totals::Totals::encode`].
         totals: Vec<u8>,
     },
 }

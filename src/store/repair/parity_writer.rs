@@ -1,17 +1,18 @@
 //! The thread that gives segments their sidecars: whole ones once they are sealed and durable, the
 //! one being written again and again as it grows.
 
-use super::api::{Ecc, Result, StoreError};
 use super::damage::Trouble;
 use super::ecc::pages::STRIPE_BYTES;
-use super::heal::{differing, read_range};
-use super::models::put_file;
-use super::segments::{
+use super::read_repair::{differing, read_range};
+use super::scan;
+use super::sidecar::{self, Part, Sidecar};
+use crate::store::api::{Ecc, Result, StoreError};
+use crate::store::log::segments::{
     Segment, Segments, Side, io_error, segment_path, sidecar_name, sidecar_path,
 };
-use super::sidecar::{self, Part, Sidecar};
-use super::superblock::{SEGMENT_HEADER, SegmentHeader};
-use super::{Store, lock, mend};
+use crate::store::log::superblock::{SEGMENT_HEADER, SegmentHeader};
+use crate::store::models::put_file;
+use crate::store::{Store, lock};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -108,7 +109,7 @@ impl Segments {
             }
         }
         // What no sidecar covered yet is checked by its frames alone.
-        let found = mend::frames(&mut bytes, known.saturating_sub(done), self.stamp.tag);
+        let found = scan::frames(&mut bytes, known.saturating_sub(done), self.stamp.tag);
         for (at, h) in found.whole.iter().filter(|(at, _)| found.changed.contains(at)) {
             let end = at + h.frame_len() as usize;
             self.restore(&segment, done, &bytes, std::slice::from_ref(&(*at..end)));
@@ -177,7 +178,7 @@ impl Segments {
         }
         let before = bytes.clone();
         let first = if done == 0 { SEGMENT_HEADER } else { 0 };
-        let mended = mend::file(bytes, first, self.stamp.tag, Some(old));
+        let mended = scan::file(bytes, first, self.stamp.tag, Some(old));
         let left = old.differing(bytes).len();
         if left > 0 && (done > 0 || !mended.bad.is_empty()) {
             return Err(format!("{left} pages of it are damaged beyond repair; the old one stays"));
@@ -238,7 +239,7 @@ pub fn start(store: &Arc<Store>) {
     if store.segments.ecc == Ecc::None {
         return;
     }
-    let started = store.guardian.start("guardian", store, EVERY, true, |store| {
+    let started = store.parity_writer.start("parity", store, EVERY, true, |store| {
         // What fails is named there.
         let _ = protect_all(store);
         false

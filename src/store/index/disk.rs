@@ -3,8 +3,8 @@
 //! sled may refuse, panic or hang on damaged files. It is opened in a thread that can be abandoned,
 //! in a directory of its own, so that a hung one's lock does not matter.
 
-use super::api::{Result, StoreError};
-use super::table::{Base, Pair, Pairs};
+use super::memtable::{Base, Pair, Pairs};
+use crate::store::api::{Result, StoreError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -91,7 +91,7 @@ impl SledBase {
             config.open().map(|db| Arc::new(Self { db })).map_err(|e| e.to_string())
         };
         #[cfg(test)]
-        if super::lock(&HANGS).as_deref() == Some(dir) {
+        if crate::store::lock(&HANGS).as_deref() == Some(dir) {
             let hang = || loop {
                 std::thread::park();
             };

@@ -1,12 +1,12 @@
 //! The writer: appends frames and groups to the last segment.
 
-use super::api::{Result, StoreError};
+use super::footer::Line;
 use super::frame::{self, Kind, Stamp, meta_frame, squeeze};
-use super::io::Blob;
 use super::record::{Change, GROUP_MAX, Group, Out};
 use super::segments::{Segment, Segments, io_error, segment_path};
-use super::summary::Line;
 use super::superblock::{SEGMENT_HEADER, SegmentHeader};
+use crate::store::api::{Result, StoreError};
+use crate::store::io::Blob;
 use crate::types::FrameRef;
 use std::io;
 use std::sync::Arc;

@@ -1,16 +1,16 @@
 //! Namespace checkpoints: the whole table in the log, so that nothing before it is replayed.
 
-use super::api::{Result, StoreError};
+use super::footer::summary;
 use super::frame::{self, Kind, meta_frame, squeeze};
-use super::log::Writer;
-use super::packed::Packer;
 use super::record::{In, Out, unsqueeze};
 use super::segments::Segments;
-use super::state::State;
-use super::summary::summary;
 use super::superblock::SEGMENT_HEADER;
-use super::table::{Base, Table};
-use super::totals::Totals;
+use super::writer::Writer;
+use crate::store::api::{Result, StoreError};
+use crate::store::index::memtable::{Base, Table};
+use crate::store::index::packed::Packer;
+use crate::store::index::state::State;
+use crate::store::index::totals::Totals;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 /// What keys of inodes begin with.

@@ -1,7 +1,9 @@
 //! Room under the store: what is free, and what is promised to writers.
 
 use super::api::{Result, StoreError};
-use super::{Store, clean, lock, sweep};
+use super::gc;
+use super::sweep;
+use crate::store::{Store, lock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -41,7 +43,7 @@ impl Store {
         let want = bytes + self.segments.headroom + self.segments.sidecars_due();
         if self.free_bytes() < want {
             sweep::hurry(self, std::time::Duration::from_secs(4));
-            clean::make_room(self, want);
+            gc::make_room(self, want);
         }
         if self.free_bytes() < want {
             return Err(StoreError::NoSpace {

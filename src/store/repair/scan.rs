@@ -1,8 +1,8 @@
 //! Mending a file's bytes in memory: walking its frames wherever they can be found, correcting
 //! each, and rebuilding pages from a sidecar.
 
-use super::frame::{self, HEADER, Header, ours};
 use super::sidecar::Sidecar;
+use crate::store::log::frame::{self, HEADER, Header, ours};
 use std::ops::Range;
 
 /// What a walk over frames found.

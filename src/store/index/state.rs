@@ -5,13 +5,13 @@
 //! ino+name, `e`xtent ino+offset, `p`rimer id, `m`odel number, `o`rphan ino, `s`taged ino (count),
 //! `f`rame segment+offset, cu`t` ino+offset.
 
-use super::api::{Dirent, ModelEntry, Result, StoreError};
 use super::cuts::Cuts;
-use super::ecc::rs::Code;
-use super::frame::OVERHEAD;
-use super::record::{Change, In, Out};
-use super::table::{Pair, Table};
+use super::memtable::{Pair, Table};
 use super::totals::Totals;
+use crate::store::api::{Dirent, ModelEntry, Result, StoreError};
+use crate::store::log::frame::OVERHEAD;
+use crate::store::log::record::{Change, In, Out};
+use crate::store::repair::ecc::rs::Code;
 use crate::types::{Attr, Extent, FrameRef, Ino};
 
 /// Cookies up to this one are `.` and `..`.
@@ -49,14 +49,14 @@ pub struct State {
     code: Code,
 }
 
-pub(super) fn key(letter: u8, n: u64) -> Vec<u8> {
+pub(in crate::store) fn key(letter: u8, n: u64) -> Vec<u8> {
     let mut k = Vec::with_capacity(17);
     k.push(letter);
     k.extend_from_slice(&n.to_be_bytes());
     k
 }
 
-pub(super) fn key2(letter: u8, n: u64, m: u64) -> Vec<u8> {
+pub(in crate::store) fn key2(letter: u8, n: u64, m: u64) -> Vec<u8> {
     let mut k = key(letter, n);
     k.extend_from_slice(&m.to_be_bytes());
     k
@@ -76,18 +76,18 @@ fn key_frame(segment: u32, offset: u32) -> Vec<u8> {
 }
 
 /// The key after all that start with `letter`, `n`.
-pub(super) fn after(letter: u8, n: u64) -> Vec<u8> {
+pub(in crate::store) fn after(letter: u8, n: u64) -> Vec<u8> {
     n.checked_add(1).map_or_else(|| vec![letter + 1], |m| key(letter, m))
 }
 
-pub(super) fn tail_u64(k: &[u8]) -> u64 {
+pub(in crate::store) fn tail_u64(k: &[u8]) -> u64 {
     let mut b = [0; 8];
     let at = k.len().saturating_sub(8);
     b[..k.len() - at].copy_from_slice(&k[at..]);
     u64::from_be_bytes(b)
 }
 
-pub(super) fn bad(what: &str) -> StoreError {
+pub(in crate::store) fn bad(what: &str) -> StoreError {
     StoreError::Index(format!("unreadable {what}"))
 }
 
@@ -120,7 +120,7 @@ struct PrimerEntry {
 }
 
 /// Sums may begin at what a forged store says.
-pub(super) fn add(sum: &mut u64, n: u64) {
+pub(in crate::store) fn add(sum: &mut u64, n: u64) {
     *sum = sum.saturating_add(n);
 }
 
@@ -135,7 +135,7 @@ impl State {
         !matches!(k.first(), Some(b'f' | b's' | b'o'))
     }
 
-    pub(super) fn put(&mut self, k: Vec<u8>, v: Vec<u8>) -> Result<()> {
+    pub(in crate::store) fn put(&mut self, k: Vec<u8>, v: Vec<u8>) -> Result<()> {
         if Self::counts(&k) {
             let old = self.table.get(&k)?.map_or(0, |o| k.len() + o.len());
             let meta = self.totals.meta.saturating_add((k.len() + v.len()) as u64);
@@ -145,7 +145,7 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn del(&mut self, k: Vec<u8>) -> Result<Option<Vec<u8>>> {
+    pub(in crate::store) fn del(&mut self, k: Vec<u8>) -> Result<Option<Vec<u8>>> {
         let old = self.table.get(&k)?;
         if let Some(o) = &old {
             if Self::counts(&k) {
@@ -269,7 +269,7 @@ impl State {
     }
 
     /// One more reference to a frame; `fresh` describes it if it is the first.
-    pub(super) fn hold(&mut self, f: FrameRef, fresh: Live) -> Result<()> {
+    pub(in crate::store) fn hold(&mut self, f: FrameRef, fresh: Live) -> Result<()> {
         let l = if let Some(l) = self.live(f)? {
             Live { refs: l.refs.saturating_add(1), ..l }
         } else {
@@ -280,7 +280,7 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn release(&mut self, f: FrameRef) -> Result<()> {
+    pub(in crate::store) fn release(&mut self, f: FrameRef) -> Result<()> {
         let Some(l) = self.live(f)? else { return Ok(()) };
         let k = key_frame(f.segment, f.offset);
         if l.refs > 1 {
@@ -314,7 +314,7 @@ impl State {
     }
 
     /// Counts extents that name a primer; it goes with the last of them.
-    pub(super) fn name_primer(&mut self, id: u64, more: bool) -> Result<()> {
+    pub(in crate::store) fn name_primer(&mut self, id: u64, more: bool) -> Result<()> {
         if id == 0 {
             return Ok(());
         }
@@ -327,7 +327,12 @@ impl State {
         self.put_primer_entry(id, &e)
     }
 
-    pub(super) fn stage_count(&mut self, ino: Ino, staged: bool, more: bool) -> Result<()> {
+    pub(in crate::store) fn stage_count(
+        &mut self,
+        ino: Ino,
+        staged: bool,
+        more: bool,
+    ) -> Result<()> {
         if !staged {
             return Ok(());
         }

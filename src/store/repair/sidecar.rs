@@ -3,11 +3,11 @@
 //! A sidecar is made of frames, so that it is itself checked and corrected. It covers the first
 //! bytes of a file, up to where the file ended when it was made; appending leaves it valid.
 
-use super::api::Ecc;
 use super::ecc::pages::{self, PAGE, STRIPE, STRIPE_BYTES};
-use super::frame::{Header, Kind, MAX_U40, Stamp};
-use super::mend;
-use super::record::{In, Out};
+use super::scan;
+use crate::store::api::Ecc;
+use crate::store::log::frame::{Header, Kind, MAX_U40, Stamp};
+use crate::store::log::record::{In, Out};
 use crate::types::Form;
 use std::collections::BTreeMap;
 
@@ -94,7 +94,7 @@ impl Sidecar {
     /// Reads what can be read of a sidecar of file `id`.
     pub fn read(mut bytes: Vec<u8>, stamp: Stamp, id: u64) -> Self {
         let mut out = Self::default();
-        let found = mend::frames(&mut bytes, 0, stamp.tag);
+        let found = scan::frames(&mut bytes, 0, stamp.tag);
         out.hurt = !found.changed.is_empty() || !found.bad.is_empty();
         let mut pages = Vec::new();
         let mut tables = 0;

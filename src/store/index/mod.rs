@@ -1,0 +1,11 @@
+//! The index, which is derived: what the log amounts to, as a memtable over a table on disk.
+
+pub mod cuts;
+pub mod disk;
+pub mod extents;
+pub mod flusher;
+pub mod mac;
+pub mod memtable;
+pub mod packed;
+pub mod state;
+pub mod totals;
