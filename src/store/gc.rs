@@ -24,34 +24,34 @@ pub fn clean(store: &Store, dead_percent: u32) -> Result<CleanReport> {
 /// Makes room until `want` bytes are free, if what is dead may yield it. Bounded in time: who writes
 /// waits for it.
 pub fn make_room(store: &Store, want: u64) {
-    /// Less is not worth the while.
-    const LITTLE: u64 = if cfg!(test) { 16 << 10 } else { 1 << 20 };
     const PATIENCE: Duration = Duration::from_secs(8);
     const AGAIN: Duration = Duration::from_secs(10);
     if store.read_only() {
         return;
     }
+    // Less is not worth the while: 128 KiB on the smallest disks, 1 MiB on large ones.
+    let little = store.segments.headroom / 96;
     let mut vain = lock(&store.cleaning);
     store.segments.forget_gone();
     *lock(&store.free) = None;
     let dead = || store.stats().map_or(0, |s| s.dead_bytes);
     let before = dead();
-    let known = |(at, dead): &(Instant, u64)| at.elapsed() < AGAIN && before < dead + LITTLE;
-    if store.free_bytes() >= want || before < LITTLE || vain.as_ref().is_some_and(known) {
+    let known = |(at, dead): &(Instant, u64)| at.elapsed() < AGAIN && before < dead + little;
+    if store.usable_bytes() >= want || before < little || vain.as_ref().is_some_and(known) {
         return;
     }
     let began = Instant::now();
     let enough = || {
         *lock(&store.free) = None;
         // More than asked for, so that not every write has to clean.
-        store.free_bytes() >= want + store.segments.headroom / 2 || began.elapsed() > PATIENCE
+        store.usable_bytes() >= want + store.segments.headroom / 2 || began.elapsed() > PATIENCE
     };
     // Closing may need the room, too.
     if let Err(e) = run(store, 2, &enough, &|| Ok(())) {
         ::log::debug!("making room: {e}");
     }
     *lock(&store.free) = None;
-    *vain = (store.free_bytes() < want).then(|| (Instant::now(), dead()));
+    *vain = (store.usable_bytes() < want).then(|| (Instant::now(), dead()));
 }
 
 /// Cleans until there is nothing more to do, or `enough`. Fails once `go_on` does, with nothing
@@ -135,7 +135,7 @@ fn fits(store: &Store, number: u32) -> bool {
         return true;
     }
     let checkpoint = lock(&store.checkpoint).1;
-    let aside = store.writer().set_aside();
+    let aside = store.segments.aside.load(Ordering::Relaxed);
     let free = store.segments.volume.free_bytes().unwrap_or(u64::MAX).saturating_add(aside);
     live + live / 16 + checkpoint + checkpoint / 4 + SLACK <= free
 }

@@ -70,7 +70,7 @@ pub struct Store {
     synced: AtomicU64,
     last_ino: AtomicU64,
     last_generation: AtomicU64,
-    reserved: Arc<AtomicU64>,
+    promised: Arc<space::Promised>,
     /// Free bytes below the store when last looked at, and the moment in milliseconds.
     free: Mutex<Option<(std::time::Instant, u64)>>,
     /// Held while room is made; when that last came to nothing, and what was dead then.

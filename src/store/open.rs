@@ -302,7 +302,7 @@ pub fn open_how(
         state: RwLock::new(start.state),
         writer: Mutex::new(start.writer),
         sync: Mutex::new(()),
-        reserved: Arc::default(),
+        promised: Arc::default(),
         free: Mutex::new(None),
         cleaning: Mutex::default(),
         checkpoint: Mutex::new(start.checkpoint),

@@ -7,16 +7,26 @@ use crate::store::{Store, lock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Bytes that free space must be reduced by, since it does not show them yet.
+#[derive(Debug, Default)]
+pub struct Promised {
+    /// Reserved, and still to be written.
+    held: AtomicU64,
+    /// Given back since free space was last looked at: written, for all that is known.
+    spent: AtomicU64,
+}
+
 /// Room promised by [`Store::reserve`]; given back when dropped.
 #[derive(Debug)]
 pub struct Reservation {
     bytes: u64,
-    sum: Arc<AtomicU64>,
+    promised: Arc<Promised>,
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.sum.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.promised.spent.fetch_add(self.bytes, Ordering::Relaxed);
+        self.promised.held.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -28,12 +38,21 @@ impl Store {
         let free = match *cached {
             Some((at, free)) if now.duration_since(at).as_millis() < 50 => free,
             _ => {
+                self.promised.spent.store(0, Ordering::Relaxed);
                 let free = self.segments.volume.free_bytes().unwrap_or(u64::MAX);
                 *cached = Some((now, free));
                 free
             }
         };
-        free.saturating_sub(self.reserved.load(Ordering::Relaxed))
+        let Promised { held, spent } = &*self.promised;
+        free.saturating_sub(held.load(Ordering::Relaxed) + spent.load(Ordering::Relaxed))
+    }
+
+    /// Free bytes and those that the log holds for what may come, so that a full disk takes as much
+    /// whether or not they are set aside at the moment.
+    pub(super) fn usable_bytes(&self) -> u64 {
+        let aside = self.segments.aside.load(Ordering::Relaxed);
+        self.free_bytes().saturating_add(aside.min(self.segments.headroom / 2))
     }
 
     /// Makes sure that `bytes` of payload (plus their overhead) will find room.
@@ -41,17 +60,17 @@ impl Store {
         let bytes = bytes + bytes / 16 + 4096;
         // Kept free for the log itself and for the cleaner.
         let want = bytes + self.segments.headroom + self.segments.sidecars_due();
-        if self.free_bytes() < want {
+        if self.usable_bytes() < want {
             sweep::hurry(self, std::time::Duration::from_secs(4));
             gc::make_room(self, want);
         }
-        if self.free_bytes() < want {
+        if self.usable_bytes() < want {
             return Err(StoreError::NoSpace {
                 path: self.path.display().to_string(),
                 detail: format!("{bytes} bytes to be written"),
             });
         }
-        self.reserved.fetch_add(bytes, Ordering::Relaxed);
-        Ok(Reservation { bytes, sum: Arc::clone(&self.reserved) })
+        self.promised.held.fetch_add(bytes, Ordering::Relaxed);
+        Ok(Reservation { bytes, promised: Arc::clone(&self.promised) })
     }
 }

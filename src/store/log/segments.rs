@@ -82,6 +82,8 @@ pub struct Segments {
     pub(in crate::store) moved: Mutex<HashMap<(u32, u32), (Instant, FrameRef)>>,
     /// Room that ordinary writes leave alone.
     pub headroom: u64,
+    /// Bytes that the log holds and nothing lies in yet: the reserve, and what is allocated ahead.
+    pub aside: AtomicU64,
     /// The writer's segment (upper half) and how much of it is in the file (lower half).
     written: AtomicU64,
     /// The sidecar of each segment that has one.
@@ -166,6 +168,7 @@ impl Segments {
             gone: Mutex::default(),
             moved: Mutex::default(),
             headroom,
+            aside: AtomicU64::new(0),
             written: AtomicU64::new(0),
             sidecars: Mutex::new(sidecars),
             parts: Mutex::default(),

@@ -10,6 +10,7 @@ use crate::store::io::Blob;
 use crate::types::FrameRef;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// A segment is sealed when the next frame would take it beyond this many bytes.
 /// (Small in unit tests, so that histories span many segments.)
@@ -49,8 +50,8 @@ pub struct Writer {
     len: u64,
     buffer: Vec<u8>,
     allocated: u64,
-    /// Room is set aside in a file.
-    reserve: bool,
+    /// Bytes that are set aside in a file.
+    reserve: u64,
     lines: Vec<Line>,
     /// Segments before this one that are not durable yet.
     unsynced: Vec<(u32, Arc<dyn Blob>)>,
@@ -86,7 +87,7 @@ impl Writer {
             len,
             buffer: Vec::new(),
             allocated: len,
-            reserve: false,
+            reserve: 0,
             lines,
             unsynced: Vec::new(),
             seq: 0,
@@ -202,6 +203,13 @@ impl Writer {
         if want <= self.allocated {
             return Ok(());
         }
+        let extended = self.extend(want, frees);
+        self.note_aside();
+        extended
+    }
+
+    /// Allocates the segment up to `want`, and further where there is plenty of room.
+    fn extend(&mut self, want: u64, frees: bool) -> Result<()> {
         // Where room is scarce, none is taken ahead: the cleaner needs it.
         let steps = if self.segments.is_scarce() { want } else { want.div_ceil(STEP) * STEP };
         for end in [steps, want] {
@@ -227,7 +235,7 @@ impl Writer {
     pub fn fill_reserve(&mut self, len: u64) {
         let volume = &self.segments.volume;
         let want = RESERVE + len + len / 4;
-        if self.reserve || volume.free_bytes().is_ok_and(|free| free < want + RESERVE) {
+        if self.reserve > 0 || volume.free_bytes().is_ok_and(|free| free < want + RESERVE) {
             return;
         }
         let fill = || {
@@ -238,20 +246,23 @@ impl Writer {
             blob.allocate(want)
         };
         match fill() {
-            Ok(()) => self.reserve = true,
+            Ok(()) => self.reserve = want,
             Err(e) => log::debug!("{RESERVE_FILE}: {e}"),
         }
+        self.note_aside();
     }
 
     /// Gives back what was set aside; true if there was anything.
     pub fn open_reserve(&mut self) -> bool {
-        self.reserve = false;
+        self.reserve = 0;
+        self.note_aside();
         self.segments.volume.remove(RESERVE_FILE).is_ok()
     }
 
-    /// Bytes that are set aside in a file.
-    pub fn set_aside(&self) -> u64 {
-        if self.reserve { RESERVE } else { 0 }
+    /// Says how much the log holds that nothing lies in yet.
+    fn note_aside(&self) {
+        let ahead = self.allocated.saturating_sub(self.len);
+        self.segments.aside.store(self.reserve + ahead, Ordering::Relaxed);
     }
 
     /// Appends a whole frame; it is in the file after [`Self::flush`].
@@ -285,6 +296,7 @@ impl Writer {
         self.buffer.extend_from_slice(bytes);
         self.len += len;
         self.segments.put(self.number, Segment { blob: Arc::clone(&self.blob), len: self.len });
+        self.note_aside();
         Ok(frame)
     }
 
@@ -363,6 +375,7 @@ impl Writer {
         self.number = number;
         self.len = SEGMENT_HEADER as u64;
         self.allocated = self.len;
+        self.note_aside();
         self.segments.set_written(number, self.len);
         Ok(())
     }

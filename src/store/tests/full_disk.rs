@@ -23,7 +23,6 @@ fn put(store: &Store, name: u64) -> Result<Ino> {
         write(store, ino, (n * PIECE) as u64, piece)?;
     }
     drop(room);
-    *lock(&store.free) = None;
     Ok(ino)
 }
 
