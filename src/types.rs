@@ -63,6 +63,26 @@ pub struct Attr {
 }
 
 impl Attr {
+    /// Those of something that this user makes now; for a directory, in the root.
+    pub fn made_now(mode: u32) -> Self {
+        let now = Time::now();
+        Self {
+            mode,
+            // SAFETY: these calls have no preconditions.
+            uid: unsafe { libc::getuid() },
+            // SAFETY: as above.
+            gid: unsafe { libc::getgid() },
+            nlink: 1,
+            rdev: 0,
+            size: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            parent: if mode & libc::S_IFMT == libc::S_IFDIR { Ino::ROOT.0 } else { 0 },
+        }
+    }
+
     /// The `S_IFMT` part of the mode.
     pub fn file_type(&self) -> u32 {
         self.mode & libc::S_IFMT

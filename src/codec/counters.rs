@@ -1,10 +1,8 @@
 //! Counters: how often a decision went right under a context, and what such a count is worth.
 
 use super::tables::TABLES;
-use super::vector::{Lanes, Vector, WIDTH, prefetch};
+use super::vector::{LINE, Lanes, Line, Vector, WIDTH, prefetch};
 
-/// Slots per line of the table: a line is one cache line.
-const LINE: usize = 16;
 /// Observations are counted up to this.
 pub const SEEN_MAX: i32 = 31;
 /// Bits of a slot that tell whose it is.
@@ -67,11 +65,6 @@ impl Slot {
 
 /// Bits of a line's number for short texts, at least.
 const LINE_BITS: u32 = 8;
-
-/// Counters that share a cache line.
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
-pub struct Line(pub [u32; LINE]);
 
 /// Counters under hashed contexts, in lines of one cache line each.
 #[derive(Debug, Clone)]

@@ -21,8 +21,8 @@ use predictor::either;
 pub use predictor::{ENGINE, Predictor};
 use token_model::likeliest;
 pub use token_model::{Token, TokenModel, leaf_probability, node_probability};
-pub use tree::lexicographic;
-pub use vocab::{Child, Cut, EMBEDDED, VOCAB, Vocab};
+pub use tree::{Child, lexicographic};
+pub use vocab::{Cut, EMBEDDED, VOCAB, Vocab};
 
 use model::Experts;
 use range::{Decoder, Encoder};

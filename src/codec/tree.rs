@@ -2,7 +2,15 @@
 //! share decisions, and what is learnt of one serves the others.
 
 use super::token_model::Token;
-use super::vocab::Child;
+
+/// A child in a tree that is given to [`super::Vocab::new`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Child {
+    /// An inner node, by its place in the list; after its parent.
+    Node(usize),
+    /// A token.
+    Token(Token),
+}
 
 /// A full binary tree over tokens, given in the order of their bytes, and their weights; inner nodes
 /// in pre-order, children as places in the list. Each node parts its tokens where the weights are

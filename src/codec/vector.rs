@@ -1,8 +1,6 @@
 //! Eight 32-bit integers at once: one for each context, or eight weights of the mixer. The plain way
 //! defines the result; AVX2 only hurries it.
 
-use super::counters::Line;
-
 /// Numbers in a vector.
 pub const WIDTH: usize = 8;
 /// A vector in memory.
@@ -26,6 +24,14 @@ impl Shorts {
         Self::first(i) + 4
     }
 }
+
+/// Slots per line of the table: a line is one cache line.
+pub const LINE: usize = 16;
+
+/// Counters that share a cache line.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Line(pub [u32; LINE]);
 
 /// Asks for what is likely to be needed soon; a matter of speed alone.
 #[inline(always)]

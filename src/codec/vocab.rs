@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use super::token_model::Token;
-use super::tree::lexicographic;
+use super::tree::{Child, lexicographic};
 
 /// Cuts a text into tokens whose bytes join to it.
 pub type Cut = Box<dyn Fn(&[u8]) -> Vec<Token> + Send + Sync>;
@@ -34,15 +34,6 @@ pub struct Vocab {
 
 /// Marks a token among the tree's children.
 const LEAF: u32 = 1 << 31;
-
-/// A child in a tree that is given to [`Vocab::new`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Child {
-    /// An inner node, by its place in the list; after its parent.
-    Node(usize),
-    /// A token.
-    Token(Token),
-}
 
 /// The embedded vocabulary as its file holds it.
 pub const EMBEDDED: &[u8] = include_bytes!("vocab.bin");

@@ -205,3 +205,30 @@ impl Blob for File {
         }
     }
 }
+
+/// A file's new content under a name that appears whole or not at all; durable on return.
+pub fn write_file(volume: &dyn Volume, path: &str, bytes: &[u8]) -> io::Result<()> {
+    put_file(volume, path, bytes)?;
+    volume.sync_dir(path.rsplit_once('/').map_or(".", |(dir, _)| dir))
+}
+
+/// As [`write_file`], but the name is durable only once its directory was synced.
+pub fn put_file(volume: &dyn Volume, path: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = format!("{path}.tmp");
+    let make = || {
+        if let Err(e) = volume.remove(&temporary)
+            && e.kind() != io::ErrorKind::NotFound
+        {
+            return Err(e);
+        }
+        let blob = volume.create(&temporary)?;
+        blob.write_at(bytes, 0)?;
+        blob.sync()?;
+        volume.rename(&temporary, path)
+    };
+    let made = make();
+    if made.is_err() {
+        let _ = volume.remove(&temporary);
+    }
+    made
+}

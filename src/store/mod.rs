@@ -29,19 +29,18 @@ pub use self::log::frame::HEADER as FRAME_HEADER;
 pub use self::log::superblock::FORMAT;
 pub use api::*;
 pub use models::ModelId;
-pub use repair::fsck::Problem;
-pub use repair::scrub::{Checked, SegmentCheck};
+pub use repair::report::{Checked, Problem, SegmentCheck};
 pub use space::Reservation;
 
 use self::log::frame::{self, Header, Kind};
 use self::log::record::{self, Change};
+use self::log::replay::Loss;
 use self::log::segments::{self, Segments};
 use self::log::superblock;
 use self::log::writer::Writer;
 use crate::types::{Attr, Extent, FrameRef, Ino};
 use index::flusher;
 use index::state::State;
-use repair::salvage;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -82,7 +81,7 @@ pub struct Store {
     /// What takes long is to end, since the store is about to be closed.
     winding_up: AtomicBool,
     /// What is missing of the history, until it is salvaged.
-    loss: Mutex<salvage::Loss>,
+    loss: Mutex<Loss>,
     closed: AtomicBool,
     /// How closing ended, once it has; held until then.
     closing: Mutex<Option<std::result::Result<(), String>>>,

@@ -1,14 +1,14 @@
 //! Model files: content-addressed, in frames like a segment's, each with a sidecar.
 
 use super::api::{Ecc, Result, StoreError};
-use super::io::{Blob, Volume};
+use super::io::{Blob, write_file};
 use crate::store::Store;
 use crate::store::log::frame::{HEADER, Header, Kind, MAX_U40};
 use crate::store::log::segments::{Segments, code};
 use crate::store::repair::ecc::pages::PAGE;
 use crate::store::repair::read_repair::{differing, read_whole, write_back};
-use crate::store::repair::scan;
-use crate::store::repair::scrub::Checked;
+use crate::store::repair::rebuild;
+use crate::store::repair::report::Checked;
 use crate::store::repair::sidecar::{self, Sidecar};
 use crate::types::Form;
 use std::io;
@@ -103,33 +103,6 @@ fn payloads(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A file's new content under a name that appears whole or not at all; durable on return.
-pub(super) fn write_file(volume: &dyn Volume, path: &str, bytes: &[u8]) -> io::Result<()> {
-    put_file(volume, path, bytes)?;
-    volume.sync_dir(path.rsplit_once('/').map_or(".", |(dir, _)| dir))
-}
-
-/// As [`write_file`], but the name is durable only once its directory was synced.
-pub(super) fn put_file(volume: &dyn Volume, path: &str, bytes: &[u8]) -> io::Result<()> {
-    let temporary = format!("{path}.tmp");
-    let make = || {
-        if let Err(e) = volume.remove(&temporary)
-            && e.kind() != io::ErrorKind::NotFound
-        {
-            return Err(e);
-        }
-        let blob = volume.create(&temporary)?;
-        blob.write_at(bytes, 0)?;
-        blob.sync()?;
-        volume.rename(&temporary, path)
-    };
-    let made = make();
-    if made.is_err() {
-        let _ = volume.remove(&temporary);
-    }
-    made
-}
-
 impl Store {
     /// Keeps a model file under the BLAKE3 of its bytes; durable on return. Keeping it twice is fine.
     pub fn put_model_file(&self, id: &ModelId, bytes: &[u8]) -> Result<()> {
@@ -197,7 +170,7 @@ impl Store {
             s
         });
         let mut now = before.to_vec();
-        let found = scan::file(&mut now, 0, segments.stamp.tag, side.as_ref());
+        let found = rebuild::file(&mut now, 0, segments.stamp.tag, side.as_ref());
         let plain = payloads(&now);
         if !is_id(id, &plain) {
             let (_, why) = found.bad.into_iter().next().unwrap_or_default();

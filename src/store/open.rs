@@ -3,10 +3,11 @@
 use super::api::{Ecc, MkfsOptions, OpenOptions, Result, StoreError, Superblock};
 use super::io::Volume;
 use super::sweep;
+use crate::store::index::base::{Base, ClosedBase, NoBase};
 use crate::store::index::disk::{self, SledBase};
 use crate::store::index::flusher;
 use crate::store::index::mac;
-use crate::store::index::memtable::{Base, ClosedBase, NoBase, Table};
+use crate::store::index::memtable::Table;
 use crate::store::index::state::State;
 use crate::store::index::totals::Totals;
 use crate::store::log::frame::{self, Kind, Stamp, meta_frame, squeeze};
@@ -19,7 +20,7 @@ use crate::store::log::writer::Writer;
 use crate::store::repair::parity_writer;
 use crate::store::repair::salvage;
 use crate::store::{Store, lock};
-use crate::types::{Attr, Ino, Time};
+use crate::types::{Attr, Ino};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -69,34 +70,13 @@ pub fn create(path: &Path, options: &MkfsOptions) -> Result<()> {
     synced.map_err(io(format!("fsync {}", parent.display())))
 }
 
-/// Attributes of something that this user makes now.
-pub fn new_attr(mode: u32) -> Attr {
-    let now = Time::now();
-    let is_dir = mode & libc::S_IFMT == libc::S_IFDIR;
-    Attr {
-        mode,
-        // SAFETY: these calls have no preconditions.
-        uid: unsafe { libc::getuid() },
-        // SAFETY: as above.
-        gid: unsafe { libc::getgid() },
-        nlink: 1,
-        rdev: 0,
-        size: 0,
-        atime: now,
-        mtime: now,
-        ctime: now,
-        btime: now,
-        parent: if is_dir { Ino::ROOT.0 } else { 0 },
-    }
-}
-
 /// Makes a store in an empty volume.
 pub fn create_in(volume: &dyn Volume, options: &MkfsOptions, shown: &str) -> Result<()> {
     let mut uuid = [0; 16];
     File::open("/dev/urandom")
         .and_then(|mut f| f.read_exact(&mut uuid))
         .map_err(io("read /dev/urandom".into()))?;
-    let root = Attr { nlink: 2, ..new_attr(libc::S_IFDIR | 0o755) };
+    let root = Attr { nlink: 2, ..Attr::made_now(libc::S_IFDIR | 0o755) };
     create_as(volume, options, shown, uuid, root)
 }
 
@@ -205,7 +185,7 @@ struct Start {
     /// Segment and length of the last checkpoint.
     checkpoint: (u32, u64),
     /// What is missing of the history.
-    loss: salvage::Loss,
+    loss: replay::Loss,
 }
 
 /// Where the index comes from.
@@ -375,7 +355,7 @@ fn left(path: &Path, superblock: &Superblock, segments: &Arc<Segments>) -> Left 
         writer.since_checkpoint = since_checkpoint;
         let state = State::new(Table::new(base), totals, segments.stamp.code).ok()?;
         let index_dir = Some(dir.clone());
-        let loss = salvage::Loss::default();
+        let loss = replay::Loss::default();
         Some(Start { state, writer, index_dir, seq: group.seq, checkpoint, loss })
     };
     let rooted = |s: &Start| !matches!(s.state.inode(Ino::ROOT), Ok(None));

@@ -16,7 +16,7 @@ use crate::store::log::segments::{Segments, code, segment_path, sidecar_path};
 use crate::store::log::superblock::{self, FILES, FORMAT, SEGMENT_HEADER, SegmentHeader};
 use crate::store::log::{footer, replay};
 use crate::store::repair::ecc::rs::Code;
-use crate::store::repair::scan;
+use crate::store::repair::rebuild;
 use crate::store::repair::sidecar::Sidecar;
 use crate::types::Form;
 use std::collections::BTreeMap;
@@ -118,7 +118,7 @@ pub fn segment(bytes: &[u8]) {
     let sidecar = Sidecar::read(side.clone(), stamp, 1);
     let mut whole = segment_header(1, flags & 64 != 0);
     whole.extend_from_slice(&rest);
-    let found = scan::file(&mut whole.clone(), SEGMENT_HEADER, stamp.tag, Some(&sidecar));
+    let found = rebuild::file(&mut whole.clone(), SEGMENT_HEADER, stamp.tag, Some(&sidecar));
     assert!(found.whole.iter().all(|(at, _)| *at >= SEGMENT_HEADER));
     let volume = Files::default();
     volume.put(&segment_path(1), whole);

@@ -3,7 +3,7 @@
 //! sled may refuse, panic or hang on damaged files. It is opened in a thread that can be abandoned,
 //! in a directory of its own, so that a hung one's lock does not matter.
 
-use super::memtable::{Base, Pair, Pairs};
+use super::base::{Base, Pair, Pairs};
 use crate::store::api::{Result, StoreError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

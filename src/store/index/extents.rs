@@ -1,7 +1,7 @@
 //! Extents in the table: what maps bytes of files, what unmaps them, and who is asked for them.
 
+use super::base::Pair;
 use super::cuts;
-use super::memtable::Pair;
 use super::state::{Live, State, add, after, bad, key, key2, tail_u64};
 use crate::store::api::Result;
 use crate::store::log::record::{Change, In, Out};

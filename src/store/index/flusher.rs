@@ -1,6 +1,6 @@
 //! The thread that moves durable changes from memory into the index.
 
-use super::memtable::Base;
+use super::base::Base;
 use crate::store::worker::Worker;
 use crate::store::{Store, lock};
 use std::sync::atomic::{AtomicBool, Ordering};

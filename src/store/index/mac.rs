@@ -3,8 +3,8 @@
 //! seal, its digest hashed with a key that never leaves this machine's user.
 
 use crate::store::Store;
+use crate::store::io::write_file;
 use crate::store::io::{Volume, read_up_to};
-use crate::store::models::write_file;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! The index, which is derived: what the log amounts to, as a memtable over a table on disk.
 
+pub mod base;
 pub mod cuts;
 pub mod disk;
 pub mod extents;

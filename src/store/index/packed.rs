@@ -3,7 +3,7 @@
 //! A store that is opened without an index on disk has its namespace here, and what changed since
 //! in the overlay above.
 
-use super::memtable::{Base, Pair, Pairs};
+use super::base::{Base, Pair, Pairs};
 use crate::store::api::{Result, StoreError};
 use lru::LruCache;
 use std::num::NonZeroUsize;

@@ -5,8 +5,9 @@
 //! ino+name, `e`xtent ino+offset, `p`rimer id, `m`odel number, `o`rphan ino, `s`taged ino (count),
 //! `f`rame segment+offset, cu`t` ino+offset.
 
+use super::base::Pair;
 use super::cuts::Cuts;
-use super::memtable::{Pair, Table};
+use super::memtable::Table;
 use super::totals::Totals;
 use crate::store::api::{Dirent, ModelEntry, Result, StoreError};
 use crate::store::log::frame::OVERHEAD;

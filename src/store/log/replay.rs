@@ -10,13 +10,29 @@ use super::record::{Change, Group, unsqueeze};
 use super::segments::{Segments, io_error, segment_path};
 use super::superblock::{SEGMENT_HEADER, SegmentHeader};
 use crate::store::api::{Result, StoreError};
-use crate::store::index::memtable::{Base, Table};
+use crate::store::index::base::Base;
+use crate::store::index::memtable::Table;
 use crate::store::index::state::State;
 use crate::store::index::totals::Totals;
 use crate::store::io::read_up_to;
-use crate::store::repair::salvage::Loss;
 use crate::types::{FrameRef, Ino};
 use std::sync::Arc;
+
+/// What is missing of a store's history.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Loss {
+    /// No checkpoint has a root directory.
+    pub namespace: bool,
+    /// Groups are missing.
+    pub groups: bool,
+}
+
+impl Loss {
+    /// True if anything is missing.
+    pub fn any(self) -> bool {
+        self.namespace || self.groups
+    }
+}
 
 /// Where the log ends and what had been reached there.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! Checking the namespace: names lead to inodes, inodes have names, counts are right.
 
+use super::report::Problem;
 use crate::store::Store;
 use crate::store::api::{Op, Result, Txn};
 use crate::store::log::record::In;
@@ -10,15 +11,6 @@ use std::collections::{BTreeMap, BTreeSet};
 const LOST_AND_FOUND: &[u8] = b"lost+found";
 /// Changes in one transaction.
 const BATCH: usize = 1000;
-
-/// Something wrong with the namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// The inode.
-    pub ino: Ino,
-    /// What is wrong.
-    pub reason: String,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Name {

@@ -6,6 +6,8 @@ pub mod ecc;
 pub mod fsck;
 pub mod parity_writer;
 pub mod read_repair;
+pub mod rebuild;
+pub mod report;
 pub mod salvage;
 pub mod scan;
 pub mod scrub;

@@ -4,14 +4,14 @@
 use super::damage::Trouble;
 use super::ecc::pages::STRIPE_BYTES;
 use super::read_repair::{differing, read_range};
-use super::scan;
 use super::sidecar::{self, Part, Sidecar};
+use super::{rebuild, scan};
 use crate::store::api::{Ecc, Result, StoreError};
+use crate::store::io::put_file;
 use crate::store::log::segments::{
     Segment, Segments, Side, io_error, segment_path, sidecar_name, sidecar_path,
 };
 use crate::store::log::superblock::{SEGMENT_HEADER, SegmentHeader};
-use crate::store::models::put_file;
 use crate::store::{Store, lock};
 use std::ops::Range;
 use std::sync::Arc;
@@ -178,7 +178,7 @@ impl Segments {
         }
         let before = bytes.clone();
         let first = if done == 0 { SEGMENT_HEADER } else { 0 };
-        let mended = scan::file(bytes, first, self.stamp.tag, Some(old));
+        let mended = rebuild::file(bytes, first, self.stamp.tag, Some(old));
         let left = old.differing(bytes).len();
         if left > 0 && (done > 0 || !mended.bad.is_empty()) {
             return Err(format!("{left} pages of it are damaged beyond repair; the old one stays"));

@@ -7,7 +7,7 @@
 
 use super::damage::Trouble;
 use super::ecc::pages::PAGE;
-use super::scan::{self, Mended};
+use super::rebuild::{self, Mended};
 use super::sidecar::Sidecar;
 use crate::store::api::{Result, StoreError};
 use crate::store::io::{Blob, read_up_to};
@@ -241,7 +241,7 @@ impl Segments {
             unreadable = true;
             None
         });
-        let found = scan::file(&mut now, SEGMENT_HEADER, self.stamp.tag, sidecar.as_ref());
+        let found = rebuild::file(&mut now, SEGMENT_HEADER, self.stamp.tag, sidecar.as_ref());
         let mut found = found;
         if SegmentHeader::decode(&now).is_none()
             && let Some(header) = self.header_before(number, &now)

@@ -3,36 +3,19 @@
 //! A frame's header names its inode, its place in the file and its generation. So files come back with
 //! their bytes where they were, the newest frame on top, but without names and attributes.
 
-use super::fsck::Problem;
+use super::report::Problem;
 use crate::store::api::{ModelEntry, Result, StoreError};
 use crate::store::log::footer::summary;
 use crate::store::log::frame::{Header, Kind};
 use crate::store::log::record::Change;
-use crate::store::log::replay::read_group;
+use crate::store::log::replay::{Loss, read_group};
 use crate::store::log::superblock::SEGMENT_HEADER;
-use crate::store::open::new_attr;
 use crate::store::{Store, lock};
 use crate::types::{Attr, Extent, FrameRef, Ino};
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-
-/// What is missing of a store's history.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Loss {
-    /// No checkpoint has a root directory.
-    pub namespace: bool,
-    /// Groups are missing.
-    pub groups: bool,
-}
-
-impl Loss {
-    /// True if anything is missing.
-    pub fn any(self) -> bool {
-        self.namespace || self.groups
-    }
-}
 
 /// What others are told who open such a store.
 pub fn refusal(shown: &str) -> StoreError {
@@ -211,12 +194,12 @@ impl Store {
         }
         let mut changes = Vec::new();
         if self.inode(Ino::ROOT)?.is_none() {
-            let root = new_attr(libc::S_IFDIR | 0o755);
+            let root = Attr::made_now(libc::S_IFDIR | 0o755);
             changes.push(Change::PutInode(Ino::ROOT, Attr { nlink: 2, ..root }));
         }
         for (ino, size) in sizes {
             let old = self.inode(Ino(ino))?;
-            let attr = old.unwrap_or_else(|| new_attr(libc::S_IFREG | 0o600));
+            let attr = old.unwrap_or_else(|| Attr::made_now(libc::S_IFREG | 0o600));
             let attr = Attr { size: attr.size.max(size), ..attr };
             changes.push(Change::PutInode(Ino(ino), attr));
         }

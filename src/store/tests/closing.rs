@@ -5,7 +5,8 @@ use super::failing::{Call, FailingVolume, Fault, HOOK, Plan};
 use super::memory::MemVolume;
 use super::power::opened;
 use super::*;
-use crate::store::index::memtable::{NoBase, Table};
+use crate::store::index::base::NoBase;
+use crate::store::index::memtable::Table;
 use std::collections::BTreeMap;
 
 /// A store in memory with so many files, worth a checkpoint when it is closed if they are many.
