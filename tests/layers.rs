@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 /// Each layer and the layers that it may import.
-const ALLOWED: [(&str, &[&str]); 16] = [
+const ALLOWED: [(&str, &[&str]); 15] = [
     ("types", &[]),
     ("priority", &[]),
     // For tests only.
@@ -13,17 +13,19 @@ const ALLOWED: [(&str, &[&str]); 16] = [
     ("codec", &[]),
     ("model", &["codec", "types"]),
     ("block", &["codec", "model", "types"]),
-    ("cache", &["block", "fetch", "store", "types"]),
     ("store", &["block", "logged", "priority", "types"]),
-    ("models", &["block", "model", "store", "types"]),
-    ("fetch", &["block", "models", "store", "types"]),
-    ("recode", &["block", "fetch", "priority", "store", "types"]),
-    ("fs", &["block", "cache", "fetch", "logged", "recode", "store", "types"]),
-    ("fuse", &["fs", "fetch", "types", "recode", "store"]),
-    ("control", &["block", "fetch", "fs", "recode", "store", "types"]),
+    ("models", &["block", "model", "store"]),
+    ("blocks", &["block", "models", "store", "types"]),
+    ("recode", &["block", "blocks", "priority", "store", "types"]),
+    ("fs", &["block", "blocks", "logged", "recode", "store", "types"]),
+    ("fuse", &["blocks", "fs", "types", "recode", "store"]),
+    ("control", &["block", "blocks", "fs", "recode", "store", "types"]),
     (
         "cli",
-        &["block", "codec", "control", "fs", "fuse", "model", "models", "recode", "store", "types"],
+        &[
+            "block", "blocks", "codec", "control", "fs", "fuse", "model", "models", "recode",
+            "store", "types",
+        ],
     ),
     ("main", &[]),
 ];

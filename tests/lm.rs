@@ -6,8 +6,9 @@ mod tiny;
 
 use lmfs::block::container::{self, ContainerError};
 use lmfs::block::{self, BlockError, ENGINE, Lm, Primer, Tier};
+use lmfs::blocks::StoreModels;
 use lmfs::fs::{Fs, FsOptions, NewInode};
-use lmfs::models::{ModelError, Pins};
+use lmfs::models::ModelError;
 use lmfs::store::{Ecc, MkfsOptions, ModelEntry, Op, OpenOptions, Store, Txn};
 use lmfs::types::{Form, Ino};
 use proptest::prelude::*;
@@ -218,7 +219,7 @@ fn a_store_carries_its_model_and_refuses_a_wrong_one() {
     let fs = open(&store);
     assert!(fs.read_now(ino, 0, 10).is_err());
     assert!(fs.read_now(other, 4, 9).unwrap() == b" not text");
-    let (_, error) = &fs.fetcher().pins().list().unwrap()[0];
+    let (_, error) = &fs.blocks().models().list().unwrap()[0];
     assert!(error.is_some());
     fs.shutdown().unwrap();
     drop(fs);
@@ -242,7 +243,7 @@ fn a_model_serves_its_version_of_the_engine() {
     Store::create(dir.path(), &options).unwrap();
     let store = Store::open(dir.path(), &OpenOptions::default()).unwrap();
     store.put_model_file(&LM.id(), &BYTES).unwrap();
-    let pins = Pins::new(Arc::clone(&store), Tier::LM_GAIN);
+    let pins = StoreModels::new(Arc::clone(&store), Tier::LM_GAIN);
     for (number, engine) in [(1, ENGINE - 1), (2, ENGINE), (3, ENGINE + 1)] {
         let entry = ModelEntry { number, id: LM.id(), engine, name: "tiny".into() };
         store.append(Txn { ops: vec![Op::PutModel(entry)], ..Txn::default() }).unwrap();

@@ -3,6 +3,7 @@
 use super::output::Say;
 use super::{Failure, Outcome, USAGE, options};
 use crate::block::{self, Tier};
+use crate::blocks::StoreModels;
 use crate::models;
 use crate::store::{Ecc, MkfsOptions, OpenOptions, Store};
 use clap::ValueEnum;
@@ -67,7 +68,7 @@ pub fn create(path: &Path, options: &MkfsOptions) -> Outcome {
     Store::create(path, &MkfsOptions { block_size, ..options.clone() })?;
     if !matches!(options.model.as_str(), "off" | "fast") {
         let store = Store::open(path, &OpenOptions::default())?;
-        models::Pins::new(Arc::clone(&store), Tier::LM_GAIN).adopt(&options.model)?;
+        StoreModels::new(Arc::clone(&store), Tier::LM_GAIN).adopt(&options.model)?;
         store.close()?;
     }
     Ok(())

@@ -215,7 +215,7 @@ fn serve(store: &Path, dir: &Path, o: &Options, ready: &mut dyn FnMut()) -> Outc
 /// Loads what new files will be coded with, before anything is; a model that was pinned but does
 /// not run is only logged, for what it coded may be little.
 fn check_models(fs: &Fs, o: &Options) -> Outcome {
-    let pins = fs.fetcher().pins();
+    let pins = fs.blocks().models();
     if let Some(name) = o.fs.model.as_deref().filter(|m| *m != "off") {
         pins.tier(name)
             .map_err(|e| Failure::new(USAGE, format!("mount option model={name}: {e}")))?;

@@ -100,7 +100,7 @@ pub fn status(fs: &Fs, pid: Option<u32>) -> Result<Status, FsError> {
     let cache = fs.cache_stats();
     let live = s.live_bytes();
     let u = hex(&sb.uuid);
-    let models = fs.fetcher().pins().list()?;
+    let models = fs.blocks().models().list()?;
     let frames = store.frames_by_model()?;
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -297,7 +297,7 @@ pub fn recode(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Settled, String> {
     fs.flush_all().map_err(|e| e.to_string())?;
-    fs.fetcher().pins().tier(model).map_err(|e| e.to_string())?;
+    fs.blocks().models().tier(model).map_err(|e| e.to_string())?;
     let all = ["/".to_owned()];
     let mut files = Vec::new();
     for path in if paths.is_empty() { &all } else { paths } {
@@ -328,7 +328,7 @@ pub fn answer(
             serde_json::to_value(recode(fs, model, paths, progress)?)
         }
         Request::ModelRm { name } => {
-            fs.fetcher().pins().remove(name).map_err(|e| text(&e))?;
+            fs.blocks().models().remove(name).map_err(|e| text(&e))?;
             Ok(serde_json::Value::Null)
         }
         Request::Gc => {

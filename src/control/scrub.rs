@@ -1,7 +1,6 @@
 //! Checking all that files are made of.
 
-use crate::block::Primer;
-use crate::fetch::FetchError;
+use crate::blocks::{LastPrimer, Policy};
 use crate::fs::{Fs, FsError};
 use crate::store::{Checked, StoreError};
 use crate::types::{Extent, Ino};
@@ -279,22 +278,16 @@ fn decode_frames(
     queue: &Mutex<mpsc::Receiver<(Ino, Extent)>>,
     bad: &Mutex<Vec<(Ino, u64, String)>>,
 ) {
-    let (store, fetcher) = (fs.store(), fs.fetcher());
+    let (store, blocks) = (fs.store(), fs.blocks());
     // Frames of a file come one behind the other, and so do the uses of its primer.
-    let mut primer: Option<(u64, Primer)> = None;
+    let mut last = LastPrimer::None;
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((ino, e)) = next else { return };
         if store.read_frame(e.frame).is_err() {
             continue;
         }
-        let result = (|| -> Result<(), FetchError> {
-            if e.primer != 0 && primer.as_ref().is_none_or(|p| p.0 != e.primer) {
-                primer = Some((e.primer, fetcher.primer(e.primer, e.frame)?));
-            }
-            let primer = primer.as_ref().filter(|_| e.primer != 0);
-            fetcher.frame(&e, primer.map(|p| &p.1)).map(drop)
-        })();
+        let result = blocks.read(&e, Policy::Once(&mut last));
         if let Err(why) = result {
             bad.lock().unwrap_or_else(PoisonError::into_inner).push((ino, e.off, why.to_string()));
         }

@@ -5,6 +5,7 @@ use super::dirty::{Dirty, WINDOW};
 use super::node::{Node, NodeState};
 use super::{Fs, FsError, MAX_SIZE, Result, lock};
 use crate::block;
+use crate::blocks::Urgency;
 use crate::store::{NewFrame, Op, Txn};
 use crate::types::{Ino, Time};
 use std::sync::Arc;
@@ -233,7 +234,7 @@ impl Fs {
     pub fn flush_then(self: &Arc<Self>, ino: Ino, done: impl FnOnce(Result<()>) + Send + 'static) {
         if self.options.sync {
             let fs = Arc::clone(self);
-            self.syncers.run(move || done(fs.flush(ino)));
+            self.syncers.run(Urgency::Wanted, false, move || done(fs.flush(ino)));
         } else {
             done(self.flush(ino));
         }
@@ -242,13 +243,13 @@ impl Fs {
     /// Calls `done` with the result of [`Fs::fsync`], on another thread.
     pub fn fsync_then(self: &Arc<Self>, ino: Ino, done: impl FnOnce(Result<()>) + Send + 'static) {
         let fs = Arc::clone(self);
-        self.syncers.run(move || done(fs.fsync(ino)));
+        self.syncers.run(Urgency::Wanted, false, move || done(fs.fsync(ino)));
     }
 
     /// Calls `done` with the result of [`Fs::flush_all`], on another thread.
     pub fn flush_all_then(self: &Arc<Self>, done: impl FnOnce(Result<()>) + Send + 'static) {
         let fs = Arc::clone(self);
-        self.syncers.run(move || done(fs.flush_all()));
+        self.syncers.run(Urgency::Wanted, false, move || done(fs.flush_all()));
     }
 
     /// fallocate(2): room is checked for, not set aside; punched and zeroed ranges become holes.
@@ -352,7 +353,9 @@ impl Fs {
         done: impl FnOnce(Result<u64>) + Send + 'static,
     ) {
         let fs = Arc::clone(self);
-        self.decoders.run(move || done(fs.copy(from, to, len, drop_privileges)));
+        self.blocks
+            .workers()
+            .run(Urgency::Wanted, false, move || done(fs.copy(from, to, len, drop_privileges)));
     }
 }
 

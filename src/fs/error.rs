@@ -1,6 +1,6 @@
 //! What a file system operation can answer instead of a result.
 
-use crate::fetch::FetchError;
+use crate::blocks::ReadError;
 use crate::store::StoreError;
 use crate::types::Ino;
 
@@ -58,7 +58,7 @@ pub enum FsError {
         offset: u64,
         /// Why.
         #[source]
-        source: FetchError,
+        source: ReadError,
     },
     /// The store refused.
     #[error(transparent)]

@@ -1,12 +1,11 @@
 //! Looking at all there is in a store of any bytes, as a mount of it would; for fuzzing and tests.
 
 use super::{Fs, FsOptions};
-use crate::block::Primer;
-use crate::fetch::Fetcher;
+use crate::blocks::{BlockReader, LastPrimer, Policy};
 use crate::recode::RecodeOptions;
 use crate::store::{Store, hostile};
 use crate::types::{Extent, Form, Ino};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,9 +36,9 @@ fn short(e: &Extent) -> bool {
 /// Reads names, attributes and extents and decodes the frames; `served`, also through [`Fs`].
 pub fn explore(store: &Arc<Store>, served: bool) {
     hostile::question(store);
-    let fetcher = Fetcher::new(Arc::clone(store), 3.0);
+    let Ok(blocks) = BlockReader::start(Arc::clone(store), 3.0, 0, 1) else { return };
     let inodes = inodes(store);
-    let mut primers: HashMap<u64, Option<Primer>> = HashMap::new();
+    let mut last = LastPrimer::None;
     let mut all_short = true;
     for ino in &inodes {
         let _ = (store.inode(*ino), store.symlink(*ino));
@@ -49,12 +48,11 @@ pub fn explore(store: &Arc<Store>, served: bool) {
         let extents = store.extents_in(*ino, 0, u64::MAX).unwrap_or_default();
         all_short &= extents.iter().all(short);
         for e in extents.iter().filter(|e| short(e)).take(MOST) {
-            let primer = primers.entry(e.primer).or_insert_with(|| {
-                let at = store.primer(e.primer).ok().flatten()?;
-                let f = store.read_frame(at).ok().filter(|f| f.plain_len <= LONGEST)?;
-                fetcher.primer(e.primer, e.frame).ok().filter(|_| f.plain_len > 0)
-            });
-            let _ = fetcher.frame(e, primer.as_ref());
+            let primer = store.primer(e.primer).ok().flatten();
+            let primer = primer.and_then(|at| store.read_frame(at).ok());
+            if primer.is_none_or(|f| f.plain_len <= LONGEST) {
+                let _ = blocks.read(e, Policy::Once(&mut last));
+            }
         }
     }
     if !served || !all_short {
@@ -92,12 +90,12 @@ mod tests {
             let names = store.dirents(Ino::ROOT, 0, 10).unwrap();
             assert_eq!(names.len(), 2);
             assert!(store.frames_by_model().is_ok() && store.live_frames().unwrap().len() == 4);
-            let fetcher = Fetcher::new(Arc::clone(&store), 3.0);
+            let blocks = BlockReader::start(Arc::clone(&store), 3.0, 1 << 20, 1).unwrap();
             let extents = store.extents_in(Ino(5), 0, u64::MAX).unwrap();
             assert_eq!(extents.len(), 3);
             for e in &extents {
-                let primer = (e.primer > 0).then(|| fetcher.primer(e.primer, e.frame).unwrap());
-                assert_eq!(fetcher.frame(e, primer.as_ref()).unwrap().len(), e.plain_len as usize);
+                let plain = blocks.read(e, Policy::Keep).unwrap();
+                assert_eq!(plain.len(), e.plain_len as usize);
             }
             explore(&store, true);
         }

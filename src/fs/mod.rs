@@ -10,26 +10,23 @@ mod error;
 pub mod hostile;
 mod names;
 mod node;
-mod pool;
 mod read;
 #[cfg(test)]
 mod tests;
 mod xattr;
 
-pub use crate::cache::CacheStats;
+pub use crate::blocks::CacheStats;
 pub use attr::{SetAttr, StatFs};
 pub use error::{FsError, Result};
 pub use names::{Entry, NewInode, RenameHow};
 pub use xattr::{Coding, SetHow};
 
 use crate::block::Tier;
-use crate::cache::Cache;
-use crate::fetch::Fetcher;
+use crate::blocks::{BlockReader, WorkQueue};
 use crate::recode::{RecodeOptions, Recoder};
 use crate::store::{Op, Store, StoreError, Txn};
 use crate::types::{FrameRef, Ino};
 use node::{Held, Nodes};
-use pool::Pool;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -87,19 +84,17 @@ struct Known {
 #[derive(Debug)]
 pub struct Fs {
     store: Arc<Store>,
-    fetcher: Arc<Fetcher>,
+    blocks: Arc<BlockReader>,
     recoder: Arc<Recoder>,
     options: FsOptions,
-    cache: Cache,
     nodes: Nodes,
     /// Held while names change.
     names: Mutex<()>,
     known: Mutex<Known>,
     /// Memory of all dirty data.
     dirty_bytes: AtomicU64,
-    decoders: Pool,
     /// Threads that wait for `fdatasync`, so that requests do not.
-    syncers: Pool,
+    syncers: WorkQueue,
     /// Nothing is changed any more: the last flush is under way, or over.
     closing: AtomicBool,
     stop: Arc<Stop>,
@@ -137,27 +132,25 @@ impl Fs {
     /// Starts serving an open store.
     pub fn open(store: Arc<Store>, options: FsOptions) -> Result<Arc<Self>> {
         let thread = |source| StoreError::Io { what: "starting a thread".into(), source };
-        let decoders = Pool::start("decode", options.decode_threads).map_err(thread)?;
-        let syncers = Pool::start("sync", 4).map_err(thread)?;
+        let (gain, cache, threads) = (options.lm_gain, options.cache_bytes, options.decode_threads);
+        let blocks = BlockReader::start(Arc::clone(&store), gain, cache, threads)?;
+        let syncers = WorkQueue::start("sync", 4).map_err(thread)?;
         if !store.read_only() {
             let orphans = store.orphans()?;
             for ino in orphans {
                 store.append(Txn { ops: vec![Op::DelInode(ino)], ..Txn::default() })?;
             }
         }
-        let fetcher = Arc::new(Fetcher::new(Arc::clone(&store), options.lm_gain));
-        let recoder = Recoder::start(Arc::clone(&fetcher), options.recode.clone());
+        let recoder = Recoder::start(Arc::clone(&blocks), options.recode.clone());
         let fs = Arc::new(Self {
-            cache: Cache::new(options.cache_bytes),
             store,
-            fetcher,
+            blocks,
             recoder,
             options,
             nodes: Nodes::default(),
             names: Mutex::default(),
             known: Mutex::default(),
             dirty_bytes: AtomicU64::new(0),
-            decoders,
             syncers,
             closing: AtomicBool::new(false),
             stop: Arc::default(),
@@ -180,9 +173,9 @@ impl Fs {
         &self.store
     }
 
-    /// The store's frames, decoded.
-    pub fn fetcher(&self) -> &Fetcher {
-        &self.fetcher
+    /// The store's blocks, decoded.
+    pub fn blocks(&self) -> &BlockReader {
+        &self.blocks
     }
 
     /// The background coder.
@@ -192,7 +185,7 @@ impl Fs {
 
     /// Figures of the cache of decoded frames.
     pub fn cache_stats(&self) -> CacheStats {
-        self.cache.stats()
+        self.blocks.cache_stats()
     }
 
     /// Stages and syncs everything dirty.

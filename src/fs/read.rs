@@ -3,7 +3,7 @@
 use super::dirty::Dirty;
 use super::node::NodeState;
 use super::{Fs, FsError, Result, lock};
-use crate::fetch::FetchError;
+use crate::blocks::{Attempt, Landing, Policy, ReadError, Urgency};
 use crate::store::StoreError;
 use crate::types::{Extent, Ino};
 use std::sync::Arc;
@@ -27,12 +27,12 @@ impl Picture {
     }
 
     /// Copies the part of `plain`, the frame of `e`, that lies in the range.
-    fn lay(&self, out: &mut [u8], e: &Extent, plain: &[u8]) -> std::result::Result<(), FetchError> {
+    fn lay(&self, out: &mut [u8], e: &Extent, plain: &[u8]) -> std::result::Result<(), ReadError> {
         let from = e.off.max(self.off);
         let to = e.end().min(self.off + self.len);
         let at = e.frame_off as usize + (from - e.off) as usize;
         let n = to.saturating_sub(from) as usize;
-        let part = plain.get(at..at + n).ok_or(FetchError::Hash(e.frame))?;
+        let part = plain.get(at..at + n).ok_or(ReadError::Hash(e.frame))?;
         let to = (from - self.off) as usize;
         out[to..to + n].copy_from_slice(part);
         Ok(())
@@ -40,8 +40,9 @@ impl Picture {
 }
 
 impl Fs {
-    /// Calls `done` with up to `len` bytes from `off` on: at once if no frame must be decoded, else
-    /// on a decoding thread. Less than `len` bytes means the end of the file.
+    /// Calls `done` with up to `len` bytes from `off` on: at once if no block must be decoded, else
+    /// on a decoding thread, and never while it waits for another one. Less than `len` bytes means
+    /// the end of the file.
     pub fn read(
         self: &Arc<Self>,
         ino: Ino,
@@ -50,14 +51,36 @@ impl Fs {
         done: impl FnOnce(Result<Vec<u8>>) + Send + 'static,
     ) {
         match self.read_in_memory(ino, off, len) {
-            Ok(Some(bytes)) => done(Ok(bytes)),
-            Ok(None) => {
-                let fs = Arc::clone(self);
-                self.decoders.run(move || done(fs.read_now(ino, off, len)));
-            }
+            Ok(Ok(bytes)) => done(Ok(bytes)),
+            Ok(Err(slow)) => self.read_later(ino, off, len, slow, done),
             Err(e) => done(Err(e)),
         }
         self.decode_ahead(ino, off + len);
+    }
+
+    /// Has a decoding thread go on with a read.
+    fn read_later(
+        self: &Arc<Self>,
+        ino: Ino,
+        off: u64,
+        len: u64,
+        slow: bool,
+        done: impl FnOnce(Result<Vec<u8>>) + Send + 'static,
+    ) {
+        let fs = Arc::clone(self);
+        self.blocks.workers().run(Urgency::Wanted, slow, move || {
+            match fs.assemble(ino, off, len, |e| fs.blocks.attempt(e)) {
+                Ok(Ok(bytes)) => done(Ok(bytes)),
+                // Not on this thread: others have use for it.
+                Ok(Err(landing)) => {
+                    let again = Arc::clone(&fs);
+                    fs.blocks.when_landed(landing, move || {
+                        again.read_later(ino, off, len, slow, done);
+                    });
+                }
+                Err(e) => done(Err(e)),
+            }
+        });
     }
 
     fn picture(&self, ino: Ino, s: &NodeState, off: u64, len: u64) -> Result<Picture> {
@@ -79,7 +102,13 @@ impl Fs {
         Ok(Picture { off, len: end - off, extents, top })
     }
 
-    fn read_in_memory(&self, ino: Ino, off: u64, len: u64) -> Result<Option<Vec<u8>>> {
+    /// What can be answered from memory; else whether decoding takes long.
+    fn read_in_memory(
+        &self,
+        ino: Ino,
+        off: u64,
+        len: u64,
+    ) -> Result<std::result::Result<Vec<u8>, bool>> {
         let node = self.hold(ino)?;
         let mut s = node.state();
         self.accessed(&mut s);
@@ -89,33 +118,59 @@ impl Fs {
         drop(s);
         let mut out = picture.base();
         for e in &picture.extents {
-            let Some(plain) = self.cache.peek(e.frame) else { return Ok(None) };
+            let Some(plain) = self.blocks.peek(e.frame) else {
+                return Ok(Err(picture.extents.iter().any(|e| self.blocks.is_slow(e))));
+            };
             picture.lay(&mut out, e, &plain).map_err(|s| damaged(ino, e, &picture, s))?;
         }
         picture.top.overlay(off, &mut out);
-        Ok(Some(out))
+        Ok(Ok(out))
     }
 
     /// Reads, decoding on the calling thread what must be.
     pub fn read_now(&self, ino: Ino, off: u64, len: u64) -> Result<Vec<u8>> {
+        loop {
+            let read = |e: &Extent| Attempt::Done(self.blocks.read(e, Policy::Keep));
+            if let Ok(bytes) = self.assemble(ino, off, len, read)? {
+                return Ok(bytes);
+            }
+        }
+    }
+
+    /// Puts a range together from its blocks and what was written since; or says what one of the
+    /// blocks waits for.
+    fn assemble(
+        &self,
+        ino: Ino,
+        off: u64,
+        len: u64,
+        block: impl Fn(&Extent) -> Attempt,
+    ) -> Result<std::result::Result<Vec<u8>, Landing>> {
         let node = self.hold(ino)?;
         loop {
             let picture = self.picture(ino, &node.state(), off, len)?;
             let mut out = picture.base();
-            let failed = picture.extents.iter().find_map(|e| {
-                let plain = self.cache.frame(&self.fetcher, e);
-                plain.and_then(|p| picture.lay(&mut out, e, &p)).err().map(|why| (e, why))
-            });
+            let mut failed = None;
+            for e in &picture.extents {
+                let plain = match block(e) {
+                    Attempt::Done(plain) => plain,
+                    Attempt::Pending(landing) => return Ok(Err(landing)),
+                };
+                if let Err(why) = plain.and_then(|p| picture.lay(&mut out, e, &p)) {
+                    failed = Some((e, why));
+                    break;
+                }
+            }
             let Some((e, why)) = failed else {
                 picture.top.overlay(off, &mut out);
-                return Ok(out);
+                return Ok(Ok(out));
             };
             // The frame may have been coded anew or moved meanwhile; then its extent says so.
             let now = self.store.extents_in(ino, e.off, e.len)?;
             if now.contains(e) {
                 let error = damaged(ino, e, &picture, why);
                 // A model that does not run has been logged once, for all its frames.
-                let model = matches!(&error, FsError::Damaged { source: FetchError::Model(_), .. });
+                let model = matches!(&error, FsError::Damaged { source: ReadError::Model(_), .. });
                 if !model && lock(&self.reported).insert(e.frame) {
                     log::error!("{error}");
                 }
@@ -131,21 +186,14 @@ impl Fs {
         }
         let len = AHEAD * self.options.decode_threads.max(1) as u64;
         for e in self.store.extents_in(ino, from, len).unwrap_or_default() {
-            if self.cache.expects(e.frame) {
-                continue;
-            }
-            let fs = Arc::clone(self);
-            self.decoders.run(move || {
-                // A failure is reported by the read that needs the frame.
-                let _ = fs.cache.frame(&fs.fetcher, &e);
-            });
+            self.blocks.read_ahead(e);
         }
     }
 }
 
-fn damaged(ino: Ino, e: &Extent, picture: &Picture, source: FetchError) -> FsError {
+fn damaged(ino: Ino, e: &Extent, picture: &Picture, source: ReadError) -> FsError {
     match source {
-        FetchError::Store(s @ (StoreError::NoSpace { .. } | StoreError::ReadOnly)) => s.into(),
+        ReadError::Store(s @ (StoreError::NoSpace { .. } | StoreError::ReadOnly)) => s.into(),
         source => FsError::Damaged { ino, offset: e.off.max(picture.off), source },
     }
 }

@@ -115,7 +115,7 @@ impl Fs {
 
     /// A model must be one that this store can code with, or `off`.
     fn check_model(&self, value: &[u8]) -> Result<()> {
-        let known = |name: &str| self.fetcher.pins().knows(name);
+        let known = |name: &str| self.blocks.models().knows(name);
         if value == MODEL_OFF || std::str::from_utf8(value).is_ok_and(known) {
             return Ok(());
         }

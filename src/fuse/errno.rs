@@ -1,6 +1,6 @@
 //! The one place where errors become error numbers.
 
-use crate::fetch::FetchError;
+use crate::blocks::ReadError;
 use crate::fs::FsError;
 use crate::store::StoreError;
 use fuser::Errno;
@@ -22,7 +22,7 @@ pub fn errno(e: &FsError) -> Errno {
         FsError::NoAttr => libc::ENODATA,
         FsError::AttrTooBig => libc::E2BIG,
         FsError::NoData => libc::ENXIO,
-        FsError::Damaged { source: FetchError::Store(s), .. } | FsError::Store(s) => match s {
+        FsError::Damaged { source: ReadError::Store(s), .. } | FsError::Store(s) => match s {
             StoreError::NoSpace { .. } => libc::ENOSPC,
             StoreError::ReadOnly => libc::EROFS,
             StoreError::Conflict => libc::EAGAIN,
@@ -36,11 +36,11 @@ pub fn errno(e: &FsError) -> Errno {
         },
         FsError::Damaged {
             source:
-                FetchError::Block { .. }
-                | FetchError::Hash(_)
-                | FetchError::Other(_)
-                | FetchError::NoPrimer { .. }
-                | FetchError::Model(_),
+                ReadError::Block { .. }
+                | ReadError::Hash(_)
+                | ReadError::Other(_)
+                | ReadError::NoPrimer { .. }
+                | ReadError::Model(_),
             ..
         } => libc::EIO,
     })

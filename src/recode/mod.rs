@@ -9,7 +9,7 @@ mod plan;
 mod worker;
 
 use crate::block::Primer;
-use crate::fetch::{FetchError, Fetcher};
+use crate::blocks::{BlockReader, ReadError};
 use crate::priority::Idlers;
 use crate::store::{Store, StoreError};
 use crate::types::Ino;
@@ -121,7 +121,7 @@ impl Queue {
 /// The background coder of one open store.
 #[derive(Debug)]
 pub struct Recoder {
-    fetcher: Arc<Fetcher>,
+    blocks: Arc<BlockReader>,
     options: RecodeOptions,
     queue: Mutex<Queue>,
     wake: Condvar,
@@ -166,9 +166,9 @@ struct Job {
 
 impl Recoder {
     /// Starts the coder's thread; what was left staged by earlier mounts is queued at once.
-    pub fn start(fetcher: Arc<Fetcher>, options: RecodeOptions) -> Arc<Self> {
+    pub fn start(blocks: Arc<BlockReader>, options: RecodeOptions) -> Arc<Self> {
         let this = Arc::new(Self {
-            fetcher,
+            blocks,
             options,
             queue: Mutex::default(),
             wake: Condvar::new(),
@@ -209,7 +209,7 @@ impl Recoder {
     }
 
     /// An error once the coder is to end.
-    fn go_on(&self) -> Result<(), FetchError> {
+    fn go_on(&self) -> Result<(), ReadError> {
         let stop = self.stop.load(Ordering::SeqCst);
         if stop { Err(StoreError::Closing.into()) } else { Ok(()) }
     }
@@ -235,7 +235,7 @@ impl Recoder {
         &self,
         inos: Option<Vec<Ino>>,
         progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<SettleReport, FetchError> {
+    ) -> Result<SettleReport, ReadError> {
         let inos = match inos {
             Some(inos) => inos,
             None => self.store().staged_inodes()?,
@@ -265,7 +265,7 @@ impl Recoder {
         &self,
         inos: &[Ino],
         progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<SettleReport, FetchError> {
+    ) -> Result<SettleReport, ReadError> {
         let _command = Command::begin(&self.commands);
         let began = Instant::now();
         let before_bytes = self.frame_bytes()?;
@@ -287,7 +287,7 @@ impl Recoder {
         rested: Rested,
         total: u64,
         progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<(u64, Coded), FetchError> {
+    ) -> Result<(u64, Coded), ReadError> {
         let mut done = 0;
         progress(0, total);
         self.code(inos, rested, self.settle_threads(), false, &mut |len| {
@@ -297,7 +297,7 @@ impl Recoder {
     }
 
     /// The report of a command whose work is durable.
-    fn finished(&self, report: SettleReport, began: Instant) -> Result<SettleReport, FetchError> {
+    fn finished(&self, report: SettleReport, began: Instant) -> Result<SettleReport, ReadError> {
         self.store().sync()?;
         let ms = began.elapsed().as_millis() as u64;
         Ok(SettleReport { after_bytes: self.frame_bytes()?, ms, ..report })
@@ -331,7 +331,7 @@ impl Recoder {
     }
 
     fn store(&self) -> &Store {
-        self.fetcher.store()
+        self.blocks.store()
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -339,7 +339,7 @@ impl Recoder {
     }
 
     /// Bytes of live frames. Sidecars, which idle threads renew meanwhile, are none of a report's.
-    fn frame_bytes(&self) -> Result<u64, FetchError> {
+    fn frame_bytes(&self) -> Result<u64, ReadError> {
         let stats = self.store().stats()?;
         Ok(stats.coded_bytes.saturating_add(stats.staged_bytes))
     }
@@ -388,7 +388,7 @@ impl Recoder {
     }
 
     /// The name of the model that governs a file; `None` if it is kept uncoded.
-    fn wish(&self, ino: Ino) -> Result<Option<String>, FetchError> {
+    fn wish(&self, ino: Ino) -> Result<Option<String>, ReadError> {
         let own = self.store().xattr(ino, MODEL_XATTR)?;
         let name = match &own {
             Some(name) => String::from_utf8_lossy(name).into_owned(),
@@ -402,7 +402,7 @@ impl Recoder {
     }
 
     /// Plans an inode; `None` if there is nothing to code in it by kind or by wish.
-    fn plan(&self, ino: Ino, rested: Rested) -> Result<Option<Plan>, FetchError> {
+    fn plan(&self, ino: Ino, rested: Rested) -> Result<Option<Plan>, ReadError> {
         let Some(attr) = self.store().inode(ino)?.filter(crate::types::Attr::is_file) else {
             return Ok(None);
         };
@@ -415,11 +415,11 @@ impl Recoder {
 
     /// How an inode's runs are coded; `again`: not as those that are coded already; `idle`: nobody
     /// waits for it.
-    fn recipe(&self, ino: Ino, again: bool, idle: bool) -> Result<Option<Recipe>, FetchError> {
+    fn recipe(&self, ino: Ino, again: bool, idle: bool) -> Result<Option<Recipe>, ReadError> {
         let (Some(attr), Some(name)) = (self.store().inode(ino)?, self.wish(ino)?) else {
             return Ok(None);
         };
-        let (mut tier, model) = self.fetcher.pins().tier(&name)?;
+        let (mut tier, model) = self.blocks.models().tier(&name)?;
         tier.lm = tier.lm.map(|lm| {
             let lm = lm.until(Arc::clone(&self.stop));
             Arc::new(if idle { lm.in_background() } else { lm })
@@ -450,10 +450,10 @@ impl Recoder {
         threads: usize,
         idle: bool,
         done: &mut dyn FnMut(u64),
-    ) -> Result<(u64, Coded), FetchError> {
+    ) -> Result<(u64, Coded), ReadError> {
         let began = Instant::now();
         let (job_tx, job_rx) = mpsc::sync_channel::<Job>(threads * 4);
-        let (done_tx, done_rx) = mpsc::channel::<(u64, Result<Coded, FetchError>)>();
+        let (done_tx, done_rx) = mpsc::channel::<(u64, Result<Coded, ReadError>)>();
         let job_rx = Mutex::new(job_rx);
         let (mut blocks, mut sum, mut failed) = (0, Coded::default(), None);
         std::thread::scope(|scope| {
@@ -468,8 +468,7 @@ impl Recoder {
                         if self.go_on().is_err() {
                             continue;
                         }
-                        let result =
-                            worker::code_run(&self.fetcher, job.ino, &job.run, &job.recipe);
+                        let result = worker::code_run(&self.blocks, job.ino, &job.run, &job.recipe);
                         if let Err(e) = &result {
                             log::error!("inode {} offset {}: not coded: {e}", job.ino, job.run.off);
                         }
@@ -480,7 +479,7 @@ impl Recoder {
                 });
             }
             drop(done_tx);
-            let mut take = |(len, r): (u64, Result<Coded, FetchError>)| {
+            let mut take = |(len, r): (u64, Result<Coded, ReadError>)| {
                 match r {
                     Ok(coded) => {
                         blocks += u64::from(coded.text > 0);

@@ -2,7 +2,7 @@
 
 use super::plan::Run;
 use crate::block::{self, BlockError, Encoded, Lm, Primer, Tier};
-use crate::fetch::{FetchError, Fetcher};
+use crate::blocks::{BlockReader, LastPrimer, Policy, ReadError};
 use crate::store::{Guard, NewFrame, Op, StoreError, Txn};
 use crate::types::{Form, FrameRef, Ino};
 use std::sync::{Mutex, PoisonError};
@@ -35,10 +35,10 @@ impl Recipe {
     }
 
     /// The primer, made from the head of the file if there is none yet.
-    fn primer(&self, fetcher: &Fetcher, ino: Ino) -> Option<Primer> {
+    fn primer(&self, blocks: &BlockReader, ino: Ino) -> Option<Primer> {
         let mut state = self.primer.lock().unwrap_or_else(PoisonError::into_inner);
         if let PrimerState::Unread { id, wanted } = *state {
-            *state = self.ready(fetcher, ino, id, wanted).unwrap_or_else(|e| {
+            *state = self.ready(blocks, ino, id, wanted).unwrap_or_else(|e| {
                 log::warn!("inode {ino}: no primer: {e}");
                 PrimerState::None
             });
@@ -51,16 +51,16 @@ impl Recipe {
 
     fn ready(
         &self,
-        fetcher: &Fetcher,
+        blocks: &BlockReader,
         ino: Ino,
         id: u64,
         wanted: bool,
-    ) -> Result<PrimerState, FetchError> {
-        let store = fetcher.store();
+    ) -> Result<PrimerState, ReadError> {
+        let store = blocks.store();
         if id != 0
             && let Some(at) = store.primer(id)?
         {
-            let primer = fetcher.primer(id, at)?;
+            let primer = blocks.primer(id, at)?;
             let own = self.tier.lm.as_deref().map(Lm::id);
             // One of another model would hold the file to that model.
             if primer.lm().is_none_or(|lm| Some(lm.id()) == own) {
@@ -72,11 +72,11 @@ impl Recipe {
         }
         let head = store.extents_in(ino, 0, Primer::LEN as u64)?;
         let run = Run { off: 0, len: Primer::LEN as u64, extents: head };
-        match read_run(fetcher, &run)? {
+        match read_run(blocks, &run)? {
             Some(plain) if block::looks_like_text(&plain) => {
                 let at = run.extents.first().map_or(FrameRef::default(), |e| e.frame);
                 let (primer, coded) = Primer::make(plain, &self.tier)
-                    .map_err(|source| FetchError::Block { frame: at, source })?;
+                    .map_err(|source| ReadError::Block { frame: at, source })?;
                 let id = store.next_ino().0;
                 Ok(PrimerState::Ready { id, primer, bring: Some(coded) })
             }
@@ -112,19 +112,19 @@ pub struct Coded {
 
 /// Codes one run and swaps it in. Nothing is coded if somebody else changed the range meanwhile.
 pub fn code_run(
-    fetcher: &Fetcher,
+    blocks: &BlockReader,
     ino: Ino,
     run: &Run,
     recipe: &Recipe,
-) -> Result<Coded, FetchError> {
-    let Some(plain) = read_run(fetcher, run)? else { return Ok(Coded::default()) };
-    let primer = recipe.primer(fetcher, ino);
+) -> Result<Coded, ReadError> {
+    let Some(plain) = read_run(blocks, run)? else { return Ok(Coded::default()) };
+    let primer = recipe.primer(blocks, ino);
     let encoded = match block::encode(&plain, primer.as_ref(), &recipe.tier) {
         Ok(encoded) => encoded,
         Err(BlockError::Stopped) => return Ok(Coded::default()),
         Err(source) => {
             let frame = run.extents.first().map(|e| e.frame).unwrap_or_default();
-            return Err(FetchError::Block { frame, source });
+            return Err(ReadError::Block { frame, source });
         }
     };
     let generation = run.extents.iter().map(|e| e.generation).max().unwrap_or(0);
@@ -147,7 +147,7 @@ pub fn code_run(
     txn.ops.push(Op::PutExtent { frame: txn.frames.len() });
     let frame = recipe.frame(ino, run.off, generation, &plain, encoded);
     txn.frames.push(NewFrame { primer: primer_id, ..frame });
-    match fetcher.store().append(txn) {
+    match blocks.store().append(txn) {
         Ok(refs) => {
             if primer_id != 0
                 && let PrimerState::Ready { bring, .. } = &mut *state
@@ -163,25 +163,21 @@ pub fn code_run(
 }
 
 /// The run's bytes, or `None` if its extents leave a hole in it.
-fn read_run(fetcher: &Fetcher, run: &Run) -> Result<Option<Vec<u8>>, FetchError> {
+fn read_run(blocks: &BlockReader, run: &Run) -> Result<Option<Vec<u8>>, ReadError> {
     let end = run.off + run.len;
     let mut out = Vec::with_capacity(run.len as usize);
-    let mut primers: Option<(u64, Primer)> = None;
+    let mut last = LastPrimer::None;
     for e in &run.extents {
         let from = e.off.max(run.off);
         let to = e.end().min(end);
         if from != run.off + out.len() as u64 || to <= from {
             return Ok(None);
         }
-        if e.primer != 0 && primers.as_ref().is_none_or(|(id, _)| *id != e.primer) {
-            primers = Some((e.primer, fetcher.primer(e.primer, e.frame)?));
-        }
-        let primer = primers.as_ref().filter(|(id, _)| *id == e.primer).map(|(_, p)| p);
-        let plain = fetcher.frame(e, primer)?;
+        let plain = blocks.read(e, Policy::Once(&mut last))?;
         let at = e.frame_off as usize + (from - e.off) as usize;
         match plain.get(at..at + (to - from) as usize) {
             Some(part) => out.extend_from_slice(part),
-            None => return Err(FetchError::Hash(e.frame)),
+            None => return Err(ReadError::Hash(e.frame)),
         }
     }
     Ok((out.len() as u64 == run.len).then_some(out))

@@ -1,0 +1,236 @@
+//! A block's plaintext, checked end to end: store, then decoder, then the plaintext's hash.
+
+use super::cache::{Cache, CacheStats, Key, Landing, Value};
+use super::queue::{Urgency, WorkQueue};
+use super::{ReadError, StoreModels};
+use crate::block::{self, Lm, Primer};
+use crate::store::{Frame, Store, StoreError};
+use crate::types::{Extent, Form, FrameRef};
+use std::sync::Arc;
+
+/// The primer used last by somebody who reads block after block.
+pub type LastPrimer = Option<(u64, Primer)>;
+
+/// What becomes of a block that was read.
+#[derive(Debug)]
+pub enum Policy<'a> {
+    /// It stays in the cache.
+    Keep,
+    /// It is read once, for work of which nobody waits for a block: it neither takes room in the
+    /// cache nor does a reader ever wait for it, for the thread that decodes it may be an idle one.
+    Once(&'a mut LastPrimer),
+}
+
+/// What trying to read a block came to.
+#[derive(Debug)]
+pub enum Attempt {
+    /// Here it is, or why not.
+    Done(Result<Arc<Vec<u8>>, ReadError>),
+    /// Another thread decodes it or its primer.
+    Pending(Landing),
+}
+
+/// Reads the blocks of an open store: its frames, its primers, its models, and a cache of what was
+/// decoded. All methods may be called from any thread; no lock is held while a block is read or
+/// decoded.
+#[derive(Debug)]
+pub struct BlockReader {
+    store: Arc<Store>,
+    models: StoreModels,
+    cache: Cache,
+    workers: WorkQueue,
+}
+
+impl BlockReader {
+    /// For an open store, with a cache of so many bytes and so many decoding threads; `lm_gain` as in
+    /// [`block::Tier`].
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub fn start(
+        store: Arc<Store>,
+        lm_gain: f64,
+        cache_bytes: u64,
+        threads: usize,
+    ) -> Result<Arc<Self>, StoreError> {
+        let failed = |source| StoreError::Io { what: "starting a thread".into(), source };
+        let workers = WorkQueue::start("decode", threads).map_err(failed)?;
+        let models = StoreModels::new(Arc::clone(&store), lm_gain);
+        Ok(Arc::new(Self { store, models, cache: Cache::new(cache_bytes), workers }))
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Its models.
+    pub fn models(&self) -> &StoreModels {
+        &self.models
+    }
+
+    /// Figures of the cache.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.stats()
+    }
+
+    /// The decoding threads' queue.
+    pub fn workers(&self) -> &WorkQueue {
+        &self.workers
+    }
+
+    /// A block's plaintext if it is in memory.
+    pub fn peek(&self, frame: FrameRef) -> Option<Arc<Vec<u8>>> {
+        self.cache.peek(frame)
+    }
+
+    /// True if decoding the block takes much longer than reading it: it needs a network, or a model
+    /// that is not loaded yet.
+    pub fn is_slow(&self, extent: &Extent) -> bool {
+        extent.form == Form::Lm && self.models.is_slow(extent.model)
+    }
+
+    /// The plaintext of the whole block that an extent is of; decodes it on this thread unless it is
+    /// in memory or about to be.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not what was written.
+    pub fn read(&self, extent: &Extent, policy: Policy<'_>) -> Result<Arc<Vec<u8>>, ReadError> {
+        match policy {
+            Policy::Keep => loop {
+                match self.attempt(extent) {
+                    Attempt::Done(result) => return result,
+                    Attempt::Pending(landing) => self.cache.wait(landing),
+                }
+            },
+            Policy::Once(last) => {
+                if let Some(plain) = self.peek(extent.frame) {
+                    return Ok(plain);
+                }
+                let known = last.as_ref().is_some_and(|(id, _)| *id == extent.primer);
+                if extent.primer != 0 && !known {
+                    let primer = self.decode_primer(extent.primer, extent.frame)?;
+                    *last = Some((extent.primer, primer));
+                }
+                let primer = last.as_ref().filter(|_| extent.primer != 0).map(|(_, p)| p);
+                Ok(Arc::new(self.decode(extent, primer)?))
+            }
+        }
+    }
+
+    /// As [`Self::read`] with [`Policy::Keep`], but does not wait for another thread.
+    pub fn attempt(&self, extent: &Extent) -> Attempt {
+        let flight = match self.cache.begin(Key::Frame(extent.frame)) {
+            Ok(Value::Plain(plain)) => return Attempt::Done(Ok(plain)),
+            Ok(Value::Primer(_)) => return Attempt::Done(Err(ReadError::Other(extent.frame))),
+            Err(Ok(flight)) => flight,
+            Err(Err(landing)) => return Attempt::Pending(landing),
+        };
+        let primer = match extent.primer {
+            0 => None,
+            id => match self.cached_primer(id, extent.frame) {
+                Ok(Ok(primer)) => Some(primer),
+                Ok(Err(landing)) => return Attempt::Pending(landing),
+                Err(e) => return Attempt::Done(Err(e)),
+            },
+        };
+        let plain = self.decode(extent, primer.as_ref()).map(Arc::new);
+        if let Ok(plain) = &plain {
+            flight.land(Value::Plain(Arc::clone(plain)));
+        }
+        Attempt::Done(plain)
+    }
+
+    /// Calls `then` once what an attempt was refused for has been decoded, or given up.
+    pub fn when_landed(&self, landing: Landing, then: impl FnOnce() + Send + 'static) {
+        self.cache.when_landed(landing, Box::new(then));
+    }
+
+    /// Has a block decoded that is likely to be wanted soon.
+    pub fn read_ahead(self: &Arc<Self>, extent: Extent) {
+        if !self.cache.announce(extent.frame) {
+            return;
+        }
+        let reader = Arc::clone(self);
+        let slow = self.is_slow(&extent);
+        self.workers.run(Urgency::Ahead, slow, move || {
+            reader.cache.announced(extent.frame);
+            // A failure is reported by the read that needs the block.
+            let _ = reader.attempt(&extent);
+        });
+    }
+
+    /// The primer with this id, which `frame` was coded with, for whoever codes more with it.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn primer(&self, id: u64, frame: FrameRef) -> Result<Primer, ReadError> {
+        loop {
+            match self.cached_primer(id, frame)? {
+                Ok(primer) => return Ok(primer),
+                Err(landing) => self.cache.wait(landing),
+            }
+        }
+    }
+
+    fn cached_primer(
+        &self,
+        id: u64,
+        frame: FrameRef,
+    ) -> Result<Result<Primer, Landing>, ReadError> {
+        match self.cache.begin(Key::Primer(id)) {
+            Ok(Value::Primer(primer)) => Ok(Ok(primer)),
+            Ok(Value::Plain(_)) => Err(ReadError::NoPrimer { frame, primer: id }),
+            Err(Err(landing)) => Ok(Err(landing)),
+            Err(Ok(flight)) => {
+                let primer = self.decode_primer(id, frame)?;
+                flight.land(Value::Primer(primer.clone()));
+                Ok(Ok(primer))
+            }
+        }
+    }
+
+    /// Reads and decodes the whole frame of `extent`; `primer` is the extent's, if it has one.
+    fn decode(&self, extent: &Extent, primer: Option<&Primer>) -> Result<Vec<u8>, ReadError> {
+        let at = extent.frame;
+        let plain = self.plain(extent, primer);
+        match &plain {
+            Ok(_) => self.store.note_whole(at),
+            Err(e) if e.is_damage() => self.store.note_damaged(at),
+            Err(_) => {}
+        }
+        plain
+    }
+
+    fn plain(&self, extent: &Extent, primer: Option<&Primer>) -> Result<Vec<u8>, ReadError> {
+        let at = extent.frame;
+        let f = self.store.read_frame(at)?;
+        let begins = extent.off.checked_sub(u64::from(extent.frame_off));
+        if f.generation != extent.generation
+            || f.plain_len != extent.plain_len
+            || f.form != extent.form
+            || begins != Some(f.off)
+        {
+            return Err(ReadError::Other(at));
+        }
+        let lm = self.model(&f)?;
+        let bytes = block::decode(f.form, &f.payload, f.plain_len, primer, lm.as_deref())
+            .map_err(|source| ReadError::Block { frame: at, source })?;
+        if block::plain_hash(&bytes) == f.plain_hash { Ok(bytes) } else { Err(ReadError::Hash(at)) }
+    }
+
+    /// Reads, decodes and readies a primer.
+    fn decode_primer(&self, id: u64, frame: FrameRef) -> Result<Primer, ReadError> {
+        let at = self.store.primer(id)?.ok_or(ReadError::NoPrimer { frame, primer: id })?;
+        let f = self.store.read_frame(at)?;
+        let lm = self.model(&f)?;
+        let primer = Primer::decode(f.form, &f.payload, f.plain_len, lm.as_ref())
+            .map_err(|source| ReadError::Block { frame: at, source })?;
+        let same = block::plain_hash(primer.plain()) == f.plain_hash;
+        if same { Ok(primer) } else { Err(ReadError::Hash(at)) }
+    }
+
+    fn model(&self, f: &Frame) -> Result<Option<Arc<Lm>>, ReadError> {
+        Ok(if f.form == Form::Lm { Some(self.models.lm(f.model)?) } else { None })
+    }
+}

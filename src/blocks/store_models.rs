@@ -1,0 +1,202 @@
+//! The language models that a store's frames name, ready to code.
+
+use crate::block::{ENGINE, Lm, Tier};
+use crate::models::{ModelError, embedded, find, hex, ready};
+use crate::store::{ModelEntry, Op, Store, StoreError, Txn};
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// A model that was loaded, or why it is refused. Whoever needs it first loads it, and only those who
+/// need the same one wait for that.
+type Loaded = Arc<OnceLock<Result<Arc<Lm>, String>>>;
+
+/// The models pinned in one store. Each is loaded when it is first needed, and refused for good
+/// where its file is missing, altered, or computes something else on this machine.
+///
+/// Lock order: `changing` → `loaded`; `loaded` is held for a moment only, never while a file is read
+/// or written.
+#[derive(Debug)]
+pub struct StoreModels {
+    store: Arc<Store>,
+    lm_gain: f64,
+    /// By the store's number.
+    loaded: Mutex<HashMap<u16, Loaded>>,
+    /// Held while a model is added or removed.
+    changing: Mutex<()>,
+}
+
+impl StoreModels {
+    /// The models of `store`; `lm_gain` as in [`Tier`].
+    pub fn new(store: Arc<Store>, lm_gain: f64) -> Self {
+        Self { store, lm_gain, loaded: Mutex::default(), changing: Mutex::default() }
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, HashMap<u16, Loaded>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the store says of its models, and what is wrong with those that were refused.
+    pub fn list(&self) -> Result<Vec<(ModelEntry, Option<String>)>, StoreError> {
+        let entries = self.store.models()?;
+        let loaded = self.loaded();
+        let error = |e: &ModelEntry| loaded.get(&e.number)?.get()?.clone().err();
+        Ok(entries.into_iter().map(|e| (e.clone(), error(&e))).collect())
+    }
+
+    /// True if the model with this number has a network, or is not loaded yet.
+    pub fn is_slow(&self, number: u16) -> bool {
+        let loaded = self.loaded();
+        match loaded.get(&number).and_then(|l| l.get()) {
+            Some(Ok(lm)) => lm.is_slow(),
+            Some(Err(_)) => false,
+            None => true,
+        }
+    }
+
+    /// The model with this number, checked.
+    pub fn lm(&self, number: u16) -> Result<Arc<Lm>, ModelError> {
+        let cell = Arc::clone(self.loaded().entry(number).or_default());
+        if let Some(Ok(lm)) = cell.get() {
+            return Ok(Arc::clone(lm));
+        }
+        let entries = self.store.models()?;
+        let Some(entry) = entries.into_iter().find(|m| m.number == number) else {
+            let reason = "the store does not list it".into();
+            return Err(ModelError::Unusable {
+                name: format!("number {number}"),
+                id: "unknown".into(),
+                reason,
+            });
+        };
+        let found = cell.get_or_init(|| {
+            let made = self.read(&entry);
+            if let Err(reason) = &made {
+                log::error!(
+                    "model '{}', id {}: {reason}; files coded with it cannot be read",
+                    entry.name,
+                    hex(&entry.id)
+                );
+            }
+            made
+        });
+        found.clone().map_err(|reason| ModelError::Unusable {
+            name: entry.name,
+            id: hex(&entry.id),
+            reason,
+        })
+    }
+
+    fn read(&self, entry: &ModelEntry) -> Result<Arc<Lm>, String> {
+        if entry.engine != ENGINE {
+            return Err(format!(
+                "its frames need engine {}, this version has {ENGINE}; use another one",
+                entry.engine
+            ));
+        }
+        // Part of the program, the store's copy, or the same file wherever else it is.
+        if let Some(bytes) = embedded(&hex(&entry.id)) {
+            return ready(&bytes.into()).map_err(|e| e.to_string());
+        }
+        let bytes = match self.store.model_file(&entry.id) {
+            Ok(bytes) => Cow::from(bytes),
+            Err(e) => match find(&hex(&entry.id)) {
+                Ok(bytes) => {
+                    log::warn!("model '{}': {e}; taken from the registry", entry.name);
+                    bytes
+                }
+                Err(_) => {
+                    return Err(format!("{e}; get its file and run: lmfs model import FILE"));
+                }
+            },
+        };
+        let lm = ready(&bytes).map_err(|e| e.to_string())?;
+        if lm.id() == entry.id { Ok(lm) } else { Err("its file is another model's".into()) }
+    }
+
+    /// What a model's name stands for in this store, with the model's number; 0 for none. A model
+    /// that the store does not have yet is copied into it.
+    pub fn tier(&self, name: &str) -> Result<(Tier, u16), ModelError> {
+        let fast = Tier { lm: None, lm_gain: self.lm_gain };
+        if name == "fast" {
+            return Ok((fast, 0));
+        }
+        let pinned = self.pinned(name)?;
+        let whole = match &pinned {
+            Some(entry) => self.store.model_files()?.contains(&entry.id),
+            None => false,
+        };
+        let number = match pinned {
+            Some(entry) if whole => entry.number,
+            // Its file is gone, or it was never here.
+            pinned => match (self.adopt(name), pinned) {
+                (Ok(number), _) => number,
+                (Err(_), Some(entry)) => entry.number,
+                (Err(e), None) => return Err(e),
+            },
+        };
+        Ok((Tier { lm: Some(self.lm(number)?), ..fast }, number))
+    }
+
+    /// The newest model of this name for this engine.
+    fn pinned(&self, name: &str) -> Result<Option<ModelEntry>, StoreError> {
+        let fits = |m: &ModelEntry| m.name == name && m.engine == ENGINE;
+        Ok(self.store.models()?.into_iter().filter(fits).max_by_key(|m| m.number))
+    }
+
+    /// True if the store has the model or could get it.
+    pub fn knows(&self, name: &str) -> bool {
+        name == "fast" || self.pinned(name).is_ok_and(|m| m.is_some()) || find(name).is_ok()
+    }
+
+    /// Removes a model's file from the store, unless frames or new files need it.
+    pub fn remove(&self, name: &str) -> Result<(), ModelError> {
+        let _turn = self.changing();
+        let frames = self.store.frames_by_model()?;
+        let mut entries = self.store.models()?;
+        entries.retain(|m| m.name == name);
+        if entries.is_empty() {
+            return Err(ModelError::NotPinned(name.to_owned()));
+        }
+        // One file serves all versions of the engine.
+        let count = entries.iter().filter_map(|m| frames.get(&m.number)).sum();
+        if count > 0 || self.store.superblock().model == name {
+            return Err(ModelError::Needed { name: name.to_owned(), frames: count });
+        }
+        let files = self.store.model_files()?;
+        let ids: BTreeSet<_> =
+            entries.iter().map(|m| m.id).filter(|id| files.contains(id)).collect();
+        for id in &ids {
+            self.store.remove_model_file(id)?;
+        }
+        self.loaded().retain(|number, _| entries.iter().all(|m| m.number != *number));
+        if ids.is_empty() { Err(ModelError::NotPinned(name.to_owned())) } else { Ok(()) }
+    }
+
+    /// Copies a model into the store; returns its number.
+    pub fn adopt(&self, name: &str) -> Result<u16, ModelError> {
+        let bytes = find(name)?;
+        let refused = |source| ModelError::Refused { name: name.to_owned(), source };
+        let lm = ready(&bytes).map_err(refused)?;
+        let _turn = self.changing();
+        let entries = self.store.models()?;
+        self.store.put_model_file(&lm.id(), &bytes)?;
+        if let Some(e) = entries.iter().find(|e| e.id == lm.id() && e.engine == ENGINE) {
+            self.keep(e.number, lm);
+            return Ok(e.number);
+        }
+        let number = entries.iter().map(|e| e.number).max().unwrap_or(0) + 1;
+        let entry = ModelEntry { number, id: lm.id(), engine: ENGINE, name: lm.name().to_owned() };
+        self.store.append(Txn { ops: vec![Op::PutModel(entry)], ..Txn::default() })?;
+        self.keep(number, lm);
+        Ok(number)
+    }
+
+    fn keep(&self, number: u16, lm: Arc<Lm>) {
+        self.loaded().insert(number, Arc::new(OnceLock::from(Ok(lm))));
+    }
+}
