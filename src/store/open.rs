@@ -550,6 +550,7 @@ fn close_index(store: &Store) -> Option<(String, [u8; 32])> {
     drop(base);
     let vouch = || -> std::io::Result<_> {
         flushed.map_err(|e| std::io::Error::other(e.to_string()))?;
+        disk::settle(&dir)?;
         disk::sync_files(&dir)?;
         let digest = disk::digest(&dir)?;
         // Its own name is durable with the seal's. Without one the index lives as long as this mount.

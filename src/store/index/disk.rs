@@ -5,10 +5,11 @@
 
 use super::base::{Base, Pair, Pairs};
 use crate::store::api::{Result, StoreError};
+use rustix::fs::FlockOperation;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Memory that sled may use for its cache, in bytes.
 const CACHE: u64 = 48 << 20;
@@ -166,6 +167,20 @@ fn files(dir: &Path, out: &mut Vec<PathBuf>) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Waits until nothing of a database that was dropped is at work any more: sled truncates its file on
+/// threads of its own, which hold the file, and with it sled's lock, until they are done.
+pub fn settle(dir: &Path) -> std::io::Result<()> {
+    let file = std::fs::File::open(dir.join("db"))?;
+    let began = Instant::now();
+    while let Err(e) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if e != rustix::io::Errno::WOULDBLOCK || began.elapsed() > PATIENCE {
+            return Err(e.into());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
 /// BLAKE3 over the names, lengths and bytes of an index's files.
 pub fn digest(dir: &Path) -> std::io::Result<[u8; 32]> {
     let mut all = Vec::new();
@@ -200,6 +215,28 @@ pub fn sync_files(dir: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Without [`settle`], the digest is that of a file which is about to be truncated.
+    #[test]
+    fn an_index_that_shrinks_is_at_rest_once_it_has_settled() {
+        for round in 0..8 {
+            let dir = tempfile::tempdir().unwrap();
+            let base = SledBase::open(dir.path()).unwrap();
+            let key = |n: u32| blake3::hash(&n.to_le_bytes()).as_bytes().to_vec();
+            for keep in [true, false] {
+                for from in (0..40_000).step_by(1000) {
+                    let pair = |n| (key(n), keep.then(|| vec![n as u8; 100]));
+                    base.write(&(from..from + 1000).map(pair).collect::<Vec<_>>()).unwrap();
+                }
+                base.flush().unwrap();
+            }
+            drop(base);
+            settle(dir.path()).unwrap();
+            let then = digest(dir.path()).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            assert_eq!(digest(dir.path()).unwrap(), then, "{round}");
+        }
+    }
 
     #[test]
     fn a_panic_of_an_iterator_is_an_error_and_its_end() {
