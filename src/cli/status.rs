@@ -54,5 +54,11 @@ pub fn run(a: &Args) -> Outcome {
     if s.unrecoverable > 0 {
         line("damaged", format!("{} frames beyond repair; lmfs scrub names them", s.unrecoverable));
     }
+    if s.failed_operations > 0 {
+        line(
+            "failed",
+            format!("{} operations since it was mounted; see the log", s.failed_operations),
+        );
+    }
     Ok(())
 }

@@ -82,6 +82,9 @@ pub struct Status {
     pub repaired: u64,
     /// Live frames known to be beyond repair.
     pub unrecoverable: u64,
+    /// Operations that failed since the mount, other than in ways that are part of ordinary life.
+    #[serde(default)]
+    pub failed_operations: u64,
     /// The daemon, if the store is mounted.
     pub pid: Option<u32>,
     /// The store is open for reading only.
@@ -138,6 +141,7 @@ pub fn status(fs: &Fs, pid: Option<u32>) -> Result<Status, FsError> {
             misses: cache.misses,
         },
         repaired: s.repaired,
+        failed_operations: fs.troubles().count(),
         unrecoverable: s.unrecoverable,
         pid,
         read_only: store.read_only(),

@@ -58,29 +58,34 @@ impl Fs {
 
     /// What the kernel wants to know of an inode.
     pub fn entry(&self, ino: Ino) -> Result<Entry> {
+        /// A file that changes all the time gets the last count.
+        const TRIES: usize = 4;
         let node = self.hold(ino)?;
-        let mut s = node.state();
-        self.entry_of(ino, &mut s)
-    }
-
-    fn entry_of(&self, ino: Ino, s: &mut NodeState) -> Result<Entry> {
-        if s.gone {
-            return Err(FsError::NotFound);
+        let mut tries = 0;
+        loop {
+            let s = node.shown();
+            if s.gone {
+                return Err(FsError::NotFound);
+            }
+            if !s.attr.is_file() || s.attr.size == 0 {
+                return Ok(Entry { ino, attr: s.attr, mapped: 0 });
+            }
+            let stored = match s.mapped {
+                Some(n) => n,
+                None if s.stored_size == 0 => 0,
+                None => self.store.mapped_bytes(ino)?,
+            };
+            tries += 1;
+            if s.mapped.is_none() {
+                if node.shown().mappings != s.mappings && tries < TRIES {
+                    continue;
+                }
+                node.note_mapped(s.mappings, stored);
+            }
+            // An overwrite counts twice until it is staged; never more than the file has bytes.
+            let mapped = (stored + s.dirty).min(s.attr.size);
+            return Ok(Entry { ino, attr: s.attr, mapped });
         }
-        let attr = s.attr;
-        if !attr.is_file() || attr.size == 0 {
-            return Ok(Entry { ino, attr, mapped: 0 });
-        }
-        let stored = match s.mapped {
-            Some(n) => n,
-            None if s.stored_size == 0 => 0,
-            None => self.store.mapped_bytes(ino)?,
-        };
-        s.mapped = Some(stored);
-        // An overwrite counts twice until it is staged; never more than the file has bytes.
-        let dirty = |d: &super::dirty::Dirty| d.ranges().map(|(_, b)| b.len() as u64).sum::<u64>();
-        let mapped = (stored + dirty(&s.dirty) + dirty(&s.staging)).min(attr.size);
-        Ok(Entry { ino, attr, mapped })
     }
 
     /// Changes attributes.
@@ -111,7 +116,8 @@ impl Fs {
             self.store.append(Txn { ops: vec![op], ..Txn::default() })?;
             s.attr = attr;
         }
-        self.entry_of(ino, &mut s)
+        drop(s);
+        self.entry(ino)
     }
 
     fn truncate(&self, node: &Node, size: u64, privileged: bool) -> Result<()> {

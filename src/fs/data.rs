@@ -202,6 +202,7 @@ impl Fs {
         s.attr_dirty = false;
         s.stored_size = s.attr.size;
         s.mapped = None;
+        s.mappings += 1;
         drop(s);
         if any {
             self.recoder.touch(node.ino);
@@ -367,6 +368,7 @@ fn note_mapped(s: &mut NodeState, staged: &Dirty) {
     let appended = staged.ranges().next().is_some_and(|(off, _)| off >= s.stored_size);
     let bytes: u64 = staged.ranges().map(|(_, b)| b.len() as u64).sum();
     s.mapped = s.mapped.filter(|_| appended).map(|n| n + bytes);
+    s.mappings += 1;
 }
 
 /// Staged frames of what was written, one per range, coded on several threads where it pays.

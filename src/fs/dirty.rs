@@ -15,6 +15,11 @@ struct Window {
 }
 
 impl Window {
+    /// Bytes in ranges.
+    fn covered(&self) -> u64 {
+        self.ranges.iter().map(|r| r.len() as u64).sum()
+    }
+
     fn write(&mut self, at: usize, data: &[u8]) {
         let end = at + data.len();
         if self.bytes.len() < at {
@@ -50,6 +55,8 @@ pub struct Dirty {
     memory: u64,
     /// Number of ranges.
     count: usize,
+    /// Bytes in ranges.
+    bytes: u64,
 }
 
 /// Splits a range at window boundaries: (window start, first byte in window, length).
@@ -84,15 +91,21 @@ impl Dirty {
         self.count
     }
 
+    /// Bytes that were written and count.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Puts `data` at `off`.
     pub fn write(&mut self, off: u64, mut data: &[u8]) {
         for (start, at, n) in windows(off, data.len() as u64) {
             let w = self.windows.entry(start).or_default();
-            let (bytes, count) = (w.bytes.len(), w.ranges.len());
+            let (bytes, count, covered) = (w.bytes.len(), w.ranges.len(), w.covered());
             let (head, rest) = data.split_at(n);
             w.write(at, head);
             self.memory += (w.bytes.len() - bytes) as u64;
             self.count = self.count + w.ranges.len() - count;
+            self.bytes = self.bytes + w.covered() - covered;
             data = rest;
         }
     }
@@ -103,9 +116,10 @@ impl Dirty {
         let mut empty = Vec::new();
         for (&start, w) in self.windows.range_mut(first..end.max(first)) {
             let from = off.saturating_sub(start).min(WINDOW) as usize;
-            let count = w.ranges.len();
+            let (count, covered) = (w.ranges.len(), w.covered());
             w.cut(&(from..(end - start).min(WINDOW) as usize));
             self.count = self.count + w.ranges.len() - count;
+            self.bytes = self.bytes + w.covered() - covered;
             if w.ranges.is_empty() {
                 empty.push(start);
             }
@@ -192,6 +206,7 @@ mod tests {
                 }
             }
             prop_assert!(seen == model);
+            prop_assert_eq!(dirty.bytes(), seen.iter().flatten().count() as u64);
             let mut out = vec![7; 200_000];
             dirty.overlay(50_000, &mut out);
             for (i, b) in out.iter().enumerate() {

@@ -13,6 +13,9 @@ mod node;
 mod read;
 #[cfg(test)]
 mod tests;
+mod troubles;
+#[cfg(test)]
+mod waits_tests;
 mod xattr;
 
 pub use crate::blocks::CacheStats;
@@ -31,6 +34,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
+use troubles::Troubles;
 
 /// Largest file in bytes.
 pub const MAX_SIZE: u64 = 1 << 47;
@@ -101,6 +105,7 @@ pub struct Fs {
     committer: Mutex<Option<std::thread::JoinHandle<()>>>,
     /// Damaged frames that were reported already.
     reported: Mutex<HashSet<FrameRef>>,
+    troubles: Troubles,
 }
 
 /// Tells the committer to end.
@@ -156,6 +161,7 @@ impl Fs {
             stop: Arc::default(),
             committer: Mutex::default(),
             reported: Mutex::default(),
+            troubles: Troubles::default(),
         });
         let weak = Arc::downgrade(&fs);
         let stop = Arc::clone(&fs.stop);
@@ -181,6 +187,11 @@ impl Fs {
     /// The background coder.
     pub fn recoder(&self) -> &Arc<Recoder> {
         &self.recoder
+    }
+
+    /// Failures that were answered to the kernel.
+    pub fn troubles(&self) -> &Troubles {
+        &self.troubles
     }
 
     /// Figures of the cache of decoded frames.

@@ -1,12 +1,11 @@
 //! The namespace: names come, go and move. One lock serialises all changes of names.
 
-use super::node::{Held, NodeState};
+use super::node::{Held, StateGuard};
 use super::{Fs, FsError, Result, lock};
 use crate::recode::MODEL_XATTR;
 use crate::store::{Dirent, Op, Txn};
 use crate::types::{Attr, Ino, Time};
 use std::collections::HashSet;
-use std::sync::MutexGuard;
 
 /// Most names of one inode; directories have as many subdirectories as they like.
 const LINK_MAX: u32 = 65_000;
@@ -50,7 +49,7 @@ pub enum RenameHow {
 
 /// Several locked inodes and their attributes to be.
 struct Edit<'a> {
-    parts: Vec<(Ino, MutexGuard<'a, NodeState>, Attr)>,
+    parts: Vec<(Ino, StateGuard<'a>, Attr)>,
 }
 
 impl<'a> Edit<'a> {

@@ -1,15 +1,19 @@
 //! Inodes in use: attributes as they are now, dirty data, open counts.
 //!
 //! Lock order: names → `Node::stage` → `Node::state` (ascending inode number where there are
-//! several) → the table → the store's locks.
+//! several) → the table → the store's locks. `Node::shown` comes last of all.
+//!
+//! Who changes an inode keeps its state locked until the log has the change, and so may wait for the
+//! disk. Who only wants its attributes takes `shown`, which is never held while anything is waited
+//! for; nor is the table.
 
 use super::dirty::Dirty;
-use super::{FsError, Result};
+use super::{FsError, Result, lock};
 use crate::store::{Reservation, Store};
 use crate::types::{Attr, Ino};
 use std::collections::HashMap;
-use std::ops::Deref;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// What is known of an inode beyond the store.
 #[derive(Debug)]
@@ -34,6 +38,8 @@ pub struct NodeState {
     pub gone: bool,
     /// Plaintext bytes mapped in the store, if counted.
     pub mapped: Option<u64>,
+    /// Changes with what is mapped in the store.
+    pub mappings: u64,
     /// Where the last read ended, and how many in a row began where the one before ended.
     pub read_end: u64,
     pub streak: u32,
@@ -59,19 +65,110 @@ pub struct Node {
     /// Held while data are staged, and by whoever cuts data out.
     pub stage: Mutex<()>,
     state: Mutex<NodeState>,
+    shown: Mutex<Shown>,
+}
+
+/// What `stat` shows of an inode: its state when it was last let go of.
+#[derive(Debug, Clone, Copy)]
+pub struct Shown {
+    /// Attributes.
+    pub attr: Attr,
+    /// As in [`NodeState`].
+    pub stored_size: u64,
+    /// As in [`NodeState`].
+    pub gone: bool,
+    /// As in [`NodeState`].
+    pub mapped: Option<u64>,
+    /// As in [`NodeState`].
+    pub mappings: u64,
+    /// Bytes written that are not in the store.
+    pub dirty: u64,
+}
+
+impl Shown {
+    fn of(s: &NodeState) -> Self {
+        Self {
+            attr: s.attr,
+            stored_size: s.stored_size,
+            gone: s.gone,
+            mapped: s.mapped,
+            mappings: s.mappings,
+            dirty: s.dirty.bytes() + s.staging.bytes(),
+        }
+    }
+}
+
+/// A locked state. What was done to it is shown once this goes.
+#[derive(Debug)]
+pub struct StateGuard<'a> {
+    shown: &'a Mutex<Shown>,
+    state: MutexGuard<'a, NodeState>,
+    changed: bool,
+}
+
+impl Deref for StateGuard<'_> {
+    type Target = NodeState;
+    fn deref(&self) -> &NodeState {
+        &self.state
+    }
+}
+
+impl DerefMut for StateGuard<'_> {
+    fn deref_mut(&mut self) -> &mut NodeState {
+        self.changed = true;
+        &mut self.state
+    }
+}
+
+impl Drop for StateGuard<'_> {
+    fn drop(&mut self) {
+        if self.changed {
+            *lock(self.shown) = Shown::of(&self.state);
+        }
+    }
 }
 
 impl Node {
+    fn guard<'a>(&'a self, state: MutexGuard<'a, NodeState>) -> StateGuard<'a> {
+        StateGuard { shown: &self.shown, state, changed: false }
+    }
+
     /// Locks the state.
-    pub fn state(&self) -> MutexGuard<'_, NodeState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn state(&self) -> StateGuard<'_> {
+        self.guard(lock(&self.state))
+    }
+
+    /// What `stat` shows; waits for nobody.
+    pub fn shown(&self) -> Shown {
+        *lock(&self.shown)
+    }
+
+    /// Notes how many bytes are mapped in the store, counted while `mappings` was what it is, unless
+    /// somebody has the state now.
+    pub fn note_mapped(&self, mappings: u64, mapped: u64) {
+        if let Ok(state) = self.state.try_lock()
+            && state.mappings == mappings
+        {
+            self.guard(state).mapped = Some(mapped);
+        }
     }
 }
 
 /// All inodes in use, by number.
 #[derive(Debug, Default)]
 pub struct Nodes {
-    table: Mutex<HashMap<Ino, Arc<Node>>>,
+    table: Mutex<Table>,
+}
+
+/// Counts of nodes that left.
+const SHARES: usize = 32;
+
+#[derive(Debug, Default)]
+struct Table {
+    nodes: HashMap<Ino, Arc<Node>>,
+    /// How many nodes have left, some inodes counted together. As long as it stays the same, an inode
+    /// that was not in the table has not been changed.
+    left: [u64; SHARES],
 }
 
 /// A node that stays in the table while this lives.
@@ -97,23 +194,36 @@ impl Drop for Held<'_> {
             && s.open == 0
             && (s.gone || s.is_clean())
         {
-            table.remove(&self.node.ino);
+            table.nodes.remove(&self.node.ino);
+            table.left[share(self.node.ino)] += 1;
         }
     }
 }
 
+fn share(ino: Ino) -> usize {
+    ino.0 as usize % SHARES
+}
+
 impl Nodes {
-    fn table(&self) -> MutexGuard<'_, HashMap<Ino, Arc<Node>>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, Table> {
+        lock(&self.table)
     }
 
     /// The node of an inode, from the store if it is not in use yet.
     pub fn hold(&self, store: &Store, ino: Ino) -> Result<Held<'_>> {
         let mut table = self.table();
-        let node = if let Some(node) = table.get(&ino) {
-            Arc::clone(node)
-        } else {
+        loop {
+            if let Some(node) = table.nodes.get(&ino) {
+                return Ok(Held { nodes: self, node: Arc::clone(node) });
+            }
+            let left = table.left[share(ino)];
+            drop(table);
             let attr = store.inode(ino)?.ok_or(FsError::NotFound)?;
+            table = self.table();
+            // It may have come, been changed and left meanwhile: then these attributes are old.
+            if table.left[share(ino)] != left || table.nodes.contains_key(&ino) {
+                continue;
+            }
             let state = NodeState {
                 attr,
                 stored_size: attr.size,
@@ -125,26 +235,25 @@ impl Nodes {
                 open: 0,
                 gone: false,
                 mapped: None,
+                mappings: 0,
                 read_end: 0,
                 streak: 0,
             };
-            let node = Arc::new(Node { ino, stage: Mutex::default(), state: Mutex::new(state) });
-            table.insert(ino, Arc::clone(&node));
-            node
-        };
-        Ok(Held { nodes: self, node })
+            let (stage, shown) = (Mutex::default(), Mutex::new(Shown::of(&state)));
+            let node = Arc::new(Node { ino, stage, state: Mutex::new(state), shown });
+            table.nodes.insert(ino, Arc::clone(&node));
+            return Ok(Held { nodes: self, node });
+        }
     }
 
     /// Inodes in the table.
     pub fn inos(&self) -> Vec<Ino> {
-        self.table().keys().copied().collect()
+        self.table().nodes.keys().copied().collect()
     }
 
     /// Attributes if the node is in use.
     pub fn attr(&self, ino: Ino) -> Option<Attr> {
-        let node = Arc::clone(self.table().get(&ino)?);
-        let attr = node.state().attr;
-        drop(Held { nodes: self, node });
-        Some(attr)
+        let table = self.table();
+        Some(table.nodes.get(&ino)?.shown().attr)
     }
 }

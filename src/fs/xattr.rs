@@ -179,11 +179,7 @@ impl Fs {
             };
             *stats.codecs.entry(codec.to_owned()).or_default() += 1;
         }
-        let node = self.hold(ino)?;
-        let s = node.state();
-        for layer in [&s.dirty, &*s.staging] {
-            stats.dirty += layer.ranges().map(|(_, b)| b.len() as u64).sum::<u64>();
-        }
+        stats.dirty = self.hold(ino)?.shown().dirty;
         Ok(stats)
     }
 

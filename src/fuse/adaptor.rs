@@ -1,9 +1,8 @@
 //! Unpack, call, reply.
 
-use super::errno::errno;
 use super::reply::{
-    TTL, attr_ttl, file_attr, kind, no_entry, reply_attr, reply_empty, reply_entry, reply_xattr,
-    time,
+    Asked, TTL, attr_ttl, file_attr, kind, no_entry, reply_attr, reply_empty, reply_entry,
+    reply_xattr, time,
 };
 use crate::fs::{Fs, FsError, NewInode, RenameHow, SetAttr, SetHow};
 use crate::types::Ino;
@@ -38,12 +37,14 @@ impl Adaptor {
     pub fn new(fs: Arc<Fs>) -> Self {
         Self { fs }
     }
-}
 
-/// Runs a handler. One that panics drops its reply, which tells the kernel EIO.
-fn guarded(what: &str, ino: INodeNo, handler: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(handler)).is_err() {
-        log::error!("{what} of inode {} panicked", ino.0);
+    /// Runs a handler. One that panics drops its reply, which tells the kernel EIO.
+    fn guarded(&self, what: &'static str, ino: INodeNo, handler: impl FnOnce(Asked)) {
+        let ino = Ino(ino.0);
+        let asked = Asked::new(&self.fs, what, ino);
+        if catch_unwind(AssertUnwindSafe(|| handler(asked))).is_err() {
+            self.fs.troubles().note_panic(what, ino);
+        }
     }
 }
 
@@ -82,18 +83,20 @@ impl fuser::Filesystem for Adaptor {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded("lookup", parent, || match self.fs.lookup(ino(parent), name.as_bytes()) {
-            Err(FsError::NotFound) => reply.entry(&TTL, &no_entry(), Generation(0)),
-            result => reply_entry(reply, result),
+        self.guarded("lookup", parent, |asked| {
+            match self.fs.lookup(ino(parent), name.as_bytes()) {
+                Err(FsError::NotFound) => reply.entry(&TTL, &no_entry(), Generation(0)),
+                result => reply_entry(&asked.named(name.as_bytes()), reply, result),
+            }
         });
     }
 
     fn forget(&self, _: &Request, n: INodeNo, nlookup: u64) {
-        guarded("forget", n, || self.fs.forget(ino(n), nlookup));
+        self.guarded("forget", n, |_| self.fs.forget(ino(n), nlookup));
     }
 
     fn getattr(&self, _: &Request, n: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        guarded("getattr", n, || reply_attr(reply, self.fs.entry(ino(n))));
+        self.guarded("getattr", n, |asked| reply_attr(&asked, reply, self.fs.entry(ino(n))));
     }
 
     fn setattr(
@@ -114,17 +117,17 @@ impl fuser::Filesystem for Adaptor {
         _: Option<fuser::BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        guarded("setattr", n, || {
+        self.guarded("setattr", n, |asked| {
             let (atime, mtime, privileged) = (atime.map(time), mtime.map(time), !kills_set_id(req));
             let set = SetAttr { mode, uid, gid, size, atime, mtime, privileged };
-            reply_attr(reply, self.fs.setattr(ino(n), set));
+            reply_attr(&asked, reply, self.fs.setattr(ino(n), set));
         });
     }
 
     fn readlink(&self, _: &Request, n: INodeNo, reply: ReplyData) {
-        guarded("readlink", n, || match self.fs.readlink(ino(n)) {
+        self.guarded("readlink", n, |asked| match self.fs.readlink(ino(n)) {
             Ok(target) => reply.data(&target),
-            Err(e) => reply.error(errno(&e)),
+            Err(e) => reply.error(asked.errno(&e)),
         });
     }
 
@@ -138,9 +141,13 @@ impl fuser::Filesystem for Adaptor {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        guarded("mknod", parent, || {
+        self.guarded("mknod", parent, |asked| {
             let new = new_inode(req, mode, rdev);
-            reply_entry(reply, self.fs.make(ino(parent), name.as_bytes(), new));
+            reply_entry(
+                &asked.named(name.as_bytes()),
+                reply,
+                self.fs.make(ino(parent), name.as_bytes(), new),
+            );
         });
     }
 
@@ -153,21 +160,33 @@ impl fuser::Filesystem for Adaptor {
         _: u32,
         reply: ReplyEntry,
     ) {
-        guarded("mkdir", parent, || {
+        self.guarded("mkdir", parent, |asked| {
             let new = new_inode(req, libc::S_IFDIR | (mode & 0o7777), 0);
-            reply_entry(reply, self.fs.make(ino(parent), name.as_bytes(), new));
+            reply_entry(
+                &asked.named(name.as_bytes()),
+                reply,
+                self.fs.make(ino(parent), name.as_bytes(), new),
+            );
         });
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded("unlink", parent, || {
-            reply_empty(reply, self.fs.unlink(ino(parent), name.as_bytes()));
+        self.guarded("unlink", parent, |asked| {
+            reply_empty(
+                &asked.named(name.as_bytes()),
+                reply,
+                self.fs.unlink(ino(parent), name.as_bytes()),
+            );
         });
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded("rmdir", parent, || {
-            reply_empty(reply, self.fs.rmdir(ino(parent), name.as_bytes()));
+        self.guarded("rmdir", parent, |asked| {
+            reply_empty(
+                &asked.named(name.as_bytes()),
+                reply,
+                self.fs.rmdir(ino(parent), name.as_bytes()),
+            );
         });
     }
 
@@ -179,10 +198,14 @@ impl fuser::Filesystem for Adaptor {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        guarded("symlink", parent, || {
+        self.guarded("symlink", parent, |asked| {
             let new = new_inode(req, libc::S_IFLNK | 0o777, 0);
             let new = NewInode { target: Some(target.as_os_str().as_bytes()), ..new };
-            reply_entry(reply, self.fs.make(ino(parent), name.as_bytes(), new));
+            reply_entry(
+                &asked.named(name.as_bytes()),
+                reply,
+                self.fs.make(ino(parent), name.as_bytes(), new),
+            );
         });
     }
 
@@ -196,7 +219,7 @@ impl fuser::Filesystem for Adaptor {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        guarded("rename", parent, || {
+        self.guarded("rename", parent, |asked| {
             let how = if flags.is_empty() {
                 RenameHow::Replace
             } else if flags == RenameFlags::RENAME_NOREPLACE {
@@ -207,20 +230,28 @@ impl fuser::Filesystem for Adaptor {
                 return reply.error(fuser::Errno::EINVAL);
             };
             let (from, to) = (ino(parent), ino(newparent));
-            reply_empty(reply, self.fs.rename(from, name.as_bytes(), to, newname.as_bytes(), how));
+            reply_empty(
+                &asked.named(name.as_bytes()),
+                reply,
+                self.fs.rename(from, name.as_bytes(), to, newname.as_bytes(), how),
+            );
         });
     }
 
     fn link(&self, _: &Request, n: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded("link", n, || {
-            reply_entry(reply, self.fs.link(ino(n), ino(parent), name.as_bytes()));
+        self.guarded("link", n, |asked| {
+            reply_entry(
+                &asked.named(name.as_bytes()),
+                reply,
+                self.fs.link(ino(n), ino(parent), name.as_bytes()),
+            );
         });
     }
 
     fn open(&self, _: &Request, n: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        guarded("open", n, || match self.fs.open_handle(ino(n)) {
+        self.guarded("open", n, |asked| match self.fs.open_handle(ino(n)) {
             Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
-            Err(e) => reply.error(errno(&e)),
+            Err(e) => reply.error(asked.errno(&e)),
         });
     }
 
@@ -234,7 +265,7 @@ impl fuser::Filesystem for Adaptor {
         _: i32,
         reply: ReplyCreate,
     ) {
-        guarded("create", parent, || {
+        self.guarded("create", parent, |asked| {
             let new = new_inode(req, libc::S_IFREG | (mode & 0o7777), 0);
             let result = self.fs.make(ino(parent), name.as_bytes(), new);
             match result.and_then(|e| self.fs.open_handle(e.ino).map(|()| e)) {
@@ -245,7 +276,7 @@ impl fuser::Filesystem for Adaptor {
                     FileHandle(0),
                     FopenFlags::FOPEN_KEEP_CACHE,
                 ),
-                Err(e) => reply.error(errno(&e)),
+                Err(e) => reply.error(asked.named(name.as_bytes()).errno(&e)),
             }
         });
     }
@@ -261,10 +292,10 @@ impl fuser::Filesystem for Adaptor {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        guarded("read", n, || {
-            self.fs.read(ino(n), offset, size.into(), |result| match result {
+        self.guarded("read", n, |asked| {
+            self.fs.read(ino(n), offset, size.into(), move |result| match result {
                 Ok(bytes) => reply.data(&bytes),
-                Err(e) => reply.error(errno(&e)),
+                Err(e) => reply.error(asked.errno(&e)),
             });
         });
     }
@@ -281,17 +312,19 @@ impl fuser::Filesystem for Adaptor {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        guarded("write", n, || {
+        self.guarded("write", n, |asked| {
             let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
             match self.fs.write(ino(n), offset, data, kill) {
                 Ok(()) => reply.written(data.len() as u32),
-                Err(e) => reply.error(errno(&e)),
+                Err(e) => reply.error(asked.errno(&e)),
             }
         });
     }
 
     fn flush(&self, _: &Request, n: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        guarded("flush", n, || self.fs.flush_then(ino(n), |r| reply_empty(reply, r)));
+        self.guarded("flush", n, |asked| {
+            self.fs.flush_then(ino(n), move |r| reply_empty(&asked, reply, r));
+        });
     }
 
     fn release(
@@ -304,16 +337,20 @@ impl fuser::Filesystem for Adaptor {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        guarded("release", n, || reply_empty(reply, self.fs.release(ino(n))));
+        self.guarded("release", n, |asked| reply_empty(&asked, reply, self.fs.release(ino(n))));
     }
 
     fn fsync(&self, _: &Request, n: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        guarded("fsync", n, || self.fs.fsync_then(ino(n), |r| reply_empty(reply, r)));
+        self.guarded("fsync", n, |asked| {
+            self.fs.fsync_then(ino(n), move |r| reply_empty(&asked, reply, r));
+        });
     }
 
     fn fsyncdir(&self, _: &Request, n: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         // What the names lead to, too: the kernel has no request for syncfs(2) on this file system.
-        guarded("fsyncdir", n, || self.fs.flush_all_then(|r| reply_empty(reply, r)));
+        self.guarded("fsyncdir", n, |asked| {
+            self.fs.flush_all_then(move |r| reply_empty(&asked, reply, r));
+        });
     }
 
     fn readdir(
@@ -324,13 +361,13 @@ impl fuser::Filesystem for Adaptor {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        guarded("readdir", n, || {
+        self.guarded("readdir", n, |asked| {
             let result = self.walk(ino(n), offset, |child, cookie, mode, name| {
                 Ok(reply.add(INodeNo(child.0), cookie, kind(mode), OsStr::from_bytes(name)))
             });
             match result {
                 Ok(()) => reply.ok(),
-                Err(e) => reply.error(errno(&e)),
+                Err(e) => reply.error(asked.errno(&e)),
             }
         });
     }
@@ -343,7 +380,7 @@ impl fuser::Filesystem for Adaptor {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        guarded("readdirplus", n, || {
+        self.guarded("readdirplus", n, |asked| {
             let result = self.walk(ino(n), offset, |child, cookie, _, name| {
                 let e = match self.fs.entry(child) {
                     Ok(e) => e,
@@ -366,21 +403,21 @@ impl fuser::Filesystem for Adaptor {
             });
             match result {
                 Ok(()) => reply.ok(),
-                Err(e) => reply.error(errno(&e)),
+                Err(e) => reply.error(asked.errno(&e)),
             }
         });
     }
 
     fn statfs(&self, _: &Request, n: INodeNo, reply: ReplyStatfs) {
         const UNIT: u32 = 4096;
-        guarded("statfs", n, || match self.fs.statfs() {
+        self.guarded("statfs", n, |asked| match self.fs.statfs() {
             Ok(s) => {
                 let units = |bytes: u64| bytes / u64::from(UNIT);
                 let spare = u64::from(u32::MAX);
                 let (total, free) = (units(s.total), units(s.free));
                 reply.statfs(total, free, free, s.inodes + spare, spare, UNIT, 255, UNIT);
             }
-            Err(e) => reply.error(errno(&e)),
+            Err(e) => reply.error(asked.errno(&e)),
         });
     }
 
@@ -394,29 +431,31 @@ impl fuser::Filesystem for Adaptor {
         _: u32,
         reply: ReplyEmpty,
     ) {
-        guarded("setxattr", n, || {
+        self.guarded("setxattr", n, |asked| {
             let how = match flags & (libc::XATTR_CREATE | libc::XATTR_REPLACE) {
                 libc::XATTR_CREATE => SetHow::Create,
                 libc::XATTR_REPLACE => SetHow::Replace,
                 _ => SetHow::Put,
             };
-            reply_empty(reply, self.fs.setxattr(ino(n), name.as_bytes(), value, how));
+            reply_empty(&asked, reply, self.fs.setxattr(ino(n), name.as_bytes(), value, how));
         });
     }
 
     fn getxattr(&self, _: &Request, n: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        guarded("getxattr", n, || {
-            reply_xattr(reply, size, self.fs.getxattr(ino(n), name.as_bytes()));
+        self.guarded("getxattr", n, |asked| {
+            reply_xattr(&asked, reply, size, self.fs.getxattr(ino(n), name.as_bytes()));
         });
     }
 
     fn listxattr(&self, _: &Request, n: INodeNo, size: u32, reply: ReplyXattr) {
-        guarded("listxattr", n, || reply_xattr(reply, size, self.fs.listxattr(ino(n))));
+        self.guarded("listxattr", n, |asked| {
+            reply_xattr(&asked, reply, size, self.fs.listxattr(ino(n)));
+        });
     }
 
     fn removexattr(&self, _: &Request, n: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded("removexattr", n, || {
-            reply_empty(reply, self.fs.removexattr(ino(n), name.as_bytes()));
+        self.guarded("removexattr", n, |asked| {
+            reply_empty(&asked, reply, self.fs.removexattr(ino(n), name.as_bytes()));
         });
     }
 
@@ -430,9 +469,9 @@ impl fuser::Filesystem for Adaptor {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        guarded("fallocate", n, || {
+        self.guarded("fallocate", n, |asked| {
             let kill = kills_set_id(req);
-            reply_empty(reply, self.fs.fallocate(ino(n), offset, length, mode, kill));
+            reply_empty(&asked, reply, self.fs.fallocate(ino(n), offset, length, mode, kill));
         });
     }
 
@@ -445,7 +484,7 @@ impl fuser::Filesystem for Adaptor {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        guarded("lseek", n, || {
+        self.guarded("lseek", n, |asked| {
             let data = match whence {
                 libc::SEEK_DATA => true,
                 libc::SEEK_HOLE => false,
@@ -457,7 +496,7 @@ impl fuser::Filesystem for Adaptor {
             };
             match result {
                 Ok(at) => reply.offset(at as i64),
-                Err(e) => reply.error(errno(&e)),
+                Err(e) => reply.error(asked.errno(&e)),
             }
         });
     }
@@ -504,11 +543,11 @@ impl fuser::Filesystem for Adaptor {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        guarded("copy_file_range", ino_in, || {
+        self.guarded("copy_file_range", ino_in, |asked| {
             let (from, to) = ((ino(ino_in), offset_in), (ino(ino_out), offset_out));
-            self.fs.copy_then(from, to, len, kills_set_id(req), |result| match result {
+            self.fs.copy_then(from, to, len, kills_set_id(req), move |result| match result {
                 Ok(n) => reply.written(n as u32),
-                Err(e) => reply.error(errno(&e)),
+                Err(e) => reply.error(asked.errno(&e)),
             });
         });
     }

@@ -1,13 +1,43 @@
 //! Times, attributes and results in the kernel's terms.
 
 use super::errno::errno;
-use crate::fs::Entry;
+use crate::fs::{Entry, Fs, FsError};
 use crate::types::{Ino, Time};
 use fuser::{
-    FileAttr, FileType, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyXattr,
+    Errno, FileAttr, FileType, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyXattr,
     TimeOrNow,
 };
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What the kernel asked for, to be named should it fail.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    fs: Arc<Fs>,
+    what: &'static str,
+    ino: Ino,
+    /// A name in the inode that the operation is about.
+    name: Option<Vec<u8>>,
+}
+
+impl Asked {
+    /// An operation on an inode.
+    pub fn new(fs: &Arc<Fs>, what: &'static str, ino: Ino) -> Self {
+        Self { fs: Arc::clone(fs), what, ino, name: None }
+    }
+
+    /// It is about this name in a directory.
+    #[must_use]
+    pub fn named(&self, name: &[u8]) -> Self {
+        Self { name: Some(name.to_vec()), ..self.clone() }
+    }
+
+    /// The error number of how it ended. What is out of the ordinary is logged and counted.
+    pub fn errno(&self, e: &FsError) -> Errno {
+        self.fs.troubles().note(self.what, self.ino, self.name.as_deref(), e);
+        errno(e)
+    }
+}
 
 /// How long the kernel may believe names and attributes: nobody else changes them.
 pub const TTL: Duration = Duration::from_secs(86_400);
@@ -101,36 +131,41 @@ pub fn no_entry() -> FileAttr {
 }
 
 /// Answers with an inode that a name leads to.
-pub fn reply_entry(reply: ReplyEntry, result: crate::fs::Result<Entry>) {
+pub fn reply_entry(asked: &Asked, reply: ReplyEntry, result: crate::fs::Result<Entry>) {
     match result {
         Ok(e) => reply.entry_with_ttls(&attr_ttl(&e), &TTL, &file_attr(&e), Generation(0)),
-        Err(e) => reply.error(errno(&e)),
+        Err(e) => reply.error(asked.errno(&e)),
     }
 }
 
 /// Answers with attributes.
-pub fn reply_attr(reply: ReplyAttr, result: crate::fs::Result<Entry>) {
+pub fn reply_attr(asked: &Asked, reply: ReplyAttr, result: crate::fs::Result<Entry>) {
     match result {
         Ok(e) => reply.attr(&attr_ttl(&e), &file_attr(&e)),
-        Err(e) => reply.error(errno(&e)),
+        Err(e) => reply.error(asked.errno(&e)),
     }
 }
 
 /// Answers that it is done.
-pub fn reply_empty(reply: ReplyEmpty, result: crate::fs::Result<()>) {
+pub fn reply_empty(asked: &Asked, reply: ReplyEmpty, result: crate::fs::Result<()>) {
     match result {
         Ok(()) => reply.ok(),
-        Err(e) => reply.error(errno(&e)),
+        Err(e) => reply.error(asked.errno(&e)),
     }
 }
 
 /// Answers with a value, or with its size if no room is offered.
-pub fn reply_xattr(reply: ReplyXattr, size: u32, result: crate::fs::Result<Vec<u8>>) {
+pub fn reply_xattr(
+    asked: &Asked,
+    reply: ReplyXattr,
+    size: u32,
+    result: crate::fs::Result<Vec<u8>>,
+) {
     match result {
         Ok(v) if size == 0 => reply.size(v.len() as u32),
         Ok(v) if v.len() > size as usize => reply.error(fuser::Errno::ERANGE),
         Ok(v) => reply.data(&v),
-        Err(e) => reply.error(errno(&e)),
+        Err(e) => reply.error(asked.errno(&e)),
     }
 }
 

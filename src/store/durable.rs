@@ -106,7 +106,7 @@ impl Store {
         w.admits()?;
         w.close_group(self.durable.load(Ordering::Acquire))?;
         let segment = w.number() + 1;
-        let len = checkpoint::write(w, &self.state)?;
+        let len = checkpoint::write(w, &self.state, &self.live)?;
         *lock(&self.checkpoint) = (segment, len);
         self.prune.store(true, Ordering::Release);
         Ok(())

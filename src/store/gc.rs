@@ -7,12 +7,14 @@ use super::api::{CleanReport, Result, StoreError};
 use crate::store::log::frame::{self, Kind};
 use crate::store::log::record::Change;
 use crate::store::{Store, lock};
-use std::sync::PoisonError;
+
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Frames moved under one hold of the writer's lock.
 const BATCH: usize = 32;
+/// Their bytes, unless a single one has more.
+const BATCH_BYTES: usize = 8 << 20;
 
 /// Moves what lives out of segments with more dead in them than `dead_percent`, and deletes those.
 pub fn clean(store: &Store, dead_percent: u32) -> Result<CleanReport> {
@@ -158,31 +160,49 @@ fn empty(store: &Store, number: u32, go_on: &dyn Fn() -> Result<()>) -> Result<u
     let (mut from, mut moved) = (0, 0);
     loop {
         go_on()?;
-        let mut w = store.writer();
-        w.admits()?;
-        if w.number() == number {
-            w.close_group(store.durable.load(Ordering::Acquire))?;
-            w.roll(false)?;
+        {
+            let mut w = store.writer();
+            w.admits()?;
+            if w.number() == number {
+                w.close_group(store.durable.load(Ordering::Acquire))?;
+                w.roll(false)?;
+            }
         }
-        let batch = store.state().frames(number, from, BATCH)?;
+        let mut batch = store.view().frames(number, from, BATCH)?;
+        let mut sum = 0;
+        batch.retain(|(f, _)| {
+            let first = sum == 0;
+            sum += f.len as usize;
+            first || sum <= BATCH_BYTES
+        });
         let Some((last, _)) = batch.last() else { return Ok(moved) };
         from = last.offset + 1;
+        // They are read before the writer's lock is taken: what is in a segment stays as it is.
+        let mut read = Vec::with_capacity(batch.len());
         for (frame, live) in batch {
-            let read = store.segments.frame(frame).map(|(_, mut bytes)| {
+            let bytes = store.segments.frame(frame).map(|(_, mut bytes)| {
                 // Parity that is damaged must not be copied as it is.
                 let whole = frame::mend(&mut bytes);
                 debug_assert!(whole.is_ok());
                 bytes
             });
-            let bytes = match read {
-                Ok(bytes) => bytes,
+            match bytes {
+                Ok(bytes) => read.push((frame, live, bytes)),
                 Err(e) => {
                     if store.segments.known.note(frame) {
                         ::log::error!("inode {} offset {}: not moved: {e}", live.ino, live.off);
                     }
-                    continue;
                 }
-            };
+            }
+        }
+        let mut w = store.writer();
+        w.admits()?;
+        for (frame, live, bytes) in read {
+            let mut draft = store.draft(&w);
+            if draft.frames(number, frame.offset, 1)?.first().is_none_or(|(f, _)| *f != frame) {
+                // Nothing refers to it any more.
+                continue;
+            }
             w.ensure(bytes.len() as u64 + 64, true)?;
             let kind = if live.primer == 0 { Kind::Data } else { Kind::Primer };
             if w.group_is_full(64) {
@@ -190,15 +210,13 @@ fn empty(store: &Store, number: u32, go_on: &dyn Fn() -> Result<()>) -> Result<u
             }
             let to = w.append(kind, &bytes)?;
             let change = Change::Move { from: frame, to };
-            let mut state = store.state.write().unwrap_or_else(PoisonError::into_inner);
-            state.table.seq = w.seq + 1;
+            draft.table.seq = w.seq + 1;
             w.log(&change);
-            if let Err(e) = state.apply(&change) {
-                drop(state);
+            if let Err(e) = draft.apply(&change) {
                 w.fail(&e.to_string());
                 return Err(e);
             }
-            drop(state);
+            store.publish(&mut w, draft);
             store.segments.note_moved(frame, to);
             moved += 1;
         }

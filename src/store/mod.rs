@@ -3,9 +3,14 @@
 //! Every change is a [`Txn`], appended to the running group and visible at once; a group becomes
 //! durable as a whole when [`Store::sync`] returns. Nothing here knows what a file's bytes mean.
 //!
-//! Lock order: `sync` → `writer` → `state`. Reads take `state` only, and the writer's lock for a
-//! moment when a frame is still in its buffer. No lock is held across an `fdatasync` but `sync`, and
-//! the writer's before the end of a checkpoint.
+//! Lock order: `cleaning` → `sync` → `writer` → the flusher's turn → the tail → `state`.
+//!
+//! Look-ups take `state` and the tail for moments, and none of the others: neither is held while the
+//! disk or the index is waited for. The tail is shared while its bytes are written, so that they can
+//! be read meanwhile. Changes take turns by the writer's lock, which is held over what has to be
+//! written in order: the buffer when it is full, the end of a segment, a checkpoint with the
+//! `fdatasync` before its end, and over the index where a change needs what is not in memory. `sync`
+//! alone is held over an `fdatasync` of ordinary data.
 
 mod api;
 mod durable;
@@ -40,12 +45,13 @@ use self::log::superblock;
 use self::log::writer::Writer;
 use crate::types::{Attr, Extent, FrameRef, Ino};
 use index::flusher;
+use index::live::Live;
 use index::state::State;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use txn::{change, data_frame, op_bytes};
 
 /// Bytes of the frame of a payload of so many bytes, its own parity included.
@@ -61,7 +67,9 @@ pub struct Store {
     read_only: bool,
     segments: Arc<Segments>,
     writer: Mutex<Writer>,
-    state: RwLock<State>,
+    /// What is in memory of the namespace. Held for moments only, see [`index::live`].
+    state: Arc<RwLock<State>>,
+    live: Arc<Live>,
     sync: Mutex<()>,
     /// Groups up to this are durable.
     durable: AtomicU64,
@@ -143,43 +151,39 @@ impl Store {
         self.last_generation.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    fn state(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Attributes of an inode.
     pub fn inode(&self, ino: Ino) -> Result<Option<Attr>> {
-        self.state().inode(ino)
+        self.view().inode(ino)
     }
 
     /// Target of a symbolic link.
     pub fn symlink(&self, ino: Ino) -> Result<Option<Vec<u8>>> {
-        self.state().symlink(ino)
+        self.view().symlink(ino)
     }
 
     /// A name in a directory.
     pub fn dirent(&self, parent: Ino, name: &[u8]) -> Result<Option<Dirent>> {
-        self.state().dirent(parent, name)
+        self.view().dirent(parent, name)
     }
 
     /// Names of a directory in cookie order, those with a cookie above `after`, at most `max`.
     pub fn dirents(&self, parent: Ino, after: u64, max: usize) -> Result<Vec<Dirent>> {
-        self.state().dirents(parent, after, max)
+        self.view().dirents(parent, after, max)
     }
 
     /// Value of an extended attribute.
     pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.state().xattr(ino, name)
+        self.view().xattr(ino, name)
     }
 
     /// Names of all extended attributes of an inode.
     pub fn xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
-        self.state().xattrs(ino)
+        self.view().xattrs(ino)
     }
 
     /// Extents that overlap `[off, off + len)`, whole (not cut to the range), in order.
     pub fn extents_in(&self, ino: Ino, off: u64, len: u64) -> Result<Vec<Extent>> {
-        self.state().extents_in(ino, off, len)
+        self.look(ino, |s| s.extents_in(ino, off, len))
     }
 
     /// Bytes of an inode that are not holes.
@@ -188,7 +192,7 @@ impl Store {
         let (mut sum, mut from) = (0, 0);
         loop {
             // In pages, so that nobody waits for long.
-            let page = self.state().some_extents(ino, from..u64::MAX, PAGE)?;
+            let page = self.look(ino, |s| s.some_extents(ino, from..u64::MAX, PAGE))?;
             sum += page.iter().map(|e| e.len).sum::<u64>();
             match page.last().filter(|_| page.len() == PAGE) {
                 Some(last) => from = last.end(),
@@ -199,29 +203,29 @@ impl Store {
 
     /// Where the primer with this id lies.
     pub fn primer(&self, id: u64) -> Result<Option<FrameRef>> {
-        self.state().primer(id)
+        self.view().primer(id)
     }
 
     /// The language models that frames of this store may name, by number.
     pub fn models(&self) -> Result<Vec<ModelEntry>> {
-        self.state().models()
+        self.view().models()
     }
 
     /// Inodes with no name (unlinked while open when the store was last used).
     pub fn orphans(&self) -> Result<Vec<Ino>> {
-        self.state().orphans()
+        self.view().orphans()
     }
 
     /// Inodes that have staged extents; for the background coder at mount.
     pub fn staged_inodes(&self) -> Result<Vec<Ino>> {
-        self.state().staged_inodes()
+        self.view().staged_inodes()
     }
 
     /// Live data frames and primers, segment by segment: for checks of the whole store.
     pub fn live_frames(&self) -> Result<Vec<(FrameRef, Ino, u64)>> {
         let mut out = Vec::new();
         for (number, _) in self.segments.lens() {
-            let frames = self.state().frames(number, 0, usize::MAX)?;
+            let frames = self.view().frames(number, 0, usize::MAX)?;
             out.extend(frames.into_iter().map(|(f, l)| (f, l.ino, l.off)));
         }
         Ok(out)
@@ -235,7 +239,7 @@ impl Store {
         let mut last = None;
         while let Some((ino, off)) = from {
             // In pages, so that nobody waits for long.
-            let page = self.state().extents_from(ino, off, PAGE)?;
+            let page = self.view().extents_from(ino, off, PAGE)?;
             for (_, e) in &page {
                 if e.model != 0 && last.replace(e.frame) != Some(e.frame) {
                     *counts.entry(e.model).or_default() += 1;
@@ -331,9 +335,9 @@ impl Store {
 
     /// Checks everything that a transaction needs to hold before it may begin.
     fn admit(&self, txn: &Txn) -> Result<()> {
-        let state = self.state();
+        let state = self.view();
         if let Some(g) = &txn.guard
-            && state.extents_in(g.ino, g.off, g.len)? != g.expect
+            && self.extents_in(g.ino, g.off, g.len)? != g.expect
         {
             return Err(StoreError::Conflict);
         }
@@ -362,21 +366,21 @@ impl Store {
     }
 
     fn apply(&self, w: &mut Writer, txn: &Txn, refs: &[FrameRef]) -> Result<()> {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.table.seq = w.seq + 1;
+        let mut draft = self.draft(w);
         for op in &txn.ops {
             let change = change(op, &txn.frames, refs);
-            if let Some(cut) = state.instead(&change)? {
+            if let Some(cut) = draft.instead(&change)? {
                 w.log(&cut);
-                state.apply(&cut)?;
+                draft.apply(&cut)?;
                 self.sweeper.wake();
                 if matches!(change, Change::Punch { .. }) {
                     continue;
                 }
             }
             w.log(&change);
-            state.apply(&change)?;
+            draft.apply(&change)?;
         }
+        self.publish(w, draft);
         Ok(())
     }
 
@@ -409,7 +413,7 @@ impl Store {
 
     fn frame_bytes(&self, f: FrameRef) -> Result<(Header, Vec<u8>)> {
         if self.segments.buffered(f)
-            && let Some(bytes) = self.writer().peek(f)
+            && let Some(bytes) = self.segments.tail.peek(f)
         {
             let damaged =
                 |reason| StoreError::Damaged { segment: f.segment, offset: f.offset, reason };

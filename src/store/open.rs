@@ -6,6 +6,7 @@ use super::sweep;
 use crate::store::index::base::{Base, ClosedBase, NoBase};
 use crate::store::index::disk::{self, SledBase};
 use crate::store::index::flusher;
+use crate::store::index::live::Live;
 use crate::store::index::mac;
 use crate::store::index::memtable::Table;
 use crate::store::index::state::State;
@@ -270,16 +271,19 @@ pub fn open_how(
             "{shown}: numbers of inodes or generations that no store reaches: it is forged"
         )));
     }
+    let (last_ino, last_generation) = (totals.last_ino, totals.last_generation);
+    let state = Arc::new(RwLock::new(start.state));
     let store = Arc::new(Store {
         path: path.to_owned(),
         read_only: options.read_only,
-        last_ino: AtomicU64::new(totals.last_ino),
-        last_generation: AtomicU64::new(totals.last_generation),
+        last_ino: AtomicU64::new(last_ino),
+        last_generation: AtomicU64::new(last_generation),
         superblock,
         segments,
         durable: AtomicU64::new(start.seq),
         synced: AtomicU64::new(start.writer.position()),
-        state: RwLock::new(start.state),
+        live: Arc::new(Live::new(Arc::clone(&state))),
+        state,
         writer: Mutex::new(start.writer),
         sync: Mutex::new(()),
         promised: Arc::default(),
@@ -530,6 +534,9 @@ fn checkpoint_at_close(store: &Store) {
 /// Changes that are worth waiting for when the index is closed; sled takes about 100,000 a second.
 const INDEX_PATIENCE: usize = 300_000;
 
+/// The longest that an answer of the index is waited for before it is closed.
+const ASKED: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// Brings the index up to date and closes it; its name and digest, if it can be vouched for.
 fn close_index(store: &Store) -> Option<(String, [u8; 32])> {
     let dir = lock(&store.index_dir).clone()?;
@@ -546,6 +553,15 @@ fn close_index(store: &Store) -> Option<(String, [u8; 32])> {
         let table = std::mem::replace(&mut state.table, Table::new(gone));
         Arc::clone(table.base())
     };
+    // Whoever asks it right now is waited for.
+    let began = std::time::Instant::now();
+    while Arc::strong_count(&base) > 1 {
+        if began.elapsed() > ASKED {
+            log::warn!("{}: still in use, the next mount rebuilds it", dir.display());
+            return None;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
     let flushed = base.flush();
     drop(base);
     let vouch = || -> std::io::Result<_> {

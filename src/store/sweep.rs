@@ -5,11 +5,10 @@
 
 use super::api::Result;
 use crate::store::index::flusher;
-use crate::store::log::record::Change;
 use crate::store::{Store, lock};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Extents that go under one hold of the locks. A change that would take more leaves them to the
@@ -59,13 +58,17 @@ pub fn step(store: &Store, max: usize) -> Result<bool> {
     }
     let mut w = lock(&store.writer);
     w.admits()?;
-    let Some(change) = store.state().next_sweep(max)? else { return Ok(false) };
+    let mut draft = store.draft(&w);
+    let Some(change) = draft.next_sweep(max)? else { return Ok(false) };
     w.ensure(64, true)?;
     if w.group_is_full(64) {
         w.close_group(store.durable.load(Ordering::Acquire))?;
     }
     // Half of a change must not become durable.
-    let applied = catch_unwind(AssertUnwindSafe(|| apply(store, w.seq + 1, &change)));
+    let applied = catch_unwind(AssertUnwindSafe(|| {
+        draft.table.seq = w.seq + 1;
+        draft.apply(&change)
+    }));
     match applied {
         Ok(Ok(())) => {}
         Ok(Err(e)) => {
@@ -78,13 +81,8 @@ pub fn step(store: &Store, max: usize) -> Result<bool> {
         }
     }
     w.log(&change);
+    store.publish(&mut w, draft);
     Ok(true)
-}
-
-fn apply(store: &Store, seq: u64, change: &Change) -> Result<()> {
-    let mut state = store.state.write().unwrap_or_else(PoisonError::into_inner);
-    state.table.seq = seq;
-    state.apply(change)
 }
 
 /// Sweeps now, for so long at most: somebody wants the room that it makes.

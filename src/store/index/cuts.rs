@@ -9,13 +9,14 @@ use crate::store::log::record::In;
 use crate::types::Ino;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// What keys of these ranges begin with.
 pub const LETTER: u8 = b't';
 
-/// The ranges, apart from each other, by inode and first byte.
-#[derive(Debug, Default)]
-pub struct Cuts(BTreeMap<(u64, u64), u64>);
+/// The ranges, apart from each other, by inode and first byte. Copies share them until one changes.
+#[derive(Debug, Clone, Default)]
+pub struct Cuts(Arc<BTreeMap<(u64, u64), u64>>);
 
 impl Cuts {
     /// Those of a table. What no writer makes is left out.
@@ -26,7 +27,7 @@ impl Cuts {
             if let (Some(ino), Some(off), Some(end)) = (number(1), number(9), In(&v).u64())
                 && off < end
             {
-                cuts.0.insert((ino, off), end);
+                Arc::make_mut(&mut cuts.0).insert((ino, off), end);
             }
         }
         Ok(cuts)
@@ -45,12 +46,12 @@ impl Cuts {
 
     /// Enters a range. It must not overlap another.
     pub fn insert(&mut self, ino: Ino, range: &Range<u64>) {
-        self.0.insert((ino.0, range.start), range.end);
+        Arc::make_mut(&mut self.0).insert((ino.0, range.start), range.end);
     }
 
     /// Takes out the range that begins there.
     pub fn remove(&mut self, ino: Ino, off: u64) {
-        self.0.remove(&(ino.0, off));
+        Arc::make_mut(&mut self.0).remove(&(ino.0, off));
     }
 
     /// Ranges that overlap or touch this one, in order.

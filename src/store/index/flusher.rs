@@ -1,14 +1,17 @@
 //! The thread that moves durable changes from memory into the index.
 
 use super::base::Base;
+use super::state::State;
 use crate::store::worker::Worker;
 use crate::store::{Store, lock};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLockWriteGuard};
 use std::time::Duration;
 
 /// Changes moved at a time.
 const BATCH: usize = 20_000;
+/// Changes looked at, or dropped, under one hold of the state's lock.
+const STEP: usize = 1000;
 /// Changes in memory from which on the thread is woken early.
 const CROWD: usize = 100_000;
 /// The thread looks this often.
@@ -55,24 +58,35 @@ pub fn step(store: &Store) -> usize {
     }
     let _turn = lock(&store.flusher.turn);
     let durable = store.durable.load(Ordering::Acquire);
-    let (base, batch): (Arc<dyn Base>, _) = {
-        let state = store.state();
-        if state.table.base().is_volatile() {
-            return 0;
+    let base: Arc<dyn Base> = Arc::clone(store.state().table.base());
+    if base.is_volatile() {
+        return 0;
+    }
+    let (mut batch, mut from) = (Vec::new(), None);
+    loop {
+        // Some at a time: others want the lock.
+        batch.append(&mut store.state().table.ripe_after(&mut from, durable, STEP));
+        if from.is_none() || batch.len() >= BATCH {
+            break;
         }
-        (Arc::clone(state.table.base()), state.table.ripe(durable, BATCH))
-    };
+    }
     if batch.is_empty() || !has_room(store, &batch) {
         return 0;
     }
+    state_mut(store).table.begin_move();
     if let Err(e) = base.write(&batch) {
         log::error!("{e}");
         store.flusher.broken.store(true, Ordering::Relaxed);
         return 0;
     }
-    let mut state = store.state.write().unwrap_or_else(PoisonError::into_inner);
-    state.table.settle(&batch, durable);
+    for some in batch.chunks(STEP) {
+        state_mut(store).table.settle(some, durable);
+    }
     batch.len()
+}
+
+fn state_mut(store: &Store) -> RwLockWriteGuard<'_, State> {
+    store.state.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// True if the index finds room for a batch. sled answers nothing any more, not even reads, once a

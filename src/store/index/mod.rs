@@ -5,6 +5,7 @@ pub mod cuts;
 pub mod disk;
 pub mod extents;
 pub mod flusher;
+pub mod live;
 pub mod mac;
 pub mod memtable;
 pub mod packed;

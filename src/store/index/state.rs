@@ -48,7 +48,12 @@ pub struct State {
     pub cuts: Cuts,
     /// Error-correcting code of the store's frames.
     code: Code,
+    /// How often extents of inodes were changed; several inodes share a count.
+    changes: [u32; PARTS],
 }
+
+/// Counts of changes.
+const PARTS: usize = 64;
 
 pub(in crate::store) fn key(letter: u8, n: u64) -> Vec<u8> {
     let mut k = Vec::with_capacity(17);
@@ -129,7 +134,34 @@ impl State {
     /// Over an empty or trusted table.
     pub fn new(table: Table, totals: Totals, code: Code) -> Result<Self> {
         let cuts = Cuts::load(&table)?;
-        Ok(Self { table, totals, cuts, code })
+        Ok(Self::of(table, totals, cuts, code))
+    }
+
+    /// Of these parts.
+    pub fn of(table: Table, totals: Totals, cuts: Cuts, code: Code) -> Self {
+        Self { table, totals, cuts, code, changes: [0; PARTS] }
+    }
+
+    /// A number that changes when extents of this inode do.
+    pub fn changes_of(&self, ino: Ino) -> u32 {
+        self.changes[ino.0 as usize % PARTS]
+    }
+
+    /// Takes over what was done to a state above this one.
+    pub fn take(&mut self, above: Self) {
+        for k in above.table.changed() {
+            if let (Some(b'e' | &super::cuts::LETTER), Some(ino)) = (k.first(), k.get(1..9)) {
+                let count = &mut self.changes[tail_u64(ino) as usize % PARTS];
+                *count = count.wrapping_add(1);
+            }
+        }
+        self.table.take(above.table);
+        let mut totals = above.totals;
+        // The other owner of what they share goes, so that it is changed where it is.
+        self.totals = Totals::default();
+        totals.fold();
+        self.totals = totals;
+        self.cuts = above.cuts;
     }
 
     fn counts(k: &[u8]) -> bool {
@@ -254,17 +286,16 @@ impl State {
         let t = &mut self.totals;
         let parity = self.code.parity_in((l.len as usize).saturating_sub(OVERHEAD)) as u64;
         let (whole, bytes) = (u64::from(l.len), u64::from(l.len).saturating_sub(parity));
+        let live = t.live_mut(segment);
+        *live = if alive { live.saturating_add(whole) } else { live.saturating_sub(whole) };
         let sum = if l.staged { &mut t.staged } else { &mut t.coded };
-        let live = t.live.entry(segment).or_default();
         if alive {
             add(sum, bytes);
             add(&mut t.parity, parity);
-            add(live, whole);
             add(&mut t.frames, 1);
         } else {
             *sum = sum.saturating_sub(bytes);
             t.parity = t.parity.saturating_sub(parity);
-            *live = live.saturating_sub(whole);
             t.frames = t.frames.saturating_sub(1);
         }
     }

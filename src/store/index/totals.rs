@@ -2,6 +2,7 @@
 
 use crate::store::log::record::{In, Out};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Sums over the table; kept with it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,11 +29,31 @@ pub struct Totals {
     pub last_generation: u64,
     /// Highest directory cookie.
     pub last_cookie: u64,
-    /// Live bytes by segment.
-    pub live: BTreeMap<u32, u64>,
+    /// Live bytes by segment, as of the last [`Self::fold`]. Copies share it.
+    pub live: Arc<BTreeMap<u32, u64>>,
+    /// Those of segments that have changed since in a copy.
+    pub(in crate::store) fresh: BTreeMap<u32, u64>,
 }
 
 impl Totals {
+    /// Live bytes of a segment, to be changed. Only what changes is copied.
+    pub fn live_mut(&mut self, segment: u32) -> &mut u64 {
+        if Arc::get_mut(&mut self.live).is_some() {
+            self.fold();
+            return Arc::make_mut(&mut self.live).entry(segment).or_default();
+        }
+        let now = self.live.get(&segment).copied().unwrap_or_default();
+        self.fresh.entry(segment).or_insert(now)
+    }
+
+    /// Puts what has changed into [`Self::live`].
+    pub fn fold(&mut self) {
+        if !self.fresh.is_empty() {
+            let fresh = std::mem::take(&mut self.fresh);
+            Arc::make_mut(&mut self.live).extend(fresh);
+        }
+    }
+
     /// For the checkpoint's end and the clean-unmount record.
     pub fn encode(&self, o: &mut Out) {
         o.u64(self.files).u64(self.inodes).u64(self.logical).u64(self.coded).u64(self.staged);
@@ -41,8 +62,10 @@ impl Totals {
             .u64(self.frames)
             .u64(self.last_ino)
             .u64(self.last_generation);
-        o.u64(self.last_cookie).u32(self.live.len() as u32);
-        for (s, n) in &self.live {
+        let mut all = self.clone();
+        all.fold();
+        o.u64(self.last_cookie).u32(all.live.len() as u32);
+        for (s, n) in &*all.live {
             o.u32(*s).u64(*n);
         }
     }
@@ -61,10 +84,11 @@ impl Totals {
             last_ino: i.u64()?,
             last_generation: i.u64()?,
             last_cookie: i.u64()?,
-            live: BTreeMap::new(),
+            live: Arc::default(),
+            fresh: BTreeMap::new(),
         };
         for _ in 0..i.u32()? {
-            t.live.insert(i.u32()?, i.u64()?);
+            Arc::make_mut(&mut t.live).insert(i.u32()?, i.u64()?);
         }
         Some(t)
     }

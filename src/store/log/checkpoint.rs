@@ -8,6 +8,7 @@ use super::superblock::SEGMENT_HEADER;
 use super::writer::Writer;
 use crate::store::api::{Result, StoreError};
 use crate::store::index::base::Base;
+use crate::store::index::live::Live;
 use crate::store::index::memtable::Table;
 use crate::store::index::packed::Packer;
 use crate::store::index::state::State;
@@ -39,9 +40,8 @@ pub struct End {
 /// Writes a checkpoint at the head of a new segment. Returns its length in bytes. If it fails for
 /// want of room, what was written of it is harmless.
 ///
-/// The hold on the writer keeps the table from changing; the state's lock is taken for some pairs at
-/// a time, so that readers go on meanwhile.
-pub fn write(w: &mut Writer, state: &RwLock<State>) -> Result<u64> {
+/// The hold on the writer keeps the table from changing; readers go on meanwhile.
+pub fn write(w: &mut Writer, state: &RwLock<State>, live: &Live) -> Result<u64> {
     w.roll(true)?;
     let mut parts = 0;
     let mut total = 0;
@@ -58,7 +58,7 @@ pub fn write(w: &mut Writer, state: &RwLock<State>) -> Result<u64> {
     let mut from = Vec::new();
     let mut inodes = 0;
     loop {
-        let some = read(state).table.scan(&from, &[0xff], PAIRS)?;
+        let some = live.pairs(&from, &[0xff], PAIRS, false)?;
         let Some((last, _)) = some.last() else { break };
         from.clone_from(last);
         from.push(0);

@@ -11,7 +11,7 @@ use crate::types::FrameRef;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 /// How long a deleted segment stays readable.
@@ -62,6 +62,62 @@ pub struct Side {
     pub len: u64,
 }
 
+/// The writer's buffer. Readers look into it while it is being written: only what changes it, which
+/// is the writer alone, excludes them, and never while it waits for the disk.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Tail(RwLock<Buffer>);
+
+/// Bytes of a segment that are in memory only.
+#[derive(Debug, Default)]
+struct Buffer {
+    number: u32,
+    /// Where they begin.
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Tail {
+    fn buffer(&self) -> RwLockReadGuard<'_, Buffer> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> RwLockWriteGuard<'_, Buffer> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many bytes there are.
+    pub fn len(&self) -> usize {
+        self.buffer().bytes.len()
+    }
+
+    /// Adds bytes that begin at `at` of a segment.
+    pub fn push(&self, number: u32, at: u64, bytes: &[u8]) {
+        let mut b = self.change();
+        if b.bytes.is_empty() {
+            (b.number, b.start) = (number, at);
+        }
+        b.bytes.extend_from_slice(bytes);
+    }
+
+    /// Lets the bytes go.
+    pub fn clear(&self) {
+        self.change().bytes.clear();
+    }
+
+    /// Writes the bytes; they stay here.
+    pub fn write_to(&self, blob: &dyn Blob) -> io::Result<()> {
+        let b = self.buffer();
+        blob.write_at(&b.bytes, b.start)
+    }
+
+    /// Copies the bytes of a frame, if all of them are here.
+    pub fn peek(&self, f: FrameRef) -> Option<Vec<u8>> {
+        let b = self.buffer();
+        let at = u64::from(f.offset).checked_sub(b.start).filter(|_| f.segment == b.number)?;
+        b.bytes.get(at as usize..at as usize + f.len as usize).map(<[u8]>::to_vec)
+    }
+}
+
 /// All segments; readers share it with the writer.
 #[derive(Debug)]
 pub struct Segments {
@@ -86,6 +142,8 @@ pub struct Segments {
     pub aside: AtomicU64,
     /// The writer's segment (upper half) and how much of it is in the file (lower half).
     written: AtomicU64,
+    /// What the writer has not handed to the operating system yet.
+    pub(in crate::store) tail: Tail,
     /// The sidecar of each segment that has one.
     pub(in crate::store) sidecars: Mutex<BTreeMap<u32, Side>>,
     /// Whole stripes of a growing segment's sidecar.
@@ -170,6 +228,7 @@ impl Segments {
             headroom,
             aside: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            tail: Tail::default(),
             sidecars: Mutex::new(sidecars),
             parts: Mutex::default(),
             healing: Mutex::default(),

@@ -48,7 +48,6 @@ pub struct Writer {
     blob: Arc<dyn Blob>,
     /// Bytes in the segment, buffered ones included.
     len: u64,
-    buffer: Vec<u8>,
     allocated: u64,
     /// Bytes that are set aside in a file.
     reserve: u64,
@@ -85,7 +84,6 @@ impl Writer {
             number,
             blob: segment.blob,
             len,
-            buffer: Vec::new(),
             allocated: len,
             reserve: 0,
             lines,
@@ -125,7 +123,7 @@ impl Writer {
 
     /// Segment being written (upper half) and bytes in its file (lower half).
     pub fn position(&self) -> u64 {
-        u64::from(self.number) << 32 | (self.len - self.buffer.len() as u64)
+        u64::from(self.number) << 32 | (self.len - self.segments.tail.len() as u64)
     }
 
     /// Number of the segment being written.
@@ -194,7 +192,7 @@ impl Writer {
     /// Makes sure that `bytes` more, and the open group, find room. Changes that free space may
     /// use the reserve. On error nothing has changed.
     pub fn ensure(&mut self, bytes: u64, frees: bool) -> Result<()> {
-        if self.buffer.len() >= BUFFER {
+        if self.segments.tail.len() >= BUFFER {
             self.flush()?;
         }
         let slack = self.changes.0.len() as u64 + 64 * 1024;
@@ -293,7 +291,7 @@ impl Writer {
         if kind != Kind::Footer {
             self.lines.push(Line { frame, kind });
         }
-        self.buffer.extend_from_slice(bytes);
+        self.segments.tail.push(self.number, self.len, bytes);
         self.len += len;
         self.segments.put(self.number, Segment { blob: Arc::clone(&self.blob), len: self.len });
         self.note_aside();
@@ -302,7 +300,7 @@ impl Writer {
 
     /// True if the buffer should be handed to the operating system.
     pub fn is_full(&self) -> bool {
-        self.buffer.len() >= BUFFER
+        self.segments.tail.len() >= BUFFER
     }
 
     /// Adds a change to the open group.
@@ -338,19 +336,20 @@ impl Writer {
     /// Hands the buffer to the operating system. `NoSpace` may be tried again; any other error ends
     /// all writing.
     pub fn flush(&mut self) -> Result<()> {
-        let at = self.len - self.buffer.len() as u64;
-        let mut r = self.blob.write_at(&self.buffer, at);
+        let tail = &self.segments.tail;
+        let mut r = tail.write_to(&*self.blob);
         // What was taken in must get there, be it into the last room.
         if matches!(&r, Err(e) if e.raw_os_error() == Some(libc::ENOSPC)) && self.open_reserve() {
-            r = self.blob.write_at(&self.buffer, at);
+            r = self.segments.tail.write_to(&*self.blob);
         }
         match r.map_err(|e| io_error("write", self.number, e)) {
             // The buffer stays, nothing is lost: the next flush tries again.
             Err(e @ StoreError::NoSpace { .. }) => return Err(e),
             r => self.or_fail(r)?,
         }
-        self.buffer.clear();
+        // Who finds that it is written finds it in the file: the mark before the bytes here go.
         self.segments.set_written(self.number, self.len);
+        self.segments.tail.clear();
         Ok(())
     }
 
@@ -397,7 +396,7 @@ impl Writer {
         let written = self.append(Kind::Footer, &footer).and_then(|_| self.flush());
         match written {
             Err(StoreError::NoSpace { .. }) => {
-                self.buffer.clear();
+                self.segments.tail.clear();
                 self.len = before;
                 let segment = Segment { blob: Arc::clone(&self.blob), len: before };
                 self.segments.put(self.number, segment);
@@ -428,13 +427,6 @@ impl Writer {
         }
         self.unsynced.clear();
         Ok(())
-    }
-
-    /// Copies buffered bytes, if all of `f` are.
-    pub fn peek(&self, f: FrameRef) -> Option<Vec<u8>> {
-        let start = self.len - self.buffer.len() as u64;
-        let at = u64::from(f.offset).checked_sub(start).filter(|_| f.segment == self.number)?;
-        self.buffer.get(at as usize..at as usize + f.len as usize).map(<[u8]>::to_vec)
     }
 
     /// Gives back what was allocated beyond the end.

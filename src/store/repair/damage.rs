@@ -106,7 +106,7 @@ impl Store {
     }
 
     fn is_live(&self, f: FrameRef) -> bool {
-        let live = self.state().frames(f.segment, f.offset, 1);
+        let live = self.view().frames(f.segment, f.offset, 1);
         live.is_ok_and(|l| l.first().is_some_and(|(at, _)| at.offset == f.offset))
     }
 

@@ -222,7 +222,7 @@ impl Store {
     fn pairs(&self, letter: u8, mut each: impl FnMut(&[u8], &[u8])) -> Result<()> {
         let mut from = vec![letter];
         loop {
-            let some = self.state().table.scan(&from, &[letter + 1], 4096)?;
+            let some = self.view().table.scan(&from, &[letter + 1], 4096)?;
             let Some((last, _)) = some.last() else { return Ok(()) };
             from.clone_from(last);
             from.push(0);

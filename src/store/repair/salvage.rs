@@ -14,7 +14,6 @@ use crate::store::{Store, lock};
 use crate::types::{Attr, Extent, FrameRef, Ino};
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 /// What others are told who open such a store.
@@ -260,15 +259,15 @@ impl Store {
             if w.group_is_full(some.len() * 256) {
                 w.close_group(self.durable.load(Ordering::Acquire))?;
             }
-            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-            state.table.seq = w.seq + 1;
+            let mut draft = self.draft(&w);
             for change in some {
                 w.log(change);
-                if let Err(e) = state.apply(change) {
+                if let Err(e) = draft.apply(change) {
                     w.fail(&e.to_string());
                     return Err(e);
                 }
             }
+            self.publish(&mut w, draft);
         }
         Ok(())
     }

@@ -72,7 +72,7 @@ impl Store {
             if repair && renew && (side_hurt || missing || (changed && !protected)) {
                 segments.forget_parts();
                 let mut made = segments.protect(number, self.settled_len(number));
-                let live = self.state().frames(number, 0, usize::MAX)?;
+                let live = self.view().frames(number, 0, usize::MAX)?;
                 if made.is_err() && live.iter().all(|(f, _)| whole.contains_key(&f.offset)) {
                     // What is beyond repair is dead: the old sidecar guards nothing of it.
                     segments.drop_sidecar(number);
@@ -94,7 +94,7 @@ impl Store {
                 damaged: changed || side_hurt || e.unreadable,
             };
         }
-        for (f, live) in self.state().frames(number, 0, usize::MAX)? {
+        for (f, live) in self.view().frames(number, 0, usize::MAX)? {
             let end = u64::from(f.offset) + u64::from(f.len);
             let new = end > len && segments.get(number).is_some();
             if !new && whole.get(&f.offset) != Some(&f.len) {

@@ -72,6 +72,8 @@ pub struct Plan {
     fault: Mutex<Option<Fault>>,
     pub hook: Mutex<Hook>,
     pub hits: AtomicU64,
+    /// What calls take.
+    pub pauses: Mutex<BTreeMap<Call, std::time::Duration>>,
 }
 
 impl Plan {
@@ -86,6 +88,10 @@ impl Plan {
 
     /// The fault, if this is the call.
     fn due(&self, call: Call) -> Option<Fault> {
+        let pause = lock(&self.pauses).get(&call).copied();
+        if let Some(pause) = pause {
+            std::thread::sleep(pause);
+        }
         let mut counts = lock(&self.counts);
         let n = counts.entry(call).or_default();
         let due = lock(&self.fault).filter(|f| f.call == call && f.nth == *n);
