@@ -6,6 +6,7 @@
 use super::api::{CleanReport, Result, StoreError};
 use crate::store::log::frame::{self, Kind};
 use crate::store::log::record::Change;
+use crate::store::log::writer::RESERVE;
 use crate::store::{Store, lock};
 
 use std::sync::atomic::Ordering;
@@ -137,7 +138,8 @@ fn fits(store: &Store, number: u32) -> bool {
         return true;
     }
     let checkpoint = lock(&store.checkpoint).1;
-    let aside = store.segments.aside.load(Ordering::Relaxed);
+    // The rest of what is set aside is the checkpoint's.
+    let aside = store.segments.aside.load(Ordering::Relaxed).min(RESERVE);
     let free = store.segments.volume.free_bytes().unwrap_or(u64::MAX).saturating_add(aside);
     live + live / 16 + checkpoint + checkpoint / 4 + SLACK <= free
 }

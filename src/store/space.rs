@@ -49,10 +49,11 @@ impl Store {
     }
 
     /// Free bytes and those that the log holds for what may come, so that a full disk takes as much
-    /// whether or not they are set aside at the moment.
+    /// whether or not they are set aside at the moment. Three quarters of the headroom stay free, which
+    /// is what the cleaner needs to move a segment.
     pub(super) fn usable_bytes(&self) -> u64 {
         let aside = self.segments.aside.load(Ordering::Relaxed);
-        self.free_bytes().saturating_add(aside.min(self.segments.headroom / 2))
+        self.free_bytes().saturating_add(aside.min(self.segments.headroom / 4))
     }
 
     /// Makes sure that `bytes` of payload (plus their overhead) will find room.

@@ -22,7 +22,7 @@ const GROUP_SOFT: usize = 1 << 20;
 /// Room is allocated in steps of this many bytes.
 const STEP: u64 = if cfg!(test) { 64 << 10 } else { 8 << 20 };
 /// Room kept for changes that free space, so that a full disk can be emptied.
-const RESERVE: u64 = if cfg!(test) { 256 << 10 } else { 2 << 20 };
+pub const RESERVE: u64 = if cfg!(test) { 256 << 10 } else { 2 << 20 };
 /// A file that holds room and no bytes. It is deleted when a change that frees space finds none.
 const RESERVE_FILE: &str = "reserve";
 
