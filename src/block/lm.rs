@@ -1,15 +1,12 @@
-//! A model that blocks can be coded with: checked, packed, with its vocabulary; it has a network or a
-//! prior.
+//! A model that blocks can be coded with: checked, packed, with its vocabulary; it has a prior, a network, or
+//! both.
 
 use super::BlockError;
 use crate::codec::prior::Prior;
 use crate::codec::token_model::{Token, TokenModel};
-use crate::codec::{Child, LANES_MAX, Predictor, Vocab};
+use crate::codec::{LANES_MAX, Predictor, Vocab};
 use crate::model::engine::fingerprint;
-use crate::model::prior::UNIT;
-use crate::model::{
-    Engine, EngineError, FileError, Input, Model, Parts, PriorModel, Session, Tree,
-};
+use crate::model::{Engine, EngineError, FileError, Input, Model, Session};
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,9 +25,6 @@ pub enum LmError {
     /// It does not run here, or computes something else than its file says.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// More tokens than the codec numbers.
-    #[error("the vocabulary has {0} tokens; {max} at most can be coded", max = Vocab::SIZE_MAX)]
-    Vocabulary(usize),
 }
 
 /// A model, ready to code. Cheap to clone: clones share all.
@@ -89,42 +83,36 @@ impl fmt::Debug for Lm {
 }
 
 impl Lm {
-    /// Reads a canonical model file, packs it for this CPU, and runs its golden check: a model
-    /// that computes anything else here is refused.
+    /// Reads a canonical model file and makes it ready, as [`Self::of`].
     pub fn load(bytes: &[u8]) -> Result<Arc<Self>, LmError> {
-        let id = *blake3::hash(bytes).as_bytes();
-        match Parts::from_bytes(bytes)? {
-            Parts::Network(model) => Self::of_network(id, *model),
-            Parts::Prior(model) => Ok(Self::of_prior(id, model)),
-        }
+        Self::of(*blake3::hash(bytes).as_bytes(), &Model::from_bytes(bytes)?)
     }
 
-    fn of_network(id: ModelId, model: Model) -> Result<Arc<Self>, LmError> {
-        let engine = Arc::new(Engine::new(&model));
-        let got = guarded(|| fingerprint(&engine, &model.golden.tokens))?;
-        if *got.as_bytes() != model.golden.hash {
-            let want = blake3::Hash::from_bytes(model.golden.hash);
-            return Err(EngineError::Golden { name: model.manifest.name, got, want }.into());
-        }
-        let vocab = Arc::new(vocabulary(&model)?);
-        let start = model.hyper.start;
-        let network = Network { start, engine, busy: Arc::default(), idle: Mutex::default() };
-        let name = model.manifest.name;
-        let core = Core { id, name, vocab, prior: None, network: Some(network) };
+    /// The model whose file has this id: packed for this CPU, and checked. One that computes anything
+    /// else here than where it was made is refused.
+    pub fn of(id: ModelId, model: &Model) -> Result<Arc<Self>, LmError> {
+        let vocab = model.vocabulary.ready();
+        let prior = model.prior.as_ref().map(|p| p.ready(&vocab)).transpose()?;
+        let network = model.network.as_ref().map(|network| {
+            let engine = Arc::new(Engine::new(network, &model.vocabulary.tree));
+            let got = guarded(|| fingerprint(&engine, &network.golden.tokens))?;
+            if *got.as_bytes() != network.golden.hash {
+                let want = blake3::Hash::from_bytes(network.golden.hash);
+                return Err(EngineError::Golden { name: model.manifest.name.clone(), got, want });
+            }
+            let start = network.hyper.start;
+            Ok(Network { start, engine, busy: Arc::default(), idle: Mutex::default() })
+        });
+        let network = network.transpose()?;
+        let lanes = if network.is_some() { model.blocks.lanes as usize } else { 1 };
+        let core = Core { id, name: model.manifest.name.clone(), vocab, prior, network };
         Ok(Arc::new(Self {
             core: Arc::new(core),
-            unit: model.hyper.unit,
-            lanes: (model.hyper.lanes as usize).min(LANES_MAX),
+            unit: model.blocks.unit,
+            lanes: lanes.min(LANES_MAX),
             stop: None,
             background: false,
         }))
-    }
-
-    fn of_prior(id: ModelId, model: PriorModel) -> Arc<Self> {
-        let (name, vocab) = (model.manifest.name, model.vocab);
-        let core = Core { id, name, vocab, prior: Some(model.prior), network: None };
-        let core = Arc::new(core);
-        Arc::new(Self { core, unit: UNIT, lanes: 1, stop: None, background: false })
     }
 
     /// Experts that know nothing yet, for a text of `len` bytes.
@@ -258,27 +246,6 @@ impl Lm {
 /// What the engine computes, or an error where it panics.
 fn guarded<T, E: From<EngineError>>(f: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| Err(EngineError::Panicked.into()))
-}
-
-/// The tokens that can be coded, and the tree over them.
-fn vocabulary(model: &Model) -> Result<Vocab, LmError> {
-    let size = model.hyper.vocab as usize;
-    if size > Vocab::SIZE_MAX {
-        return Err(LmError::Vocabulary(size));
-    }
-    let tokens: Vec<Box<[u8]>> =
-        (0..size as u32).map(|t| model.tokenizer.token(t).into()).collect();
-    let tokenizer = model.tokenizer.clone();
-    let cut = move |text: &[u8]| tokenizer.encode(text).into_iter().map(|t| t as Token).collect();
-    Ok(Vocab::new(&tokens, Box::new(cut), &children(&model.tree)))
-}
-
-fn children(tree: &Tree) -> Vec<[Child; 2]> {
-    let child = |c: i32| match usize::try_from(c) {
-        Ok(node) => Child::Node(node),
-        Err(_) => Child::Token(tree.leaves()[!c as usize] as Token),
-    };
-    tree.nodes().iter().map(|n| [child(n.left), child(n.right)]).collect()
 }
 
 /// Lanes on loan; they go back to their model when dropped, but not after a panic.

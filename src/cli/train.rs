@@ -3,12 +3,10 @@
 use super::output::{self, Say};
 use super::{FAILED, Failure, Outcome, USAGE, model_bench, options};
 use crate::block::{Lm, Tier, bench, looks_like_text};
-use crate::codec::{EMBEDDED, VOCAB};
-use crate::model::file::Manifest;
 use crate::model::registry::{self, RegistryError};
 use crate::model::texts::{LeftOut, files};
 use crate::model::train::{Spool, TrainError, Training};
-use crate::model::{Registry, prior};
+use crate::model::{Blocks, Counted, Manifest, Model, Registry, Vocabulary};
 use crate::store::{Ecc, FRAME_HEADER, frame_len};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -110,7 +108,9 @@ pub fn run(a: &Args, say: Say) -> Outcome {
     let (mut found, mut left_out) = (Vec::new(), Vec::new());
     files(&a.corpus, &mut found, &mut left_out);
     let spooled = |e| Failure::new(FAILED, format!("{}: {e}", registry.dir().display()));
-    let mut spool = Spool::new(registry.dir(), &VOCAB, threads).map_err(spooled)?;
+    let vocabulary = Vocabulary::built_in();
+    let vocab = vocabulary.ready();
+    let mut spool = Spool::new(registry.dir(), &vocab, threads).map_err(spooled)?;
     let (mut held, mut held_bytes, mut taken) = (Vec::new(), 0, 0);
     for path in found {
         match std::fs::read(&path) {
@@ -159,8 +159,9 @@ pub fn run(a: &Args, say: Say) -> Outcome {
         licence: a.licence.clone(),
         source: a.source.clone().unwrap_or_else(|| format!("{corpus_bytes} bytes of text")),
     };
-    let bytes = prior::to_bytes(&manifest, EMBEDDED, &kinds)
-        .ok_or_else(|| Failure::new(FAILED, "the built-in vocabulary is damaged"))?;
+    let prior = Some(Counted::new(&vocab, kinds));
+    let model = Model { manifest, blocks: Blocks::ALONE, vocabulary, prior, network: None };
+    let bytes = model.to_bytes();
     let seconds = began.elapsed().as_secs_f64();
     let lm = Lm::load(&bytes)?;
     let memory_bytes = lm.weight() as u64;
