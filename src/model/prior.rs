@@ -24,7 +24,7 @@ pub struct Counted {
 
 /// Hash of the sample's code.
 fn fingerprint(vocab: &Arc<Vocab>, prior: &Arc<Prior>) -> [u8; 32] {
-    let mut predictor = Predictor::informed(vocab, SAMPLE.len(), prior);
+    let mut predictor = Predictor::informed(vocab, SAMPLE.len(), prior, false);
     *blake3::hash(&codec::encode(SAMPLE, 1, &mut predictor, None).bytes).as_bytes()
 }
 
@@ -95,7 +95,8 @@ impl Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Blocks, Manifest, Model};
+    use crate::model::tokenizer::PreTokenizer;
+    use crate::model::{Blocks, Manifest, Model, Tokenizer, Tree};
 
     fn small() -> Model {
         let mut kinds: [Contexts; KINDS] = std::array::from_fn(|_| Contexts::new(40));
@@ -150,6 +151,17 @@ mod tests {
         let e = read.prior.unwrap().ready(&read.vocabulary.ready()).unwrap_err();
         assert!(e.to_string().contains("check text"), "{e}");
         assert!(Model::from_bytes(&[&bytes[..], b"x"].concat()).is_err());
+        // A vocabulary that leaves do not tell apart.
+        let mut tokens: Vec<Vec<u8>> = (0..=255_u8).map(|b| vec![b]).collect();
+        tokens.extend((0..LEAVES as u16).map(|n| n.to_le_bytes().to_vec()));
+        let mut other = small();
+        let weights: Vec<_> = (0..tokens.len() as u32).map(|t| (t, 1)).collect();
+        other.vocabulary = Vocabulary {
+            tokenizer: Tokenizer::new(PreTokenizer::Longest, &tokens, Vec::new()).unwrap(),
+            tree: Tree::huffman(&weights),
+        };
+        let e = Model::from_bytes(&other.to_bytes()).unwrap_err().to_string();
+        assert!(e.contains("at most 4096 tokens"), "{e}");
         // Other formats, older and newer, other parts, and none.
         for (at, v, what) in [(8, 0, "anew"), (8, 7, "newer"), (12, 5, "newer"), (12, 0, "neither")]
         {

@@ -1,9 +1,12 @@
 //! A small random model, the same on every machine.
 
+use lmfs::codec::prior::{Contexts, KINDS};
 use lmfs::model::engine::{GROUP, ROPE_STEPS, Rope, WEIGHT_MAX, fingerprint};
 use lmfs::model::network::{Golden, Hyper, Layer, Matrix};
 use lmfs::model::tokenizer::{Merge, PreTokenizer};
-use lmfs::model::{Blocks, Engine, Isa, Manifest, Model, Network, Tokenizer, Tree, Vocabulary};
+use lmfs::model::{
+    Blocks, Counted, Engine, Isa, Manifest, Model, Network, Tokenizer, Tree, Vocabulary,
+};
 use std::sync::Arc;
 
 /// A reproducible generator (xorshift64).
@@ -130,4 +133,17 @@ pub fn engine(m: &Model) -> Arc<Engine> {
 #[allow(dead_code)]
 pub fn smallest() -> Model {
     model(Hyper { hidden: 32, heads: 2, kv_heads: 1, feed_forward: 48, window: 30, ..HYPER })
+}
+
+/// The same with a prior beside the network: a few contexts of each kind.
+#[allow(dead_code)]
+pub fn both() -> Model {
+    let mut kinds: [Contexts; KINDS] = std::array::from_fn(|_| Contexts::new(8));
+    for (k, kind) in kinds.iter_mut().enumerate() {
+        for n in 0..8_u32 {
+            kind.push(n << 29 | k as u32, &[n as u16 * 16, n as u16 * 64 + 531, 4000]);
+        }
+    }
+    let m = smallest();
+    Model { prior: Some(Counted::new(&m.vocabulary.ready(), kinds)), ..m }
 }
