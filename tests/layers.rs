@@ -252,3 +252,21 @@ fn the_checks_themselves_see_what_is_wrong() {
     let graph = [edge("a", &["b"]), edge("b", &["c"]), edge("c", &["b"]), edge("d", &["a"])];
     assert_eq!(circles(&graph.into_iter().collect()), ["b", "c"]);
 }
+
+/// What the program embeds is in the package that it is built from; models that it can do without are
+/// not.
+#[test]
+fn the_package_holds_what_the_program_embeds() {
+    let listed = std::process::Command::new(env!("CARGO"))
+        .args(["package", "--list", "--allow-dirty", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let has = |path: &str| listed.lines().any(|l| l == path);
+    for embedded in ["src/models/base.lmfsmodel", "src/models/sample/log", "src/codec/vocab.bin"] {
+        assert!(has(embedded), "{embedded} is not in the package");
+    }
+    assert!(!has("models/deep.lmfsmodel"));
+}
