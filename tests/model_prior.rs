@@ -149,8 +149,10 @@ fn a_prior_stands_beside_a_network() {
     let (alone, both) = (size("both", "--lm-gain=3"), size("both", "--lm-gain=-1000"));
     assert!(alone < both && both < size("tiny", "--lm-gain=-1000"), "{alone} {both}");
     // Tuning counts, and leaves the network.
-    write(p.path("corpus/b.log"), log(300_000, 5_000_000)).unwrap();
-    let tune = ["model", "tune", "--corpus", &corpus, "--name", "ours", "--base", "both"];
+    create_dir(p.path("other")).unwrap();
+    write(p.path("other/b.log"), log(300_000, 1).to_ascii_uppercase()).unwrap();
+    let other = p.text("other");
+    let tune = ["model", "tune", "--corpus", &other, "--name", "ours", "--base", "both"];
     assert_eq!(json(&p, &tune)["kept"], true);
     let info = works(&p, &["model", "info", "ours"]);
     assert!(info.contains("\nprior ") && info.contains("\nnetwork "), "{info}");
