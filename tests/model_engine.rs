@@ -111,6 +111,15 @@ fn sinks_matter_once_they_have_left_the_window() {
     assert!((57..250).all(|t| with[t] != without[t] && with[t] != less[t]));
 }
 
+/// More sinks than a cache has slots at first: the slots behind them are not there yet.
+#[test]
+fn texts_shorter_than_the_sinks_see_all() {
+    let texts = [Random(4).tokens(270)];
+    let many = tiny::model(Hyper { window: 40, sinks: 256, ..HYPER });
+    let run = |model| distributions(&tiny::engine(&model), &texts, 1, 1);
+    assert!(run(many) == run(tiny(296)));
+}
+
 #[test]
 fn sinks_give_the_known_logits() {
     let m = Model::from_bytes(&sinking().to_bytes()).unwrap();
