@@ -185,7 +185,9 @@ fn circles(imports: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
         if dead.is_empty() {
             break;
         }
-        dead.iter().for_each(|d| drop(left.remove(d)));
+        for d in &dead {
+            left.remove(d);
+        }
     }
     let reached = |from: &String| {
         let (mut seen, mut todo) = (BTreeSet::new(), vec![from]);
