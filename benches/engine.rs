@@ -65,17 +65,23 @@ fn apart(engine: &Arc<Engine>, lanes: usize, context: usize) -> f64 {
 }
 
 /// Bits per byte of the model alone on `text`, cut into units of `lanes` lanes.
-fn bits_per_byte(engine: &Arc<Engine>, model: &Model, text: &[u8], lanes: usize) -> f64 {
+fn bits_per_byte(
+    engine: &Arc<Engine>,
+    model: &Model,
+    start: u32,
+    text: &[u8],
+    lanes: usize,
+) -> f64 {
     let leaf: HashMap<u32, usize> =
-        model.tree.leaves().iter().enumerate().map(|(i, t)| (*t, i)).collect();
+        model.vocabulary.tree.leaves().iter().enumerate().map(|(i, t)| (*t, i)).collect();
     let mut bits = 0.0;
-    for unit in text.chunks(model.hyper.unit as usize) {
+    for unit in text.chunks(model.blocks.unit as usize) {
         let mut session = Session::new(Arc::clone(engine), lanes, 2).unwrap();
         let texts: Vec<Vec<u32>> = unit
             .chunks(unit.len().div_ceil(lanes))
             .map(|lane| {
-                let mut t = vec![model.hyper.start];
-                t.extend(model.tokenizer.encode(lane));
+                let mut t = vec![start];
+                t.extend(model.vocabulary.tokenizer.encode(lane));
                 t
             })
             .collect();
@@ -118,18 +124,23 @@ fn main() {
     println!("file {} bytes, id {}", bytes.len(), blake3::hash(&bytes));
     let start = Instant::now();
     let model = Model::from_bytes(&bytes).unwrap();
-    let engine = Arc::new(Engine::new(&model));
+    let network = model.network.as_ref().expect("a model with a network");
+    let tree = &model.vocabulary.tree;
+    let engine = Arc::new(Engine::new(network, tree));
     println!("load {:.3} s, {} bytes of weights", start.elapsed().as_secs_f64(), engine.bytes());
     let start = Instant::now();
-    let got = lmfs::model::engine::fingerprint(&engine, &model.golden.tokens).unwrap();
-    assert_eq!(*got.as_bytes(), model.golden.hash);
+    let got = lmfs::model::engine::fingerprint(&engine, &network.golden.tokens).unwrap();
+    assert_eq!(*got.as_bytes(), network.golden.hash);
     println!("golden check {:.3} s", start.elapsed().as_secs_f64());
     if let Some((source, _)) = &source {
-        println!("{:#?}", oracle::compare(source, &model, SAMPLE.as_bytes(), 600).unwrap());
+        println!(
+            "{:#?}",
+            oracle::compare(source, &model.vocabulary, network, SAMPLE.as_bytes(), 600).unwrap()
+        );
     }
     let start = Instant::now();
     let text = SAMPLE.repeat(200);
-    let n = model.tokenizer.encode(text.as_bytes()).len();
+    let n = model.vocabulary.tokenizer.encode(text.as_bytes()).len();
     let s = start.elapsed().as_secs_f64();
     println!(
         "tokenizer {:.1} MB/s, {:.2} bytes/token",
@@ -137,7 +148,7 @@ fn main() {
         text.len() as f64 / n as f64
     );
     for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
-        let engine = Arc::new(Engine::with_isa(&model, isa).unwrap());
+        let engine = Arc::new(Engine::with_isa(network, tree, isa).unwrap());
         let name = isa.name();
         if isa != Isa::best() {
             println!("{name:12} 1 thread, 8 lanes: {:8.0} tokens/s", together(&engine, 8, 1, 0));
@@ -157,7 +168,7 @@ fn main() {
         let text = &text[..text.len().min(256 << 10)];
         for lanes in [1, 8, 16, 32] {
             let start = Instant::now();
-            let bpb = bits_per_byte(&engine, &model, text, lanes);
+            let bpb = bits_per_byte(&engine, &model, network.hyper.start, text, lanes);
             let s = start.elapsed().as_secs_f64();
             println!("{path} {lanes} lanes: {bpb:.4} bpb, {:.0} bytes/s", text.len() as f64 / s);
         }

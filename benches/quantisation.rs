@@ -170,7 +170,7 @@ fn main() -> Result<()> {
         return Ok(());
     };
     let source = import::read(Path::new(source)).unwrap();
-    let tokenizer = source.convert().unwrap().tokenizer;
+    let tokenizer = source.convert().unwrap().vocabulary.tokenizer;
     let texts: Vec<Vec<u8>> = texts
         .iter()
         .map(|p| std::fs::read(p).unwrap())

@@ -3,7 +3,7 @@
 //! standard output). Coding predicts many tokens at once on two threads, decoding steps on one.
 
 use lmfs::model::engine::{TOTAL_BITS, fingerprint};
-use lmfs::model::{Engine, Input, Model, Session};
+use lmfs::model::{Engine, Input, Model, Network, Session, Vocabulary};
 use std::error::Error;
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -13,6 +13,12 @@ const LANES: usize = 3;
 /// A carry-less range coder (Subbotin 1999) with 64 bits.
 const TOP: u64 = 1 << 56;
 const BOTTOM: u64 = 1 << 48;
+
+/// What is used of a model.
+struct Parts {
+    vocabulary: Vocabulary,
+    network: Network,
+}
 
 struct Range {
     low: u64,
@@ -42,16 +48,16 @@ impl Range {
     }
 }
 
-fn encode(model: &Model, engine: &Arc<Engine>, text: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
-    let tokens = model.tokenizer.encode(text);
-    let mut leaf_of = vec![0; model.hyper.vocab as usize];
-    for (leaf, token) in model.tree.leaves().iter().enumerate() {
+fn encode(model: &Parts, engine: &Arc<Engine>, text: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
+    let tokens = model.vocabulary.tokenizer.encode(text);
+    let mut leaf_of = vec![0; model.vocabulary.tokenizer.len()];
+    for (leaf, token) in model.vocabulary.tree.leaves().iter().enumerate() {
         leaf_of[*token as usize] = leaf;
     }
     let mut session = Session::new(Arc::clone(engine), LANES, 2)?;
     let mut inputs = Vec::new();
     for (i, _) in tokens.iter().enumerate() {
-        let token = if i < LANES { model.hyper.start } else { tokens[i - LANES] };
+        let token = if i < LANES { model.network.hyper.start } else { tokens[i - LANES] };
         inputs.push(Input { lane: i % LANES, token });
     }
     let mut out = (tokens.len() as u32).to_le_bytes().to_vec();
@@ -67,7 +73,7 @@ fn encode(model: &Model, engine: &Arc<Engine>, text: &[u8]) -> Result<Vec<u8>, B
     Ok(out)
 }
 
-fn decode(model: &Model, engine: &Arc<Engine>, code: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
+fn decode(model: &Parts, engine: &Arc<Engine>, code: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
     let (count, code) = code.split_at_checked(4).ok_or("no length")?;
     let count = u32::from_le_bytes(count.try_into()?) as usize;
     let mut code = code.iter().copied();
@@ -76,7 +82,7 @@ fn decode(model: &Model, engine: &Arc<Engine>, code: &[u8]) -> Result<Vec<u8>, B
     let mut coder = Range::new();
     let mut tokens: Vec<u32> = Vec::new();
     for i in 0..count {
-        let token = if i < LANES { model.hyper.start } else { tokens[i - LANES] };
+        let token = if i < LANES { model.network.hyper.start } else { tokens[i - LANES] };
         session.step(&[Input { lane: i % LANES, token }]);
         let p = session.cumulative(0);
         let at = (value.wrapping_sub(coder.low) / (coder.range >> TOTAL_BITS)).min(1 << TOTAL_BITS);
@@ -85,9 +91,9 @@ fn decode(model: &Model, engine: &Arc<Engine>, code: &[u8]) -> Result<Vec<u8>, B
         coder.narrow(p[leaf], p[leaf + 1], |_| {
             value = value << 8 | u64::from(code.next().unwrap_or(0));
         });
-        tokens.push(model.tree.leaves()[leaf]);
+        tokens.push(model.vocabulary.tree.leaves()[leaf]);
     }
-    Ok(model.tokenizer.decode(&tokens))
+    Ok(model.vocabulary.tokenizer.decode(&tokens))
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -95,10 +101,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [command, model] = &args[..] else {
         return Err("usage: portable hash|encode|decode MODEL".into());
     };
-    let model = Model::from_bytes(&std::fs::read(model)?)?;
-    let engine = Arc::new(Engine::new(&model));
+    let Model { vocabulary, network, .. } = Model::from_bytes(&std::fs::read(model)?)?;
+    let model = Parts { vocabulary, network: network.ok_or("the model has no network")? };
+    let engine = Arc::new(Engine::new(&model.network, &model.vocabulary.tree));
     if command == "hash" {
-        let hash = fingerprint(&engine, &model.golden.tokens)?;
+        let hash = fingerprint(&engine, &model.network.golden.tokens)?;
         println!("{hash} {}", engine.isa().name());
         return Ok(());
     }

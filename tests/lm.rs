@@ -17,7 +17,7 @@ use std::process::Command;
 use std::sync::{Arc, LazyLock};
 
 static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    tiny::model(lmfs::model::file::Hyper { window: 64, ..tiny::HYPER }).to_bytes()
+    tiny::model(lmfs::model::network::Hyper { window: 64, ..tiny::HYPER }).to_bytes()
 });
 static LM: LazyLock<Arc<Lm>> = LazyLock::new(|| Lm::load(&BYTES).unwrap());
 

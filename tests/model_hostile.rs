@@ -5,12 +5,11 @@
 
 mod tiny;
 
+use lmfs::model::Model;
 use lmfs::model::engine::fingerprint;
-use lmfs::model::{Engine, Model};
 use proptest::prelude::*;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::Arc;
 
 /// Counts what each thread has taken.
 struct Counting;
@@ -49,8 +48,12 @@ fn read(bytes: &[u8]) -> Option<Model> {
 }
 
 fn run(m: &Model) {
-    let engine = Arc::new(Engine::new(m));
-    fingerprint(&engine, &m.golden.tokens).unwrap();
+    if let Some(prior) = &m.prior {
+        let _ = prior.ready(&m.vocabulary.ready());
+    }
+    if m.network.is_some() {
+        fingerprint(&tiny::engine(m), &tiny::network(m).golden.tokens).unwrap();
+    }
 }
 
 /// Blocks of a unit that no container takes would be written and never read.
@@ -61,48 +64,61 @@ fn units_that_no_block_has_are_refused() {
         [(1 << 10, true), (most, true), (0, false), (most + 1, false), (1 << 26, false)]
     {
         let mut m = tiny::smallest();
-        m.hyper.unit = unit;
+        m.blocks.unit = unit;
         assert_eq!(read(&m.to_bytes()).is_some(), fine, "{unit}");
     }
 }
 
+/// All bytes of a file; of weights behind a prior, which takes longer to read, some.
+fn places(model: &Model, len: usize) -> impl Iterator<Item = usize> {
+    let step = if model.prior.is_some() { 53 } else { 1 };
+    (0..4000).chain((4000..len).step_by(step))
+}
+
 #[test]
 fn cut_anywhere_is_refused() {
-    let bytes = tiny::smallest().to_bytes();
-    for n in 0..bytes.len() {
-        assert!(read(&bytes[..n]).is_none(), "cut at {n}");
+    for model in [tiny::smallest(), tiny::both()] {
+        let bytes = model.to_bytes();
+        for n in places(&model, bytes.len()) {
+            assert!(read(&bytes[..n]).is_none(), "cut at {n}");
+        }
+        let mut long = bytes;
+        long.push(0);
+        assert!(read(&long).is_none());
     }
-    let mut long = bytes;
-    long.push(0);
-    assert!(read(&long).is_none());
 }
 
 #[test]
 fn altered_anywhere_does_no_harm() {
-    let mut bytes = tiny::smallest().to_bytes();
-    let mut r = tiny::Random(77);
-    for at in 0..bytes.len() {
-        let old = bytes[at];
-        bytes[at] ^= 1 << (r.next() % 8);
-        // What is accepted is also run; among the many plain weights, now and then.
-        if let Some(m) = read(&bytes)
-            && (at < 4000 || at % 97 == 0)
-        {
-            run(&m);
+    for model in [tiny::smallest(), tiny::both()] {
+        let mut bytes = model.to_bytes();
+        let mut r = tiny::Random(77);
+        for at in places(&model, bytes.len()) {
+            let old = bytes[at];
+            bytes[at] ^= 1 << (r.next() % 8);
+            // What is accepted is also run; among the many plain weights, now and then.
+            if let Some(m) = read(&bytes)
+                && (at < 4000 || at % 97 == 0)
+            {
+                run(&m);
+            }
+            bytes[at] = old;
         }
-        bytes[at] = old;
     }
 }
 
 #[test]
 fn sizes_beyond_the_file_are_refused() {
     let good = tiny::smallest().to_bytes();
-    // Behind magic, two versions and four texts.
+    // Behind magic, format, parts and four texts: blocks and the size of the vocabulary. Those of the
+    // network stand before its flags, rotation tables and all else.
     let at = 8 + 8 + 4 * 2 + "tiny".len();
-    for field in 0..12 {
+    let begins: Vec<u8> = [0_u32, 0, 32, 2].into_iter().flat_map(u32::to_le_bytes).collect();
+    let network = good.windows(16).position(|w| w == begins).unwrap();
+    for at in (0..3).map(|i| at + 4 * i).chain((0..13).map(|i| network + 4 * i)) {
         for size in [0, 1, 15, 16, 255, 4096, 65_535, 65_536, 1 << 20, u32::MAX] {
             let mut bytes = good.clone();
-            bytes[at + field * 4..][..4].copy_from_slice(&u32::to_le_bytes(size));
+            bytes[at..][..4].copy_from_slice(&u32::to_le_bytes(size));
             if let Some(m) = read(&bytes) {
                 run(&m);
             }

@@ -7,8 +7,8 @@ mod tiny;
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
-use lmfs::model::file::Matrix;
 use lmfs::model::import::{self, ImportError, SAMPLE, oracle};
+use lmfs::model::network::{Matrix, Network};
 use lmfs::model::{Engine, Model, engine::fingerprint, tune};
 use proptest::prelude::*;
 use serde_json::json;
@@ -178,16 +178,23 @@ fn convert(path: &Path) -> Model {
     let bytes = source.convert().unwrap().to_bytes();
     assert!(import::read(path).unwrap().convert().unwrap().to_bytes() == bytes);
     let m = Model::from_bytes(&bytes).unwrap();
-    let hash = fingerprint(&Arc::new(Engine::new(&m)), &m.golden.tokens).unwrap();
-    assert_eq!(*hash.as_bytes(), m.golden.hash);
+    let n = network(&m);
+    let engine = Arc::new(Engine::new(n, &m.vocabulary.tree));
+    let hash = fingerprint(&engine, &n.golden.tokens).unwrap();
+    assert_eq!(*hash.as_bytes(), n.golden.hash);
     m
+}
+
+fn network(m: &Model) -> &Network {
+    m.network.as_ref().unwrap()
 }
 
 /// Logits within 0.15 of their standard deviation in the root mean square, 1.5 at worst; bits per byte
 /// within 1%.
 fn matches_the_reference(path: &Path, model: &Model) {
     let source = import::read(path).unwrap();
-    let r = oracle::compare(&source, model, SAMPLE.as_bytes(), 200).unwrap();
+    let r = oracle::compare(&source, &model.vocabulary, network(model), SAMPLE.as_bytes(), 200)
+        .unwrap();
     assert!(r.mean_logit < 0.15 && r.worst_logit < 1.5, "{r:?}");
     assert!((r.exact_bpb / r.reference_bpb - 1.0).abs() < 0.01, "{r:?}");
 }
@@ -209,8 +216,9 @@ fn directories_are_imported_with_and_without_a_head() {
         config["tie_word_embeddings"] = json!(tied);
         directory(dir.path(), &config, &tokenizer());
         let m = convert(dir.path());
-        assert_eq!(m.head.is_none(), tied);
-        assert_eq!((m.hyper.hidden, m.hyper.kv_heads, m.hyper.start), (256, 2, 0));
+        let n = network(&m);
+        assert_eq!(n.head.is_none(), tied);
+        assert_eq!((n.hyper.hidden, n.hyper.kv_heads, n.hyper.start), (256, 2, 0));
         assert_eq!(m.manifest.licence, "CC0-1.0");
         matches_the_reference(dir.path(), &m);
     }
@@ -241,7 +249,7 @@ fn every_tensor_type_is_imported() {
         gguf(&path, kind, &metadata(), None);
         let m = convert(&path);
         let floats = |m: &Model| -> Vec<f32> {
-            let m = &m.layers[1].query;
+            let m = &network(m).layers[1].query;
             let values = m.values.chunks(64).zip(&m.scales);
             values.flat_map(|(v, s)| v.iter().map(move |v| f32::from(*v) * s)).collect()
         };
@@ -352,10 +360,10 @@ fn imported() -> &'static Model {
 proptest! {
     #[test]
     fn any_bytes_come_back(text in prop::collection::vec(any::<u8>(), 0..3000)) {
-        let t = &imported().tokenizer;
+        let t = &imported().vocabulary.tokenizer;
         let tokens = t.encode(&text);
         prop_assert_eq!(t.decode(&tokens), text);
-        prop_assert!(tokens.iter().all(|t| imported().tree.leaves().contains(t)));
+        prop_assert!(tokens.iter().all(|t| imported().vocabulary.tree.leaves().contains(t)));
     }
 }
 
@@ -368,7 +376,8 @@ fn the_differentiable_model_matches_the_reference() {
         config["tie_word_embeddings"] = json!(tied);
         directory(dir.path(), &config, &tokenizer());
         let mut source = import::read(dir.path()).unwrap();
-        let model = source.convert().unwrap();
+        let converted = source.convert().unwrap();
+        let (vocabulary, model) = (&converted.vocabulary, network(&converted));
         let mut set = |name: String, m: &Matrix| {
             source.tensors.insert(name + ".weight", tune::dequantise(m)).unwrap();
         };
@@ -389,11 +398,11 @@ fn the_differentiable_model_matches_the_reference() {
                 set(format!("model.layers.{i}.{name}"), m);
             }
         }
-        let targets = model.tokenizer.encode(&SAMPLE.as_bytes()[..400]);
+        let targets = vocabulary.tokenizer.encode(&SAMPLE.as_bytes()[..400]);
         let inputs: Vec<u32> =
             std::iter::once(0).chain(targets[..targets.len() - 1].iter().copied()).collect();
         let logits = oracle::reference(&source, std::slice::from_ref(&inputs)).unwrap().remove(0);
-        let llama = tune::Llama::new(&model, inputs.len()).unwrap();
+        let llama = tune::Llama::new(vocabulary, model, inputs.len()).unwrap();
         let losses = llama.losses(&inputs, targets.clone(), inputs.len()).unwrap();
         for ((logits, target), loss) in
             logits.iter().zip(&targets).zip(losses.to_vec1::<f32>().unwrap())

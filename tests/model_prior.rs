@@ -118,6 +118,47 @@ fn what_models_cost_is_measured_and_listed() {
 }
 
 #[test]
+fn a_prior_stands_beside_a_network() {
+    let p = place();
+    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tiny.model");
+    works(&p, &["model", "import", tiny]);
+    create_dir(p.path("corpus")).unwrap();
+    write(p.path("corpus/a.log"), log(300_000, 1)).unwrap();
+    let corpus = p.text("corpus");
+    let train = ["model", "train", "--corpus", &corpus, "--name", "both", "--network"];
+    let with = |network| [&train[..], &[network]].concat();
+    fails(&p, &with("small"), 1, "model 'small' has no network");
+    fails(&p, &with("huge"), 1, "no model 'huge'");
+    assert_eq!(models(&p), ["measured.json", "small.lmfsmodel", "tiny.lmfsmodel"]);
+    works(&p, &with("tiny"));
+    let info = works(&p, &["model", "info", "both"]);
+    assert!(
+        info.contains("\nprior ")
+            && info.contains("\nnetwork ")
+            && info.contains("engine        2")
+    );
+    works(&p, &["model", "verify", "both"]);
+    write(p.path("in"), log(20_000, 90_000)).unwrap();
+    let input = p.text("in");
+    let size = |model: &str, gain: &str| {
+        let r = json(&p, &["bench", "codec", "-m", model, gain, &input]);
+        assert_eq!(r["total"]["roundtrip"], true);
+        r["total"]["coded_bytes"].as_u64().unwrap()
+    };
+    // Weights are random: the network earns nothing, with or without a prior.
+    let (alone, both) = (size("both", "--lm-gain=3"), size("both", "--lm-gain=-1000"));
+    assert!(alone < both && both < size("tiny", "--lm-gain=-1000"), "{alone} {both}");
+    // Tuning counts, and leaves the network.
+    create_dir(p.path("other")).unwrap();
+    write(p.path("other/b.log"), log(300_000, 1).to_ascii_uppercase()).unwrap();
+    let other = p.text("other");
+    let tune = ["model", "tune", "--corpus", &other, "--name", "ours", "--base", "both"];
+    assert_eq!(json(&p, &tune)["kept"], true);
+    let info = works(&p, &["model", "info", "ours"]);
+    assert!(info.contains("\nprior ") && info.contains("\nnetwork "), "{info}");
+}
+
+#[test]
 fn a_prior_is_tuned_to_a_log() {
     let p = place();
     create_dir(p.path("corpus")).unwrap();

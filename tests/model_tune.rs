@@ -5,9 +5,9 @@
 mod tiny;
 
 use lmfs::fs::{Fs, FsOptions, NewInode, SetHow};
-use lmfs::model::file::{Hyper, Manifest};
+use lmfs::model::network::Hyper;
 use lmfs::model::tune::{self, Llama, Options, bits_per_byte};
-use lmfs::model::{Corpus, Model};
+use lmfs::model::{Corpus, Model, Network};
 use lmfs::store::{OpenOptions, Store};
 use lmfs::types::Ino;
 use std::os::unix::process::CommandExt;
@@ -16,7 +16,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-use tiny::Random;
+use tiny::{Random, network};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_lmfs");
 
@@ -47,10 +47,10 @@ fn nats(l: &Llama, tokens: &[u32], start: u32) -> f64 {
 #[test]
 fn the_loss_is_the_exact_engine_s() {
     let text = log(2000, 5);
-    let tokens = BASE.tokenizer.encode(&text[..80]);
-    let l = Llama::new(&BASE, tokens.len()).unwrap();
-    let float = nats(&l, &tokens, BASE.hyper.start) / std::f64::consts::LN_2 / 80.0;
-    let exact = bits_per_byte(&BASE, &[text[..80].to_vec()], 1).unwrap();
+    let tokens = BASE.vocabulary.tokenizer.encode(&text[..80]);
+    let l = Llama::new(&BASE.vocabulary, network(&BASE), tokens.len()).unwrap();
+    let float = nats(&l, &tokens, network(&BASE).hyper.start) / std::f64::consts::LN_2 / 80.0;
+    let exact = bits_per_byte(&BASE.vocabulary, network(&BASE), &[text[..80].to_vec()], 1).unwrap();
     assert!((float / exact - 1.0).abs() < 0.01, "{float} {exact}");
 }
 
@@ -60,13 +60,13 @@ fn the_loss_is_the_exact_engine_s() {
 fn gradients_are_slopes() {
     let mut r = Random(9);
     for tied in [false, true] {
-        let mut m = BASE.clone();
+        let mut m = network(&BASE).clone();
         if tied {
             m.head = None;
         }
         let (length, start) = (24, m.hyper.start);
         let tokens: Vec<u32> = r.tokens(2 * length);
-        let l = Llama::new(&m, length).unwrap();
+        let l = Llama::new(&BASE.vocabulary, &m, length).unwrap();
         let inputs: Vec<u32> = tokens
             .chunks(length)
             .flat_map(|c| std::iter::once(start).chain(c[..length - 1].iter().copied()))
@@ -124,19 +124,20 @@ fn tuning_learns_what_is_held_out() {
         threads: 2,
         seed: 1,
     };
-    let manifest = Manifest { name: "mine".into(), ..BASE.manifest.clone() };
     let state = dir.path().join("state");
     let mut reports = 0;
     let never = AtomicBool::new(false);
-    let out = tune::train(&BASE, manifest, &c, &o, &state, &never, &mut |_| reports += 1).unwrap();
+    let from = tune::Base { id: [7; 32], vocabulary: &BASE.vocabulary, network: network(&BASE) };
+    let out = tune::train(from, &c, &o, &state, &never, &mut |_| reports += 1).unwrap();
     assert!(reports > 2 && out.resumed.is_none() && state.exists());
     let p = out.progress;
     assert!(p.held_out < 0.8 * p.before, "{p:?}");
     // What the file holds is as good as what was trained, and exact.
-    let again = Model::from_bytes(&out.model.to_bytes()).unwrap();
+    let tuned = Model { network: Some(out.network), ..BASE.clone() };
+    let again = Model::from_bytes(&tuned.to_bytes()).unwrap();
     lmfs::block::Lm::load(&again.to_bytes()).unwrap();
-    let exact = |m: &Model| bits_per_byte(m, &c.held, 2).unwrap();
-    let (before, after) = (exact(&BASE), exact(&again));
+    let exact = |n: &Network| bits_per_byte(&BASE.vocabulary, n, &c.held, 2).unwrap();
+    let (before, after) = (exact(network(&BASE)), exact(network(&again)));
     assert!(after < 0.8 * before, "{before} {after}");
     // Lanes are longer than what was trained on, so it costs a little more.
     assert!((after / p.held_out - 1.0).abs() < 0.3, "{after} {p:?}");

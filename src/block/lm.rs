@@ -1,15 +1,12 @@
-//! A model that blocks can be coded with: checked, packed, with its vocabulary; it has a network or a
-//! prior.
+//! A model that blocks can be coded with: checked, packed, with its vocabulary; it has a prior, a network, or
+//! both.
 
 use super::BlockError;
 use crate::codec::prior::Prior;
 use crate::codec::token_model::{Token, TokenModel};
-use crate::codec::{Child, LANES_MAX, Predictor, Vocab};
+use crate::codec::{LANES_MAX, Predictor, Vocab};
 use crate::model::engine::fingerprint;
-use crate::model::prior::UNIT;
-use crate::model::{
-    Engine, EngineError, FileError, Input, Model, Parts, PriorModel, Session, Tree,
-};
+use crate::model::{Engine, EngineError, FileError, Input, Model, Session};
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,9 +25,6 @@ pub enum LmError {
     /// It does not run here, or computes something else than its file says.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// More tokens than the codec numbers.
-    #[error("the vocabulary has {0} tokens; {max} at most can be coded", max = Vocab::SIZE_MAX)]
-    Vocabulary(usize),
 }
 
 /// A model, ready to code. Cheap to clone: clones share all.
@@ -44,6 +38,8 @@ pub struct Lm {
     stop: Option<Arc<AtomicBool>>,
     /// Nobody waits for what this clone codes.
     background: bool,
+    /// This clone leaves the network out and codes with the prior.
+    prior_alone: bool,
 }
 
 /// Immutable but for the sessions that are kept for their memory.
@@ -89,55 +85,68 @@ impl fmt::Debug for Lm {
 }
 
 impl Lm {
-    /// Reads a canonical model file, packs it for this CPU, and runs its golden check: a model
-    /// that computes anything else here is refused.
+    /// Reads a canonical model file and makes it ready, as [`Self::of`].
     pub fn load(bytes: &[u8]) -> Result<Arc<Self>, LmError> {
-        let id = *blake3::hash(bytes).as_bytes();
-        match Parts::from_bytes(bytes)? {
-            Parts::Network(model) => Self::of_network(id, *model),
-            Parts::Prior(model) => Ok(Self::of_prior(id, model)),
-        }
+        Self::of(*blake3::hash(bytes).as_bytes(), &Model::from_bytes(bytes)?)
     }
 
-    fn of_network(id: ModelId, model: Model) -> Result<Arc<Self>, LmError> {
-        let engine = Arc::new(Engine::new(&model));
-        let got = guarded(|| fingerprint(&engine, &model.golden.tokens))?;
-        if *got.as_bytes() != model.golden.hash {
-            let want = blake3::Hash::from_bytes(model.golden.hash);
-            return Err(EngineError::Golden { name: model.manifest.name, got, want }.into());
-        }
-        let vocab = Arc::new(vocabulary(&model)?);
-        let start = model.hyper.start;
-        let network = Network { start, engine, busy: Arc::default(), idle: Mutex::default() };
-        let name = model.manifest.name;
-        let core = Core { id, name, vocab, prior: None, network: Some(network) };
+    /// The model whose file has this id: packed for this CPU, and checked. One that computes anything
+    /// else here than where it was made is refused.
+    pub fn of(id: ModelId, model: &Model) -> Result<Arc<Self>, LmError> {
+        let vocab = model.vocabulary.ready();
+        let prior = model.prior.as_ref().map(|p| p.ready(&vocab)).transpose()?;
+        let network = model.network.as_ref().map(|network| {
+            let engine = Arc::new(Engine::new(network, &model.vocabulary.tree));
+            let got = guarded(|| fingerprint(&engine, &network.golden.tokens))?;
+            if *got.as_bytes() != network.golden.hash {
+                let want = blake3::Hash::from_bytes(network.golden.hash);
+                return Err(EngineError::Golden { name: model.manifest.name.clone(), got, want });
+            }
+            let start = network.hyper.start;
+            Ok(Network { start, engine, busy: Arc::default(), idle: Mutex::default() })
+        });
+        let network = network.transpose()?;
+        let lanes = if network.is_some() { model.blocks.lanes as usize } else { 1 };
+        let core = Core { id, name: model.manifest.name.clone(), vocab, prior, network };
         Ok(Arc::new(Self {
             core: Arc::new(core),
-            unit: model.hyper.unit,
-            lanes: (model.hyper.lanes as usize).min(LANES_MAX),
+            unit: model.blocks.unit,
+            lanes: lanes.min(LANES_MAX),
             stop: None,
             background: false,
+            prior_alone: false,
         }))
-    }
-
-    fn of_prior(id: ModelId, model: PriorModel) -> Arc<Self> {
-        let (name, vocab) = (model.manifest.name, model.vocab);
-        let core = Core { id, name, vocab, prior: Some(model.prior), network: None };
-        let core = Arc::new(core);
-        Arc::new(Self { core, unit: UNIT, lanes: 1, stop: None, background: false })
     }
 
     /// Experts that know nothing yet, for a text of `len` bytes.
     pub(super) fn experts(&self, len: usize) -> Predictor {
         match &self.core.prior {
-            Some(prior) => Predictor::informed(&self.core.vocab, len, prior),
+            Some(prior) => Predictor::informed(&self.core.vocab, len, prior, self.is_slow()),
             None => Predictor::beside(&self.core.vocab, len),
         }
     }
 
-    /// True if it has a network: then decoding takes many times as long as with the experts alone.
+    /// True if it codes with a network: then decoding takes many times as long as with the experts alone.
     pub fn is_slow(&self) -> bool {
-        self.core.network.is_some()
+        self.core.network.is_some() && !self.prior_alone
+    }
+
+    /// The same model coding with its prior only, if it has a network too: for what the network does
+    /// not earn its time on.
+    pub fn without_network(&self) -> Option<Arc<Self>> {
+        let both = self.core.prior.is_some() && self.core.network.is_some();
+        both.then(|| Arc::new(Self { prior_alone: true, lanes: 1, ..self.clone() }))
+    }
+
+    /// The same model with its network if `own` codes with it, and without it if not.
+    pub(super) fn as_of(&self, own: &Self) -> Self {
+        let lanes = if own.prior_alone { 1 } else { self.lanes };
+        Self { prior_alone: own.prior_alone, lanes, ..self.clone() }
+    }
+
+    /// True for what [`Self::without_network`] gives.
+    pub(super) fn is_without_network(&self) -> bool {
+        self.prior_alone
     }
 
     /// The same model coding blocks of `unit` bytes in so many lanes, whatever its file says. What
@@ -215,7 +224,7 @@ impl Lm {
         &self,
         code: impl FnOnce(Option<&mut dyn TokenModel>) -> T,
     ) -> Result<T, BlockError> {
-        let Some(network) = &self.core.network else {
+        let Some(network) = self.core.network.as_ref().filter(|_| self.is_slow()) else {
             let stopped = self.stop.as_ref().is_some_and(|s| s.load(Ordering::Relaxed));
             return if stopped { Err(BlockError::Stopped) } else { Ok(code(None)) };
         };
@@ -258,27 +267,6 @@ impl Lm {
 /// What the engine computes, or an error where it panics.
 fn guarded<T, E: From<EngineError>>(f: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| Err(EngineError::Panicked.into()))
-}
-
-/// The tokens that can be coded, and the tree over them.
-fn vocabulary(model: &Model) -> Result<Vocab, LmError> {
-    let size = model.hyper.vocab as usize;
-    if size > Vocab::SIZE_MAX {
-        return Err(LmError::Vocabulary(size));
-    }
-    let tokens: Vec<Box<[u8]>> =
-        (0..size as u32).map(|t| model.tokenizer.token(t).into()).collect();
-    let tokenizer = model.tokenizer.clone();
-    let cut = move |text: &[u8]| tokenizer.encode(text).into_iter().map(|t| t as Token).collect();
-    Ok(Vocab::new(&tokens, Box::new(cut), &children(&model.tree)))
-}
-
-fn children(tree: &Tree) -> Vec<[Child; 2]> {
-    let child = |c: i32| match usize::try_from(c) {
-        Ok(node) => Child::Node(node),
-        Err(_) => Child::Token(tree.leaves()[!c as usize] as Token),
-    };
-    tree.nodes().iter().map(|n| [child(n.left), child(n.right)]).collect()
 }
 
 /// Lanes on loan; they go back to their model when dropped, but not after a panic.
@@ -458,7 +446,11 @@ impl TokenModel for Lanes {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Primer, Tier};
     use super::*;
+    use crate::model::Counted;
+    use crate::model::train::{Spool, Training};
+    use crate::types::Form;
 
     fn network(lm: &Lm) -> &Network {
         lm.core.network.as_ref().unwrap()
@@ -514,5 +506,71 @@ mod tests {
         assert_eq!((network(&lm).busy.rivals(false), network(&lm).busy.rivals(true)), (1, 2));
         drop((reader, other));
         assert_eq!((network(&lm).busy.rivals(false), network(&lm).busy.rivals(true)), (0, 0));
+    }
+
+    /// The committed network with a prior that was counted from such lines beside it.
+    fn both() -> Model {
+        let model = Model::from_bytes(include_bytes!("../../tests/data/tiny.model")).unwrap();
+        let vocab = model.vocabulary.ready();
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::new(dir.path(), &vocab, 1).unwrap();
+        spool.push(&lines(0, 40_000)).unwrap();
+        let kinds = Training { memory: 64 << 10 }.run(&mut spool, &mut |_| {}).unwrap();
+        Model { prior: Some(Counted::new(&vocab, kinds)), ..model }
+    }
+
+    fn lines(from: u32, len: usize) -> Vec<u8> {
+        let line = |i: u32| format!("{i} host{} took the request of user{}\n", i * i % 7, i % 31);
+        (from..).flat_map(|i| line(i).into_bytes()).take(len).collect()
+    }
+
+    #[test]
+    fn a_prior_and_a_network_code_together_or_the_prior_alone() {
+        let both = both();
+        let only_network = Lm::of([2; 32], &Model { prior: None, ..both.clone() }).unwrap();
+        let lm = Lm::of([1; 32], &both).unwrap();
+        let tier = |lm: &Arc<Lm>, lm_gain| Tier { lm: Some(Arc::clone(lm)), lm_gain };
+        let plain = lines(90_000, Primer::LEN + 9000);
+        let (head, short) = (&plain[..Primer::LEN], &plain[Primer::LEN..]);
+        let (always, never) = (tier(&lm, -1e9), tier(&lm, 1e9));
+        let mut sizes = Vec::new();
+        for (tier, lanes) in [(&always, 4), (&never, 0)] {
+            let coded = super::super::encode(short, None, tier).unwrap();
+            assert_eq!((coded.form, coded.payload[0]), (Form::Lm, lanes));
+            let decode = |lm: &Arc<Lm>| {
+                let len = short.len() as u32;
+                super::super::decode(coded.form, &coded.payload, len, None, Some(lm))
+            };
+            assert!(decode(&lm).unwrap() == short);
+            assert!(decode(&only_network).map_or(true, |back| back != short));
+            sizes.push(coded.payload.len());
+            // A primer says how its blocks are coded, whatever the tier; each knows its own.
+            let (primer, stored) = Primer::make(head.to_vec(), tier).unwrap();
+            assert_eq!(primer.lm().unwrap().is_slow(), lanes != 0);
+            let len = head.len() as u32;
+            let read = Primer::decode(stored.form, &stored.payload, len, Some(&lm)).unwrap();
+            assert_eq!(read.lm().unwrap().is_slow(), lanes != 0);
+            for other in [&always, &never] {
+                let coded = super::super::encode(&plain, Some(&primer), other).unwrap();
+                assert_eq!((coded.form, coded.payload[0] & 0x7f == 0), (Form::Lm, lanes == 0));
+                let len = plain.len() as u32;
+                let back =
+                    super::super::decode(coded.form, &coded.payload, len, Some(&read), Some(&lm));
+                assert!(back.unwrap() == plain);
+                // The other coder's payload is not this one's.
+                let mut forged = coded.payload.clone();
+                forged[0] ^= 1;
+                let form = coded.form;
+                let back = super::super::decode(form, &forged, len, Some(&read), Some(&lm));
+                assert!(back.is_err() || lanes != 0);
+            }
+        }
+        // The network is of random weights: the prior is better without it.
+        assert!(sizes[1] < sizes[0]);
+        // It does not stop what others want.
+        let stop = Arc::new(AtomicBool::new(true));
+        let stopped = lm.until(stop).without_network().unwrap();
+        assert!(matches!(stopped.code(|_| ()), Err(BlockError::Stopped)));
+        assert!(only_network.without_network().is_none());
     }
 }

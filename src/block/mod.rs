@@ -130,15 +130,28 @@ fn experts(lm: Option<&Lm>, len: usize) -> Predictor {
 /// that of the rest.
 const CONTINUES: u8 = 0x80;
 
+/// The same byte's other bits are the number of lanes; none stand for one that was coded with the model's
+/// prior alone, although it has a network.
+const LANES: u8 = 0x7f;
+
+/// What a payload of a language model was coded with: the model, or its prior alone.
+fn coder(payload: &[u8], lm: Option<&Lm>) -> Option<Arc<Lm>> {
+    let alone = payload.first().is_some_and(|first| first & LANES == 0);
+    lm.filter(|_| alone)?.without_network()
+}
+
 /// Codes with experts that learn it; with a language model in lanes.
 fn code(plain: &[u8], predictor: &mut Predictor, lm: Option<&Lm>) -> Result<Encoded, BlockError> {
-    let (form, coded) = match lm {
+    let (form, mut coded) = match lm {
         None => (Form::Fast, codec::encode(plain, 1, predictor, None)),
         Some(lm) => {
             let lanes = lm.lanes_of(plain.len());
             (Form::Lm, lm.code(|model| codec::encode(plain, lanes, predictor, model))?)
         }
     };
+    if lm.is_some_and(Lm::is_without_network) {
+        coded.bytes[0] = 0;
+    }
     Ok(Encoded { form, primed: false, payload: coded.bytes, ideal: coded.ideal })
 }
 
@@ -150,6 +163,16 @@ fn uncode(
     lm: Option<&Lm>,
 ) -> Result<Vec<u8>, BlockError> {
     let len = plain_len as usize;
+    let mut own;
+    let mut payload = payload;
+    if let Some(first) = payload.first().filter(|_| lm.is_some_and(Lm::is_without_network)) {
+        if first & LANES != 0 {
+            return Err(BlockError::Corrupt("it was coded with the model's network".into()));
+        }
+        own = payload.to_vec();
+        own[0] = 1;
+        payload = &own;
+    }
     let bytes = match lm {
         None => codec::decode(payload, len, predictor, None),
         Some(lm) => lm.code(|model| codec::decode(payload, len, predictor, model))?,
@@ -162,9 +185,9 @@ fn modelled(plain: &[u8], primer: Option<&Primer>, tier: &Tier) -> Result<Encode
     if let Some(primer) = primer {
         // What the primer holds is not coded again.
         let rest = plain.strip_prefix(primer.plain());
-        let coder =
-            primer.lm().map(|own| tier.lm.as_deref().filter(|lm| lm.is(own)).unwrap_or(own));
-        let mut coded = code(rest.unwrap_or(plain), &mut primer.ready(), coder)?;
+        let given = |own: &Lm| tier.lm.as_deref().filter(|lm| lm.is(own)).map(|lm| lm.as_of(own));
+        let coder = primer.lm().map(|own| given(own).unwrap_or_else(|| own.clone()));
+        let mut coded = code(rest.unwrap_or(plain), &mut primer.ready(), coder.as_ref())?;
         if rest.is_some() {
             coded.payload[0] |= CONTINUES;
         }
@@ -176,10 +199,12 @@ fn modelled(plain: &[u8], primer: Option<&Primer>, tier: &Tier) -> Result<Encode
         // No slower to decode than it is worth.
         own => return alone(plain, own),
     };
-    let fast = alone(plain, None)?;
+    let other = lm.without_network();
+    let other = other.as_deref();
+    let fast = alone(plain, other)?;
     if plain.len() > 2 * JUDGED {
         let part = &plain[..JUDGED];
-        let (with, without) = (alone(part, Some(lm))?, alone(part, None)?);
+        let (with, without) = (alone(part, Some(lm))?, alone(part, other)?);
         if !tier.earns(with.payload.len(), without.payload.len()) {
             return Ok(fast);
         }
@@ -196,6 +221,8 @@ fn unmodelled(
     lm: Option<&Lm>,
 ) -> Result<Vec<u8>, BlockError> {
     let Some(primer) = primer else {
+        let other = coder(payload, lm);
+        let lm = other.as_deref().or(lm);
         let mut predictor = experts(lm, plain_len as usize);
         return uncode(payload, plain_len, &mut predictor, lm);
     };
@@ -206,6 +233,8 @@ fn unmodelled(
     if !own {
         return Err(BlockError::Corrupt("its primer is of another model".into()));
     }
+    let lm = primer.lm().zip(lm).map(|(own, lm)| lm.as_of(own));
+    let lm = lm.as_ref();
     if payload.first().is_none_or(|first| first & CONTINUES == 0) {
         return uncode(payload, plain_len, &mut primer.ready(), lm);
     }

@@ -1,6 +1,6 @@
 //! Primers: what the experts know of a file before its blocks.
 
-use super::{BlockError, Encoded, Lm, Tier, code, decode, experts, prove, uncode};
+use super::{BlockError, Encoded, Lm, Tier, code, coder, decode, experts, prove, uncode};
 use crate::codec::{self, Predictor};
 use crate::types::Form;
 use std::sync::Arc;
@@ -38,7 +38,8 @@ impl Primer {
         };
         let chosen = match &tier.lm {
             Some(lm) if lm.is_slow() => {
-                let (with, without) = (attempt(Some(lm))?, attempt(None)?);
+                let other = lm.without_network();
+                let (with, without) = (attempt(Some(lm))?, attempt(other.as_ref())?);
                 let earns = tier.earns(with.1.payload.len(), without.1.payload.len());
                 if earns { with } else { without }
             }
@@ -71,6 +72,8 @@ impl Primer {
         if form == Form::Lm && lm.is_none() {
             return Err(BlockError::NoModel);
         }
+        let other = coder(payload, lm.map(|lm| &**lm));
+        let lm = other.as_ref().or(lm);
         let mut predictor = experts(lm.map(|lm| &**lm), plain_len as usize);
         let plain = uncode(payload, plain_len, &mut predictor, lm.map(|lm| &**lm))?;
         Ok(Self { plain: plain.into(), predictor: Arc::new(predictor), lm: lm.cloned() })

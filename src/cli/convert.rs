@@ -1,6 +1,6 @@
 //! Models of other formats.
 
-use super::{Failure, Outcome, output};
+use super::{FAILED, Failure, Outcome, output};
 use crate::model::Model;
 use crate::model::import::{self, SAMPLE, oracle};
 use std::path::Path;
@@ -16,8 +16,8 @@ pub fn convert(
     if let Some(name) = name {
         source.manifest.name = name.into();
     }
-    source.hyper.unit = unit.unwrap_or(source.hyper.unit);
-    source.hyper.lanes = lanes.unwrap_or(source.hyper.lanes);
+    source.blocks.unit = unit.unwrap_or(source.blocks.unit);
+    source.blocks.lanes = lanes.unwrap_or(source.blocks.lanes);
     Ok(source.convert()?)
 }
 
@@ -25,7 +25,11 @@ pub fn convert(
 pub fn compare(path: &Path, model: &Model, text: Option<&[u8]>) -> Outcome {
     const TOKENS: usize = 8192;
     let text = text.unwrap_or(SAMPLE.as_bytes());
-    let r = oracle::compare(&import::read(path)?, model, text, TOKENS)?;
+    let Some(network) = &model.network else {
+        let text = format!("'{}' has no network to compare", model.manifest.name);
+        return Err(Failure::new(FAILED, text));
+    };
+    let r = oracle::compare(&import::read(path)?, &model.vocabulary, network, text, TOKENS)?;
     println!("on {} tokens, bits per byte:", r.tokens);
     println!("  reference (single precision)  {:.4}", r.reference_bpb);
     println!("  exact engine                  {:.4}", r.exact_bpb);

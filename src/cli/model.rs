@@ -3,12 +3,12 @@
 use super::output::{self, Say};
 use super::{FAILED, Failure, Outcome, USAGE, convert, model_bench, target};
 use crate::block::{ENGINE, Lm};
-use crate::codec::prior::KINDS;
+use crate::codec::prior::{KINDS, Prior};
 use crate::control::Request;
+use crate::model::engine::NUMERICS;
 use crate::model::measured::{Figures, Measured};
-use crate::model::prior::UNIT;
 use crate::model::registry::{self, Listed};
-use crate::model::{Model, Parts, Registry};
+use crate::model::{FileError, Model, Registry};
 use crate::models;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -148,7 +148,7 @@ fn list(json: bool) -> Outcome {
     let mut rows = Vec::new();
     let mut refused = Vec::new();
     for bytes in models::EMBEDDED.iter().map(|(_, bytes)| *bytes) {
-        rows.push(Row::from(registry::describe(bytes, Path::new("the embedded model"))?));
+        rows.push(Row::from(registry::describe(bytes, Path::new("the embedded model"))?.0));
     }
     for found in Registry::of_user().list()? {
         match found {
@@ -195,7 +195,8 @@ fn list(json: bool) -> Outcome {
 
 fn info(name: &str) -> Outcome {
     let bytes = models::find(name)?;
-    let row = Row::from(registry::describe(&bytes, Path::new(name))?);
+    let (listed, model) = registry::describe(&bytes, Path::new(name))?;
+    let row = Row::from(listed);
     println!("name          {}", row.name);
     println!("id            {}", row.id);
     println!("source        {}", row.source);
@@ -211,28 +212,34 @@ fn info(name: &str) -> Outcome {
             output::size(m.decode_bytes_per_s as u64)
         );
     }
-    let h = match Parts::from_bytes(&bytes)? {
-        Parts::Network(model) => model.hyper,
-        Parts::Prior(model) => {
-            println!("vocabulary    {} tokens", model.vocab.size());
-            println!("contexts      {}, of {KINDS} kinds", model.size.0);
-            println!("memory        {}", output::size(model.prior.weight() as u64));
-            println!("block         {}", output::size(UNIT.into()));
-            return Ok(());
-        }
-    };
-    println!("vocabulary    {} tokens", h.vocab);
-    println!("layers        {} of width {}, feed-forward {}", h.layers, h.hidden, h.feed_forward);
-    println!("heads         {}, {} for keys and values, {} wide", h.heads, h.kv_heads, h.head_dim);
-    println!("window        {} tokens", h.window);
-    println!("block         {} in {} lanes", output::size(h.unit.into()), h.lanes);
+    let (unit, lanes) = (output::size(model.blocks.unit.into()), model.blocks.lanes);
+    println!("block         {unit}, lanes {lanes}");
+    println!("vocabulary    {} tokens", model.vocabulary.tokenizer.len());
+    if let Some(prior) = &model.prior {
+        let (contexts, followers) = prior.size();
+        println!("prior         {contexts} contexts of {KINDS} kinds, {followers} followers");
+        let memory = Prior::new(&model.vocabulary.ready(), &prior.kinds).weight();
+        println!("  memory      {}", output::size(memory as u64));
+    }
+    if let Some(network) = &model.network {
+        let h = &network.hyper;
+        println!("network       {} weights, Llama, numerics {NUMERICS}", network.parameters());
+        println!("  layers      {} of width {}", h.layers, h.hidden);
+        println!(
+            "  heads       {}, {} for keys and values, {} wide",
+            h.heads, h.kv_heads, h.head_dim
+        );
+        println!("  feed-forward {}", h.feed_forward);
+        println!("  window      {} tokens", h.window);
+    }
     Ok(())
 }
 
 fn verify(name: &str, source: Option<&Path>, text: Option<&Path>) -> Outcome {
     let bytes = models::find(name)?;
     let began = Instant::now();
-    let lm = Lm::load(&bytes)?;
+    let model = Model::from_bytes(&bytes)?;
+    let lm = Lm::of(*blake3::hash(&bytes).as_bytes(), &model)?;
     let isa = if lm.is_slow() { format!(" ({})", lm.isa()) } else { String::new() };
     println!(
         "{}: whole, and computes here{isa} what it must; {:.0} ms",
@@ -245,7 +252,7 @@ fn verify(name: &str, source: Option<&Path>, text: Option<&Path>) -> Outcome {
                 std::fs::read(t).map_err(|e| Failure::new(FAILED, format!("{}: {e}", t.display())))
             })
             .transpose()?;
-        convert::compare(path, &Model::from_bytes(&bytes)?, text.as_deref())?;
+        convert::compare(path, &model, text.as_deref())?;
     }
     Ok(())
 }
@@ -265,9 +272,9 @@ fn import_model(
     if path.is_file() {
         let bytes = std::fs::read(path)
             .map_err(|e| Failure::new(FAILED, format!("{}: {e}", path.display())))?;
-        if bytes.starts_with(&crate::model::file::MAGIC) {
-            let bytes = renamed(bytes, name)?;
-            return taken(&registry.add(&bytes)?, say);
+        match Model::from_bytes(&bytes) {
+            Err(FileError::Magic) => {}
+            model => return take(bytes, model?, name, say),
         }
     }
     let mut model = convert::convert(path, name, unit, lanes)?;
@@ -281,19 +288,17 @@ fn import_model(
     taken(&listed, say)
 }
 
-/// A canonical file under another name, which makes it another model.
-fn renamed(bytes: Vec<u8>, name: Option<&str>) -> Result<Vec<u8>, Failure> {
-    match (name, Parts::from_bytes(&bytes)?) {
-        (Some(name), parts) if parts.manifest().name == name => Ok(bytes),
-        (Some(name), Parts::Network(mut model)) => {
+/// Takes a canonical file. Another name makes it another model.
+fn take(bytes: Vec<u8>, mut model: Model, name: Option<&str>, say: Say) -> Outcome {
+    let bytes = match name {
+        Some(name) if name != model.manifest.name => {
             model.manifest.name = name.into();
-            Ok(model.to_bytes())
+            model.to_bytes()
         }
-        (Some(_), Parts::Prior(_)) => {
-            Err(Failure::new(USAGE, "--name: a model with a prior keeps the name it was made with"))
-        }
-        (None, _) => Ok(bytes),
-    }
+        _ => bytes,
+    };
+    Lm::of(*blake3::hash(&bytes).as_bytes(), &model)?;
+    taken(&Registry::of_user().add(&bytes)?, say)
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "it ends an import")]

@@ -3,12 +3,12 @@
 use super::output::{self, Say};
 use super::{FAILED, Failure, Outcome, USAGE, model_bench, options};
 use crate::block::{Lm, Tier, bench, looks_like_text};
-use crate::codec::{EMBEDDED, VOCAB};
-use crate::model::file::Manifest;
+use crate::codec::prior::LEAVES;
 use crate::model::registry::{self, RegistryError};
 use crate::model::texts::{LeftOut, files};
 use crate::model::train::{Spool, TrainError, Training};
-use crate::model::{Registry, prior};
+use crate::model::{Blocks, Counted, Manifest, Model, Network, Registry, Vocabulary};
+use crate::models;
 use crate::store::{Ecc, FRAME_HEADER, frame_len};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -37,6 +37,9 @@ pub struct Args {
     /// Memory of its table (K, M); training takes 16 times as much
     #[arg(long, default_value = "64M", value_name = "SIZE")]
     memory: String,
+    /// Count over this model's vocabulary, and put its network beside the prior
+    #[arg(long, value_name = "MODEL")]
+    network: Option<String>,
     /// Licence of the text
     #[arg(long, default_value = "unknown")]
     licence: String,
@@ -79,6 +82,22 @@ fn bits_per_byte(held: &[Vec<u8>], tier: &Tier) -> Result<f64, Failure> {
     Ok(coded as f64 * 8.0 / bytes as f64)
 }
 
+/// What a model with a network gives to one with a prior beside it.
+fn with_network(name: &str) -> Result<(Vocabulary, Blocks, Option<Network>), Failure> {
+    let model = Model::from_bytes(&models::find(name)?)?;
+    let refused = |why: &str| Err(Failure::new(FAILED, format!("model '{name}' {why}")));
+    if model.network.is_none() {
+        return refused("has no network: name one that has, or leave out --network");
+    }
+    if !Counted::fits(&model.vocabulary) {
+        return refused(&format!(
+            "has a vocabulary of {} tokens; a prior is for {LEAVES} at most: name one with fewer",
+            model.vocabulary.tokenizer.len()
+        ));
+    }
+    Ok((model.vocabulary, model.blocks, model.network))
+}
+
 /// A bar on a terminal, nothing elsewhere.
 fn bar(say: Say) -> ProgressBar {
     if say.quiet || !std::io::stderr().is_terminal() {
@@ -110,7 +129,12 @@ pub fn run(a: &Args, say: Say) -> Outcome {
     let (mut found, mut left_out) = (Vec::new(), Vec::new());
     files(&a.corpus, &mut found, &mut left_out);
     let spooled = |e| Failure::new(FAILED, format!("{}: {e}", registry.dir().display()));
-    let mut spool = Spool::new(registry.dir(), &VOCAB, threads).map_err(spooled)?;
+    let (vocabulary, blocks, network) = match &a.network {
+        Some(name) => with_network(name)?,
+        None => (Vocabulary::built_in(), Blocks::ALONE, None),
+    };
+    let vocab = vocabulary.ready();
+    let mut spool = Spool::new(registry.dir(), &vocab, threads).map_err(spooled)?;
     let (mut held, mut held_bytes, mut taken) = (Vec::new(), 0, 0);
     for path in found {
         match std::fs::read(&path) {
@@ -159,15 +183,17 @@ pub fn run(a: &Args, say: Say) -> Outcome {
         licence: a.licence.clone(),
         source: a.source.clone().unwrap_or_else(|| format!("{corpus_bytes} bytes of text")),
     };
-    let bytes = prior::to_bytes(&manifest, EMBEDDED, &kinds)
-        .ok_or_else(|| Failure::new(FAILED, "the built-in vocabulary is damaged"))?;
+    let prior = Some(Counted::new(&vocab, kinds));
+    let model = Model { manifest, blocks, vocabulary, prior, network };
+    let bytes = model.to_bytes();
     let seconds = began.elapsed().as_secs_f64();
     let lm = Lm::load(&bytes)?;
     let memory_bytes = lm.weight() as u64;
     let (mut bpb_fast, mut bpb) = (None, None);
     if !held.is_empty() {
         bpb_fast = Some(bits_per_byte(&held, &Tier::FAST)?);
-        bpb = Some(bits_per_byte(&held, &Tier::with(lm))?);
+        // Of what was counted: a network beside it takes too long for so much text.
+        bpb = Some(bits_per_byte(&held, &Tier::with(lm.without_network().unwrap_or(lm)))?);
     }
     let listed = registry.add(&bytes)?;
     model_bench::remember(&a.name);

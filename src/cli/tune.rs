@@ -4,15 +4,16 @@ use super::output::{self, Say};
 #[cfg(feature = "import")]
 use super::tune_network;
 use super::{FAILED, Failure, Outcome, USAGE, model_bench, options, tune_prior, tune_source};
-use crate::block::{Tier, bench};
-use crate::model::Parts;
+use crate::block::{Lm, Tier, bench};
 use crate::model::corpus::{Corpus, CorpusError};
 use crate::model::registry::{self, RegistryError, is_name};
 use crate::model::texts::LeftOut;
+use crate::model::{Manifest, Model, Registry};
 use crate::models;
 use crate::store::{Ecc, FRAME_HEADER, frame_len};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Files left out that are named one by one.
@@ -91,15 +92,69 @@ pub struct Report {
     pub bpb: Figures,
 }
 
-/// What a tuned model's manifest says of its base.
-pub fn base_of(name: &str, id: &str) -> String {
-    format!("tuned from {name} {id}")
+/// What is tuned.
+pub struct Base {
+    pub id: blake3::Hash,
+    pub model: Model,
+    pub lm: Arc<Lm>,
+}
+
+/// What tuning made of one of its parts.
+pub struct Made {
+    /// The model, still with the base's manifest.
+    pub model: Model,
+    /// Of the base.
+    pub before: Figures,
+    /// See [`Figures::alone`].
+    pub alone: Option<f64>,
+    pub seconds: f64,
+    pub resumed_from_s: Option<f64>,
+    pub tokens: u64,
+}
+
+/// Names what was made, and keeps it if it is better on what was held out.
+pub fn keep(a: &Args, base: &Base, corpus: &Corpus, made: Made) -> Result<Report, Failure> {
+    let Made { mut model, before, alone, seconds, resumed_from_s, tokens } = made;
+    let (name, base_id) = (&base.model.manifest.name, base.id.to_hex().to_string());
+    model.manifest = Manifest {
+        name: a.name.clone(),
+        version: "1".into(),
+        licence: model.manifest.licence,
+        source: format!("tuned from {name} {base_id}"),
+    };
+    let bytes = model.to_bytes();
+    let lm = Lm::load(&bytes)?;
+    log::info!("{}: {} in memory", a.name, output::size(lm.weight() as u64));
+    let after = Figures { alone, coded: coded(Tier::with(lm), &corpus.held)? };
+    let kept = match (before.alone, after.alone) {
+        (Some(before_alone), Some(alone)) => alone < before_alone && after.coded <= before.coded,
+        _ => after.coded < before.coded,
+    };
+    let added = if kept { Some(Registry::of_user().add(&bytes)?) } else { None };
+    let id = added.map(|listed| listed.id.to_hex().to_string());
+    Ok(Report {
+        name: a.name.clone(),
+        id,
+        base: name.clone(),
+        base_id,
+        kept,
+        corpus_bytes: corpus.bytes() + corpus.held_bytes(),
+        held_out_bytes: corpus.held_bytes(),
+        left_out: corpus.left_out.iter().map(|l| l.path.clone()).collect(),
+        seconds,
+        resumed_from_s,
+        tokens,
+        tokens_per_s: tokens as f64 / seconds.max(1e-9),
+        bytes: bytes.len() as u64,
+        bpb_base: before,
+        bpb: after,
+    })
 }
 
 /// True if there is a model of this name, whole or not.
 fn taken(name: &str) -> bool {
     models::find(name).is_ok_and(|bytes| {
-        registry::describe(&bytes, Path::new(name)).map_or(true, |l| l.manifest.name == name)
+        registry::describe(&bytes, Path::new(name)).map_or(true, |(l, _)| l.manifest.name == name)
     })
 }
 
@@ -145,21 +200,24 @@ pub fn run(a: &Args, say: Say) -> Outcome {
     if taken(&a.name) {
         return Err(RegistryError::Taken(a.name.clone()).into());
     }
-    let base_bytes = models::find(&a.base)?;
-    let base = Parts::from_bytes(&base_bytes)?;
+    let bytes = models::find(&a.base)?;
+    let (id, model) = (blake3::hash(&bytes), Model::from_bytes(&bytes)?);
+    drop(bytes);
+    let base = Base { id, lm: Lm::of(*id.as_bytes(), &model)?, model };
     let corpus = match (&a.corpus, &a.store) {
         (Some(dir), _) => corpus(Corpus::read(dir, SEED))?,
         (_, Some(store)) => tune_source::read(store, SEED)?,
         (None, None) => return Err(Failure::new(USAGE, "give --corpus or --store")),
     };
-    let report = match base {
-        Parts::Prior(base) => {
-            tune_prior::run(a, &base, &base_bytes, &corpus, memory as usize, say)?
+    let report = match &base.model {
+        Model { prior: Some(prior), .. } => {
+            tune_prior::run(a, &base, prior, &corpus, memory as usize, say)?
         }
         #[cfg(feature = "import")]
-        Parts::Network(base) => tune_network::run(a, &base, &base_bytes, &corpus, began, say)?,
-        #[cfg(not(feature = "import"))]
-        Parts::Network(_) => {
+        Model { network: Some(network), .. } => {
+            tune_network::run(a, &base, network, &corpus, began, say)?
+        }
+        _ => {
             let _ = (began, a.minutes, a.steps);
             let text = "this lmfs was built without the feature 'import': it tunes models with a prior only";
             return Err(Failure::new(FAILED, text));

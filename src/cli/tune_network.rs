@@ -1,14 +1,15 @@
 //! Tuning a model with a network: training.
 
 use super::output::Say;
-use super::tune::{Args, Figures, Report, base_of, coded};
+use super::tune::{self, Args, Base, Figures, Made, Report, coded};
 use super::{FAILED, Failure};
-use crate::block::{Lm, Tier};
-use crate::model::tune::{self, Options, Progress};
-use crate::model::{Corpus, Model, Registry, file::Manifest};
+use crate::block::Tier;
+use crate::model::tune::{self as training, Options, Progress};
+use crate::model::{Corpus, Model, Network, Registry};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -102,31 +103,29 @@ impl Drop for Lock {
     }
 }
 
-fn measure(bytes: &[u8], held: &[Vec<u8>], threads: usize) -> Result<Figures, Failure> {
-    let alone = tune::bits_per_byte(&Model::from_bytes(bytes)?, held, threads)?;
-    Ok(Figures { alone: Some(alone), coded: coded(Tier::with(Lm::load(bytes)?), held)? })
-}
-
-/// Trains the base on the corpus, and keeps the result if it is better on what was held out.
+/// Trains the base's network on the corpus.
 pub fn run(
     a: &Args,
-    base: &Model,
-    base_bytes: &[u8],
+    base: &Base,
+    network: &Network,
     corpus: &Corpus,
     began: Instant,
     say: Say,
 ) -> Result<Report, Failure> {
-    let base_id = blake3::hash(base_bytes).to_hex().to_string();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let registry = Registry::of_user();
-    let state = registry.workspace(&a.name)?;
+    let state = Registry::of_user().workspace(&a.name)?;
     let _lock = Lock::take(&state)?;
     catch_signals();
     // SAFETY: no other thread has been started yet.
-    unsafe { std::env::set_var(tune::QUIET.0, tune::QUIET.1) };
+    unsafe { std::env::set_var(training::QUIET.0, training::QUIET.1) };
 
+    let vocabulary = &base.model.vocabulary;
+    let alone = |network| training::bits_per_byte(vocabulary, network, &corpus.held, threads);
     let measuring = Instant::now();
-    let before = measure(base_bytes, &corpus.held, threads)?;
+    let before = Figures {
+        alone: Some(alone(network)?),
+        coded: coded(Tier::with(Arc::clone(&base.lm)), &corpus.held)?,
+    };
     // What is left of the time when the result has been measured as well.
     let total = a.minutes * 60.0;
     let seconds = total - began.elapsed().as_secs_f64() - 1.5 * measuring.elapsed().as_secs_f64();
@@ -135,44 +134,26 @@ pub fn run(
         steps: a.steps,
         look: (total / 20.0).clamp(2.0, 30.0),
         save: (total / 10.0).min(60.0),
-        crop: tune::CROP.min(base.hyper.window as usize),
-        batch: tune::BATCH,
-        rate: tune::RATE,
+        crop: training::CROP.min(network.hyper.window as usize),
+        batch: training::BATCH,
+        rate: training::RATE,
         threads,
-        seed: super::tune::SEED,
+        seed: tune::SEED,
     };
-    let manifest = Manifest {
-        name: a.name.clone(),
-        version: "1".into(),
-        licence: base.manifest.licence.clone(),
-        source: base_of(&base.manifest.name, &base_id),
-    };
+    let from = training::Base { id: *base.id.as_bytes(), vocabulary, network };
     let mut show = Show::new(say, o.seconds);
-    let outcome = tune::train(base, manifest, corpus, &o, &state, &STOP, &mut |p| show.at(p));
+    let outcome = training::train(from, corpus, &o, &state, &STOP, &mut |p| show.at(p));
     show.bar.finish_and_clear();
     let outcome = outcome?;
-    let bytes = outcome.model.to_bytes();
-    let after = measure(&bytes, &corpus.held, threads)?;
-
-    let kept = after.alone < before.alone && after.coded <= before.coded;
-    let id = if kept { Some(registry.add(&bytes)?.id.to_hex().to_string()) } else { None };
-    let _ = std::fs::remove_file(&state);
-    let p = outcome.progress;
-    Ok(Report {
-        name: a.name.clone(),
-        id,
-        base: base.manifest.name.clone(),
-        base_id,
-        kept,
-        corpus_bytes: corpus.bytes() + corpus.held_bytes(),
-        held_out_bytes: corpus.held_bytes(),
-        left_out: corpus.left_out.iter().map(|l| l.path.clone()).collect(),
-        seconds: p.seconds,
+    let made = Made {
+        before,
+        alone: Some(alone(&outcome.network)?),
+        seconds: outcome.progress.seconds,
         resumed_from_s: outcome.resumed,
-        tokens: p.tokens,
-        tokens_per_s: p.tokens as f64 / p.seconds.max(1e-9),
-        bytes: bytes.len() as u64,
-        bpb_base: before,
-        bpb: after,
-    })
+        tokens: outcome.progress.tokens,
+        model: Model { network: Some(outcome.network), ..base.model.clone() },
+    };
+    let report = tune::keep(a, base, corpus, made)?;
+    let _ = std::fs::remove_file(&state);
+    Ok(report)
 }

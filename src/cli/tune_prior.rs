@@ -1,19 +1,19 @@
-//! Tuning a model with a prior: counting.
+//! Tuning a model with a prior: counting. Its network, if it has one, stays as it is.
 
-use super::output::{self, Say};
-use super::tune::{Args, Figures, Report, base_of, coded};
+use super::output::Say;
+use super::tune::{self, Args, Base, Figures, Made, Report, coded};
 use super::{FAILED, Failure};
-use crate::block::{Lm, Tier};
-use crate::model::file::Manifest;
+use crate::block::Tier;
 use crate::model::train::{Adapting, Spool, TrainError};
-use crate::model::{Corpus, PriorModel, Registry, prior};
+use crate::model::{Corpus, Counted, Model, Registry};
+use std::sync::Arc;
 use std::time::Instant;
 
-/// Counts the corpus on top of the base, and keeps the result if it is better on what was held out.
+/// Counts the corpus on top of the base's prior.
 pub fn run(
     a: &Args,
-    base: &PriorModel,
-    base_bytes: &[u8],
+    base: &Base,
+    prior: &Counted,
     corpus: &Corpus,
     memory: usize,
     say: Say,
@@ -31,14 +31,13 @@ pub fn run(
             ),
         )
     };
-    let unpacked = prior::Unpacked::from_bytes(base_bytes)
-        .map_err(|e| Failure::new(FAILED, format!("model '{}': {e}", base.manifest.name)))?;
-    let mut spool = Spool::new(registry.dir(), &unpacked.vocab, threads).map_err(room)?;
+    let vocab = base.lm.vocab();
+    let mut spool = Spool::new(registry.dir(), vocab, threads).map_err(room)?;
     for text in &corpus.texts {
         spool.push(text).map_err(room)?;
     }
     let bar = say.bar();
-    let adapting = Adapting { base: &unpacked.kinds, memory };
+    let adapting = Adapting { base: &prior.kinds, memory };
     let kinds = adapting.run(&mut spool, &mut |p| {
         bar.set_length(p.all as u64);
         bar.set_position(p.done as u64);
@@ -47,47 +46,15 @@ pub fn run(
     let kinds = kinds.map_err(|e| match e {
         TrainError::Spool(e) => room(e),
         e @ TrainError::TooLittle(_) => {
-            Failure::new(FAILED, format!("model '{}': {e}", base.manifest.name))
+            Failure::new(FAILED, format!("model '{}': {e}", base.model.manifest.name))
         }
     })?;
     let tokens = spool.tokens;
     drop(spool);
-    let base_id = blake3::hash(base_bytes).to_hex().to_string();
-    let manifest = Manifest {
-        name: a.name.clone(),
-        version: "1".into(),
-        licence: base.manifest.licence.clone(),
-        source: base_of(&base.manifest.name, &base_id),
-    };
-    let vocabulary = &base_bytes[unpacked.vocabulary.clone()];
-    let bytes = prior::to_bytes(&manifest, vocabulary, &kinds)
-        .ok_or_else(|| Failure::new(FAILED, "the base's vocabulary is damaged"))?;
+    let model = Model { prior: Some(Counted::new(vocab, kinds)), ..base.model.clone() };
     let seconds = began.elapsed().as_secs_f64();
-    let figures = |bytes: &[u8]| -> Result<(Figures, usize), Failure> {
-        let lm = Lm::load(bytes)?;
-        let memory = lm.weight();
-        Ok((Figures { alone: None, coded: coded(Tier::with(lm), &corpus.held)? }, memory))
-    };
-    let (bpb_base, _) = figures(base_bytes)?;
-    let (bpb, memory) = figures(&bytes)?;
-    let kept = bpb.coded < bpb_base.coded;
-    let id = if kept { Some(registry.add(&bytes)?.id.to_hex().to_string()) } else { None };
-    log::info!("{}: {} in memory", a.name, output::size(memory as u64));
-    Ok(Report {
-        name: a.name.clone(),
-        id,
-        base: base.manifest.name.clone(),
-        base_id,
-        kept,
-        corpus_bytes: corpus.bytes() + corpus.held_bytes(),
-        held_out_bytes: corpus.held_bytes(),
-        left_out: corpus.left_out.iter().map(|l| l.path.clone()).collect(),
-        seconds,
-        resumed_from_s: None,
-        tokens,
-        tokens_per_s: tokens as f64 / seconds.max(1e-9),
-        bytes: bytes.len() as u64,
-        bpb_base,
-        bpb,
-    })
+    let tier = Tier::with(Arc::clone(&base.lm));
+    let before = Figures { alone: None, coded: coded(tier, &corpus.held)? };
+    let made = Made { model, before, alone: None, seconds, resumed_from_s: None, tokens };
+    tune::keep(a, base, corpus, made)
 }

@@ -22,7 +22,7 @@ pub use predictor::{ENGINE, Predictor};
 use token_model::likeliest;
 pub use token_model::{Token, TokenModel, leaf_probability, node_probability};
 pub use tree::{Child, lexicographic};
-pub use vocab::{Cut, EMBEDDED, VOCAB, Vocab};
+pub use vocab::{Cut, Trie, VOCAB, Vocab};
 
 use model::Experts;
 use range::{Decoder, Encoder};

@@ -170,9 +170,9 @@ impl Wide {
 }
 
 impl Informed {
-    /// The same beside a prior, which must be for this vocabulary.
-    pub fn new(vocab: &Arc<Vocab>, len: usize, prior: &Arc<Prior>) -> Self {
-        let ways = Ways {
+    /// The same beside a prior, which must be for this vocabulary, and maybe beside a network too.
+    pub fn new(vocab: &Arc<Vocab>, len: usize, prior: &Arc<Prior>, network: bool) -> Self {
+        let alone = Ways {
             weights: [8, 20, 8, 0],
             prior: 12,
             sizes: SIZES,
@@ -180,6 +180,9 @@ impl Informed {
             haste: haste::MOST,
             guess_min: 63500,
         };
+        // The network is trusted most, and no token is guessed.
+        let beside = Ways { weights: [6, 15, 8, 50], prior: 6, guess_min: u32::MAX, ..alone };
+        let ways = if network { beside } else { alone };
         Self::starting(vocab, len, &ways, Some(prior))
     }
 }
@@ -293,7 +296,7 @@ impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
     }
 
     /// The token that is likely enough to be asked about first, as `predict(.., None, ..)`. That saves
-    /// time, not bits, so two vectors of contexts never guess.
+    /// time, not bits, so beside a network there is none.
     #[inline(always)]
     pub fn guess(&self) -> Option<Token> {
         self.guess

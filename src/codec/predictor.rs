@@ -54,9 +54,9 @@ impl Predictor {
         Self::Wide(Box::new(Wide::new(vocab, len)))
     }
 
-    /// The same beside a prior.
-    pub fn informed(vocab: &Arc<Vocab>, len: usize, prior: &Arc<Prior>) -> Self {
-        Self::Informed(Box::new(Informed::new(vocab, len, prior)))
+    /// The same beside a prior, and maybe beside a network too.
+    pub fn informed(vocab: &Arc<Vocab>, len: usize, prior: &Arc<Prior>, network: bool) -> Self {
+        Self::Informed(Box::new(Informed::new(vocab, len, prior, network)))
     }
 
     /// The vocabulary whose tokens it predicts.

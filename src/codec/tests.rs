@@ -151,12 +151,12 @@ fn wide_and_plain_loops_agree() {
     for text in [log(10_000), prose()] {
         let len = text.len();
         let prior = prior();
-        for predictor in [
-            Predictor::new(len),
-            Predictor::beside(&VOCAB, len),
-            Predictor::informed(&VOCAB, len, &prior),
+        for (predictor, beside) in [
+            (Predictor::new(len), false),
+            (Predictor::beside(&VOCAB, len), true),
+            (Predictor::informed(&VOCAB, len, &prior, false), false),
+            (Predictor::informed(&VOCAB, len, &prior, true), true),
         ] {
-            let beside = matches!(predictor, Predictor::Wide(_));
             let (mut one, mut other) = (Toy { lanes: Vec::new() }, Toy { lanes: Vec::new() });
             let wide = encode(&text, 2, &mut predictor.clone(), lm(&mut one, beside));
             let mut fresh = predictor.clone();
@@ -206,7 +206,7 @@ fn the_numerics_have_not_changed() {
     let got = [
         code(Predictor::new(len), None),
         code(Predictor::beside(&VOCAB, len), Some(&mut toy)),
-        code(Predictor::informed(&VOCAB, len, &prior()), None),
+        code(Predictor::informed(&VOCAB, len, &prior(), false), None),
     ];
     let known = [(1112, "9844ca5b9acddbe3"), (1063, "4810dd1ddcc64d64"), (175, "f8674648bb8fb657")];
     assert_eq!(got, known.map(|(len, hash)| (len, hash.to_owned())));

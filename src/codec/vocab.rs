@@ -36,7 +36,7 @@ pub struct Vocab {
 const LEAF: u32 = 1 << 31;
 
 /// The embedded vocabulary as its file holds it.
-pub const EMBEDDED: &[u8] = include_bytes!("vocab.bin");
+const EMBEDDED: &[u8] = include_bytes!("vocab.bin");
 
 /// The embedded vocabulary.
 pub static VOCAB: LazyLock<Arc<Vocab>> =
@@ -128,14 +128,6 @@ impl Vocab {
         Self { bytes, starts, cut, children, paths, path_starts, spans, leaves }
     }
 
-    /// From the bytes of a file like `vocab.bin`; `None` for what is none. The embedded one is shared.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Arc<Self>> {
-        if bytes == EMBEDDED {
-            return Some(Arc::clone(&VOCAB));
-        }
-        read(bytes).map(Arc::new)
-    }
-
     /// Number of tokens; no inner node of the tree has this number or a higher one.
     pub fn size(&self) -> usize {
         self.leaves.len()
@@ -214,8 +206,7 @@ fn read(mut bytes: &[u8]) -> Option<Vocab> {
         all.push((token, u32::from_le_bytes(take(4)?.try_into().ok()?)));
     }
     let different: HashSet<&[u8]> = all.iter().map(|(t, _)| &**t).collect();
-    // The trie numbers its nodes with 16 bits.
-    let fits = all.iter().map(|(t, _)| t.len()).sum::<usize>() < usize::from(u16::MAX) - 256;
+    let fits = all.iter().map(|(t, _)| t.len()).sum::<usize>() < Trie::BYTES_MAX - 256;
     if !bytes.is_empty() || different.len() < all.len() || !fits {
         return None;
     }
@@ -239,12 +230,13 @@ fn greedy(mut all: Vec<(Box<[u8]>, u32)>) -> Vocab {
         }
     }
     let tokens: Vec<Box<[u8]>> = all.into_iter().map(|(t, _)| t).collect();
-    let trie = Trie::new(&tokens);
+    let trie = Trie::new(tokens.iter().map(|t| &**t));
     Vocab::new(&tokens, Box::new(move |text| trie.cut(text)), &children)
 }
 
 /// Finds the longest token that a text begins with.
-struct Trie {
+#[derive(Debug, Clone)]
+pub struct Trie {
     /// `next[node * 256 + byte]`, 0 for none; node 0 is the root.
     next: Vec<u16>,
     /// Token that ends at a node, plus one; 0 for none.
@@ -252,9 +244,13 @@ struct Trie {
 }
 
 impl Trie {
-    fn new(tokens: &[Box<[u8]>]) -> Self {
+    /// Most bytes of all tokens together: nodes are numbered with 16 bits.
+    pub const BYTES_MAX: usize = u16::MAX as usize;
+
+    /// Of tokens by their numbers; those without bytes are never found.
+    pub fn new<'a>(tokens: impl Iterator<Item = &'a [u8]>) -> Self {
         let (mut next, mut ends) = (vec![0; 256], vec![0_u16]);
-        for (n, token) in tokens.iter().enumerate() {
+        for (n, token) in tokens.enumerate().filter(|(_, token)| !token.is_empty()) {
             let mut at = 0;
             for b in token {
                 let slot = at * 256 + usize::from(*b);
@@ -270,8 +266,8 @@ impl Trie {
         Self { next, ends }
     }
 
-    /// Cuts bytes into the longest tokens, from left to right.
-    fn cut(&self, text: &[u8]) -> Vec<Token> {
+    /// Cuts bytes into the longest tokens, from left to right. Each byte must be a token.
+    pub fn cut(&self, text: &[u8]) -> Vec<Token> {
         let mut out = Vec::with_capacity(text.len() / 3);
         let mut at = 0;
         while at < text.len() {

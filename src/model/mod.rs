@@ -1,16 +1,17 @@
 //! Language models: canonical files, tokenizer, exact engine, import, training.
 //!
-//! A model is one content-addressed file, whose id is the BLAKE3 of its bytes. It holds a network
-//! ([`file`]), which [`engine`] runs with the same bits on every machine and [`import`] makes from other
-//! formats; or a prior ([`prior`]), which [`train`] counts.
+//! A model is one content-addressed file ([`file`]), whose id is the BLAKE3 of its bytes. It holds a
+//! [`vocabulary`] and, for it, a [`prior`], which [`train`] counts, or a [`network`], which [`engine`] runs
+//! with the same bits on every machine and [`import`] makes from other formats, or both.
 
+mod bytes;
 pub mod corpus;
 pub mod engine;
 pub mod file;
 #[cfg(feature = "import")]
 pub mod import;
 pub mod measured;
-pub mod parts;
+pub mod network;
 pub mod prior;
 pub mod registry;
 pub mod texts;
@@ -19,12 +20,14 @@ pub mod train;
 pub mod tree;
 #[cfg(feature = "import")]
 pub mod tune;
+pub mod vocabulary;
 
 pub use corpus::{Corpus, CorpusError};
 pub use engine::{Engine, EngineError, Input, Isa, Session};
-pub use file::{FileError, Model};
-pub use parts::Parts;
-pub use prior::PriorModel;
+pub use file::{Blocks, FileError, Manifest, Model};
+pub use network::Network;
+pub use prior::Counted;
 pub use registry::{Registry, RegistryError};
 pub use tokenizer::Tokenizer;
 pub use tree::Tree;
+pub use vocabulary::Vocabulary;

@@ -1,7 +1,7 @@
 //! The user's models: canonical files in one directory, found by name or id.
 
-use super::file::{FileError, Manifest};
-use super::parts::Parts;
+use super::file::{FileError, Manifest, Model};
+use crate::codec::ENGINE;
 use std::path::{Path, PathBuf};
 
 /// Ending of a model's file.
@@ -58,11 +58,11 @@ pub struct Listed {
     pub id: blake3::Hash,
     /// Name, licence, source.
     pub manifest: Manifest,
-    /// Weights of its network, or counts of its prior.
+    /// Counts of its prior and weights of its network.
     pub parameters: u64,
     /// Length of the file.
     pub bytes: u64,
-    /// Version of the engine's numerics.
+    /// Version of what is coded with it here.
     pub engine: u32,
 }
 
@@ -108,7 +108,7 @@ impl Registry {
             }
         }
         paths.sort();
-        Ok(paths.iter().map(|p| describe(&read(p)?, p)).collect())
+        Ok(paths.iter().map(|p| Ok(describe(&read(p)?, p)?.0)).collect())
     }
 
     /// The canonical file of the model with this name, or whose id begins so (8 digits at least).
@@ -134,7 +134,7 @@ impl Registry {
 
     /// Keeps a model under its own name.
     pub fn add(&self, bytes: &[u8]) -> Result<Listed, RegistryError> {
-        let listed = describe(bytes, Path::new("the model"))?;
+        let (listed, _) = describe(bytes, Path::new("the model"))?;
         let name = &listed.manifest.name;
         if !is_name(name) {
             return Err(RegistryError::Name(name.clone()));
@@ -185,7 +185,7 @@ impl Registry {
 
     /// Deletes a model.
     pub fn remove(&self, name: &str) -> Result<(), RegistryError> {
-        let listed = describe(&self.find(name)?, Path::new(name))?;
+        let (listed, _) = describe(&self.find(name)?, Path::new(name))?;
         let path = self.path(&listed.manifest.name);
         std::fs::remove_file(&path).map_err(|source| RegistryError::Io { path, source })
     }
@@ -206,16 +206,17 @@ fn read(path: &Path) -> Result<Vec<u8>, RegistryError> {
 }
 
 /// What a canonical file holds.
-pub fn describe(bytes: &[u8], path: &Path) -> Result<Listed, RegistryError> {
-    let model = Parts::from_bytes(bytes)
+pub fn describe(bytes: &[u8], path: &Path) -> Result<(Listed, Model), RegistryError> {
+    let model = Model::from_bytes(bytes)
         .map_err(|source| RegistryError::File { path: path.to_owned(), source })?;
-    Ok(Listed {
+    let listed = Listed {
         id: blake3::hash(bytes),
         parameters: model.parameters(),
         bytes: bytes.len() as u64,
-        engine: model.numerics(),
-        manifest: model.manifest().clone(),
-    })
+        engine: ENGINE.into(),
+        manifest: model.manifest.clone(),
+    };
+    Ok((listed, model))
 }
 
 #[cfg(test)]

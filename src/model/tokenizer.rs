@@ -1,9 +1,12 @@
-//! Byte-level byte-pair encoding (Sennrich et al. 2016; the byte alphabet of GPT-2).
+//! Byte-level byte-pair encoding (Sennrich et al. 2016; the byte alphabet of GPT-2), or the longest
+//! tokens from the left.
 //!
 //! Any byte string can be encoded, and decoding is concatenation, so what the tokenizer chooses
 //! matters for the ratio only, never for correctness.
 
+use crate::codec::Trie;
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 /// How text is cut into pieces before pairs are merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +18,8 @@ pub enum PreTokenizer {
     Gpt2 = 1,
     /// Every digit alone, the rest like GPT-2.
     Digits = 2,
+    /// No pieces and no merges: always the longest token.
+    Longest = 3,
 }
 
 impl PreTokenizer {
@@ -24,6 +29,7 @@ impl PreTokenizer {
             0 => Self::Bytes,
             1 => Self::Gpt2,
             2 => Self::Digits,
+            3 => Self::Longest,
             _ => return None,
         })
     }
@@ -49,6 +55,13 @@ pub enum TokenizerError {
     /// A merge whose result is not the concatenation of its parts.
     #[error("merge {0} does not join what it says")]
     BadMerge(usize),
+    /// Merges where the longest token is taken.
+    #[error("there are merges, but the longest token is taken")]
+    Merges,
+    /// Tokens whose longest one cannot be found.
+    #[error("the tokens have {0} bytes, more than {max} where the longest one is taken",
+        max = Trie::BYTES_MAX)]
+    TooLong(usize),
 }
 
 /// A vocabulary, ready to encode.
@@ -61,6 +74,8 @@ pub struct Tokenizer {
     byte_tokens: [u32; 256],
     merges: Vec<Merge>,
     pairs: HashMap<u64, (u32, u32), PairHasher>,
+    /// Where the longest token is taken; made when it is first needed.
+    trie: OnceLock<Trie>,
 }
 
 /// Hashes a pair of tokens by one multiplication.
@@ -117,6 +132,14 @@ impl Tokenizer {
         if let Some(b) = byte_tokens.iter().position(|t| *t == NEVER) {
             return Err(TokenizerError::NoByte(b as u8));
         }
+        if kind == PreTokenizer::Longest {
+            if !merges.is_empty() {
+                return Err(TokenizerError::Merges);
+            }
+            if bytes.len() >= Trie::BYTES_MAX || tokens.len() >= Trie::BYTES_MAX {
+                return Err(TokenizerError::TooLong(bytes.len()));
+            }
+        }
         let get = |id: u32| tokens.get(id as usize).filter(|t| !t.is_empty());
         let mut pairs = HashMap::with_capacity_and_hasher(merges.len(), PairHasher(0));
         for (rank, m) in merges.iter().enumerate() {
@@ -131,7 +154,7 @@ impl Tokenizer {
             }
             pairs.entry(key(m.left, m.right)).or_insert((rank as u32, m.result));
         }
-        Ok(Self { kind, starts, bytes, byte_tokens, merges, pairs })
+        Ok(Self { kind, starts, bytes, byte_tokens, merges, pairs, trie: OnceLock::new() })
     }
 
     /// Pre-tokenizer.
@@ -166,12 +189,17 @@ impl Tokenizer {
 
     /// Encodes any bytes.
     pub fn encode(&self, text: &[u8]) -> Vec<u32> {
+        if self.kind == PreTokenizer::Longest {
+            let tokens = || (0..self.len() as u32).map(|t| self.token(t));
+            let trie = self.trie.get_or_init(|| Trie::new(tokens()));
+            return trie.cut(text).into_iter().map(u32::from).collect();
+        }
         let mut out = Vec::with_capacity(text.len() / 3 + 4);
         let mut at = 0;
         let mut work = Work::default();
         while at < text.len() {
             let len = match self.kind {
-                PreTokenizer::Bytes => 1,
+                PreTokenizer::Bytes | PreTokenizer::Longest => 1,
                 PreTokenizer::Gpt2 => piece(&text[at..], false),
                 PreTokenizer::Digits => piece(&text[at..], true),
             };

@@ -1,9 +1,12 @@
 //! A small random model, the same on every machine.
 
+use lmfs::codec::prior::{Contexts, KINDS};
 use lmfs::model::engine::{GROUP, ROPE_STEPS, Rope, WEIGHT_MAX, fingerprint};
-use lmfs::model::file::{Golden, Hyper, Layer, Manifest, Matrix};
+use lmfs::model::network::{Golden, Hyper, Layer, Matrix};
 use lmfs::model::tokenizer::{Merge, PreTokenizer};
-use lmfs::model::{Engine, Isa, Model, Tokenizer, Tree};
+use lmfs::model::{
+    Blocks, Counted, Engine, Isa, Manifest, Model, Network, Tokenizer, Tree, Vocabulary,
+};
 use std::sync::Arc;
 
 /// A reproducible generator (xorshift64).
@@ -53,8 +56,6 @@ pub const HYPER: Hyper = Hyper {
     sinks: 0,
     window: 100,
     start: 259,
-    unit: 4096,
-    lanes: 4,
     eps: 1e-5,
 };
 
@@ -86,11 +87,12 @@ pub fn model(h: Hyper) -> Model {
             down: r.matrix(h.hidden, h.feed_forward),
         })
         .collect();
-    let mut m = Model {
-        manifest: Manifest { name: "tiny".into(), ..Manifest::default() },
-        hyper: h,
+    let vocabulary = Vocabulary {
         tokenizer: Tokenizer::new(PreTokenizer::Gpt2, &tokens, merges).unwrap(),
         tree: Tree::huffman(&weights),
+    };
+    let mut n = Network {
+        hyper: h,
         rope,
         embedding: r.matrix(260, h.hidden),
         layers,
@@ -98,13 +100,50 @@ pub fn model(h: Hyper) -> Model {
         head: Some(r.matrix(260, h.hidden)),
         golden: Golden { tokens: (0..40).collect(), hash: [0; 32] },
     };
-    let engine = Arc::new(Engine::with_isa(&m, Isa::Scalar).unwrap());
-    m.golden.hash = *fingerprint(&engine, &m.golden.tokens).unwrap().as_bytes();
-    m
+    let engine = Arc::new(Engine::with_isa(&n, &vocabulary.tree, Isa::Scalar).unwrap());
+    n.golden.hash = *fingerprint(&engine, &n.golden.tokens).unwrap().as_bytes();
+    Model {
+        manifest: Manifest { name: "tiny".into(), ..Manifest::default() },
+        blocks: Blocks { unit: 4096, lanes: 4 },
+        vocabulary,
+        prior: None,
+        network: Some(n),
+    }
+}
+
+/// The network of a model that has one.
+#[allow(dead_code)]
+pub fn network(m: &Model) -> &Network {
+    m.network.as_ref().unwrap()
+}
+
+/// Ready to run on an instruction set.
+#[allow(dead_code)]
+pub fn engine_with(m: &Model, isa: Isa) -> Arc<Engine> {
+    Arc::new(Engine::with_isa(network(m), &m.vocabulary.tree, isa).unwrap())
+}
+
+/// The same on the best one.
+#[allow(dead_code)]
+pub fn engine(m: &Model) -> Arc<Engine> {
+    engine_with(m, Isa::best())
 }
 
 /// The smallest one that has everything: the committed file.
 #[allow(dead_code)]
 pub fn smallest() -> Model {
     model(Hyper { hidden: 32, heads: 2, kv_heads: 1, feed_forward: 48, window: 30, ..HYPER })
+}
+
+/// The same with a prior beside the network: a few contexts of each kind.
+#[allow(dead_code)]
+pub fn both() -> Model {
+    let mut kinds: [Contexts; KINDS] = std::array::from_fn(|_| Contexts::new(8));
+    for (k, kind) in kinds.iter_mut().enumerate() {
+        for n in 0..8_u32 {
+            kind.push(n << 29 | k as u32, &[n as u16 * 16, n as u16 * 64 + 531, 4000]);
+        }
+    }
+    let m = smallest();
+    Model { prior: Some(Counted::new(&m.vocabulary.ready(), kinds)), ..m }
 }

@@ -160,6 +160,8 @@ struct Run {
 
 impl Run {
     fn new(from: usize, to: usize, at: usize) -> Self {
+        // Slots of which none is live may not be there yet.
+        let (from, to) = if from < to { (from, to) } else { (0, 0) };
         Self { from, to, first: from / ROWS * ROWS, last: to.next_multiple_of(ROWS), at }
     }
     fn len(&self) -> usize {

@@ -25,7 +25,8 @@ pub use math::{GROUP, WEIGHT_MAX};
 pub use session::{Input, Session};
 pub use softmax::TOTAL_BITS;
 
-use super::file::{Hyper, Matrix, Model};
+use super::network::{Hyper, Matrix, Network};
+use super::tree::Tree;
 use attention::Reach;
 use kernel::{Packed, Row};
 
@@ -103,7 +104,7 @@ struct Layer {
     down: Packed,
 }
 
-/// A model in memory, packed for the kernels. Immutable and shared by all sessions.
+/// A network in memory, packed for the kernels. Immutable and shared by all sessions.
 #[derive(Debug)]
 pub struct Engine {
     isa: Isa,
@@ -157,23 +158,24 @@ fn stack(parts: &[&Matrix]) -> Packed {
 }
 
 impl Engine {
-    /// Packs a model for this CPU's best instruction set, without checking it.
-    pub fn new(model: &Model) -> Self {
-        Self::build(model, Isa::best())
+    /// Packs a network for this CPU's best instruction set, without checking it. It will tell the
+    /// tree's leaves apart.
+    pub fn new(network: &Network, tree: &Tree) -> Self {
+        Self::build(network, tree, Isa::best())
     }
 
-    /// Packs a model for an instruction set.
-    pub fn with_isa(model: &Model, isa: Isa) -> Result<Self, EngineError> {
+    /// Packs a network for an instruction set.
+    pub fn with_isa(network: &Network, tree: &Tree, isa: Isa) -> Result<Self, EngineError> {
         if isa.available() {
-            Ok(Self::build(model, isa))
+            Ok(Self::build(network, tree, isa))
         } else {
             Err(EngineError::NoIsa(isa.name()))
         }
     }
 
-    fn build(model: &Model, isa: Isa) -> Self {
-        let h: &Hyper = &model.hyper;
-        let layers = model
+    fn build(network: &Network, tree: &Tree, isa: Isa) -> Self {
+        let h: &Hyper = &network.hyper;
+        let layers = network
             .layers
             .iter()
             .map(|l| Layer {
@@ -185,8 +187,8 @@ impl Engine {
                 down: stack(&[&l.down]),
             })
             .collect();
-        let head = model.head.as_ref().unwrap_or(&model.embedding);
-        let leaves = model.tree.leaves();
+        let head = network.head.as_ref().unwrap_or(&network.embedding);
+        let leaves = tree.leaves();
         Self {
             isa,
             hyper: RunHyper {
@@ -201,11 +203,11 @@ impl Engine {
                 reach: Reach { window: h.window as usize, sinks: h.sinks as usize },
                 eps: h.eps,
             },
-            rope: model.rope.clone(),
-            embedding: model.embedding.values.clone(),
-            embedding_scales: model.embedding.scales.clone(),
+            rope: network.rope.clone(),
+            embedding: network.embedding.values.clone(),
+            embedding_scales: network.embedding.scales.clone(),
             layers,
-            norm: model.norm.clone(),
+            norm: network.norm.clone(),
             head: Packed::new(leaves.len(), head.columns, |i| row(head, leaves[i] as usize)),
         }
     }

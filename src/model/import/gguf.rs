@@ -1,7 +1,8 @@
 //! GGUF files, alone or inside a wheel or zip.
 
 use super::{ImportError, Source, vocabulary};
-use crate::model::file::{Hyper, Manifest};
+use crate::model::file::Manifest;
+use crate::model::network::Hyper;
 use crate::model::tokenizer::PreTokenizer;
 use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, Value};
@@ -157,7 +158,7 @@ pub fn read<R: Read + Seek>(file: &mut R, name: &str) -> Result<Source, ImportEr
     let hidden = meta.number("llama.embedding_length")?;
     let heads = meta.number("llama.attention.head_count")?.max(1);
     let (window, sinks) = super::reach(meta.number("llama.context_length")?);
-    let mut hyper = Hyper {
+    let hyper = Hyper {
         vocab: v.tokens.len() as u32,
         hidden,
         layers: meta.number("llama.block_count")?,
@@ -168,11 +169,8 @@ pub fn read<R: Read + Seek>(file: &mut R, name: &str) -> Result<Source, ImportEr
         window,
         sinks,
         start,
-        unit: 0,
-        lanes: super::LANES,
         eps: meta.float("llama.attention.layer_norm_rms_epsilon").unwrap_or(1e-5) as f32,
     };
-    hyper.unit = super::unit(&hyper);
     hyper.check()?;
     let mut tensors = HashMap::new();
     let mut all: Vec<&String> = content.tensor_infos.keys().collect();
@@ -205,6 +203,7 @@ pub fn read<R: Read + Seek>(file: &mut R, name: &str) -> Result<Source, ImportEr
             licence: meta.text("general.license").unwrap_or("unknown").into(),
             source: format!("GGUF {short}"),
         },
+        blocks: super::blocks(&hyper),
         hyper,
         theta: meta.float("llama.rope.freq_base").unwrap_or(10_000.0),
         kind: v.kind,

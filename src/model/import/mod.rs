@@ -10,9 +10,11 @@ mod safetensors;
 mod vocabulary;
 
 use super::engine::{Engine, EngineError, GROUP, Input, Session, WEIGHT_MAX, fingerprint};
-use super::file::{FileError, Golden, Hyper, Layer, Manifest, Matrix, Model};
+use super::file::{Blocks, FileError, Manifest, Model};
+use super::network::{Golden, Hyper, Layer, Matrix, Network};
 use super::tokenizer::{Merge, PreTokenizer, Tokenizer, TokenizerError};
 use super::tree::Tree;
+use super::vocabulary::Vocabulary;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,15 +27,15 @@ const GOLDEN_TOKENS: usize = 48;
 /// Lanes of a default block.
 const LANES: u32 = 8;
 
-/// Bytes of a default block. Large models are for archives that are hardly read: they get lanes twice
-/// as long, and each cold read takes twice as long.
-fn unit(h: &Hyper) -> u32 {
+/// What blocks a model of these sizes gets. Large models are for archives that are hardly read: they get
+/// lanes twice as long, and each cold read takes twice as long.
+fn blocks(h: &Hyper) -> Blocks {
     const LARGE: f64 = 32e6;
     // Nothing is checked yet: no size may overflow.
     let [hidden, layers, vocab] = [h.hidden, h.layers, h.vocab].map(f64::from);
     let heads = 2.0 * f64::from(h.head_dim) * (f64::from(h.heads) + f64::from(h.kv_heads));
     let parameters = hidden * (vocab + layers * (heads + 3.0 * f64::from(h.feed_forward)));
-    if parameters < LARGE { 128 << 10 } else { 256 << 10 }
+    Blocks { unit: if parameters < LARGE { 128 << 10 } else { 256 << 10 }, lanes: LANES }
 }
 
 /// Window and sinks of a model that was trained on texts of `context` tokens. A longer window is paid
@@ -110,7 +112,9 @@ pub enum ImportError {
 pub struct Source {
     /// Name, licence, source.
     pub manifest: Manifest,
-    /// Sizes; unit and lanes are the defaults here unless somebody chooses others.
+    /// The defaults, unless somebody chooses others.
+    pub blocks: Blocks,
+    /// Sizes.
     pub hyper: Hyper,
     /// Base of the rotation frequencies.
     pub theta: f64,
@@ -185,6 +189,7 @@ impl Source {
     pub fn convert(&self) -> Result<Model, ImportError> {
         let h = self.hyper;
         h.check()?;
+        self.blocks.check()?;
         let tokenizer = Tokenizer::new(self.kind, &self.tokens, self.merges.clone())?;
         let (q, kv) = (h.heads * h.head_dim, h.kv_heads * h.head_dim);
         let layers = (0..h.layers)
@@ -213,41 +218,50 @@ impl Source {
             .filter(|t| !tokenizer.token(*t).is_empty())
             .map(|t| (t, (1 << 32) / (u64::from(t) + 64)))
             .collect();
-        let mut model = Model {
-            manifest: self.manifest.clone(),
+        let mut network = Network {
             hyper: h,
-            tree: Tree::huffman(&zipf),
             rope: rope::tables(h.head_dim as usize, self.theta),
             embedding: self.matrix("model.embed_tokens.weight", h.vocab, h.hidden)?,
             layers,
             norm: self.vector("model.norm.weight", h.hidden)?,
             head,
             golden: Golden { tokens: Vec::new(), hash: [0; 32] },
-            tokenizer,
         };
-        let weights = mean_distribution(&model)?;
+        let mut vocabulary = Vocabulary { tree: Tree::huffman(&zipf), tokenizer };
+        let weights = mean_distribution(&vocabulary, &network)?;
         let tokens: Vec<(u32, u64, &[u8])> =
-            weights.iter().map(|(t, w)| (*t, *w, model.tokenizer.token(*t))).collect();
-        model.tree = Tree::lexicographic(&tokens).unwrap_or_else(|| Tree::huffman(&weights));
+            weights.iter().map(|(t, w)| (*t, *w, vocabulary.tokenizer.token(*t))).collect();
+        let tree = Tree::lexicographic(&tokens).unwrap_or_else(|| Tree::huffman(&weights));
+        vocabulary.tree = tree;
         let mut tokens = vec![h.start];
-        tokens.extend(model.tokenizer.encode(SAMPLE.as_bytes()));
+        tokens.extend(vocabulary.tokenizer.encode(SAMPLE.as_bytes()));
         tokens.truncate(GOLDEN_TOKENS);
-        let hash = fingerprint(&Arc::new(Engine::new(&model)), &tokens)?;
-        model.golden = Golden { tokens, hash: *hash.as_bytes() };
-        Ok(model)
+        let engine = Arc::new(Engine::new(&network, &vocabulary.tree));
+        let hash = *fingerprint(&engine, &tokens)?.as_bytes();
+        network.golden = Golden { tokens, hash };
+        Ok(Model {
+            manifest: self.manifest.clone(),
+            blocks: self.blocks,
+            vocabulary,
+            prior: None,
+            network: Some(network),
+        })
     }
 }
 
 /// Each token's weight for the coding tree: its mean probability under the model over the sample,
 /// plus a share by Zipf's law for what the sample does not touch.
-fn mean_distribution(model: &Model) -> Result<Vec<(u32, u64)>, ImportError> {
-    let engine = Arc::new(Engine::new(model));
+fn mean_distribution(
+    vocabulary: &Vocabulary,
+    network: &Network,
+) -> Result<Vec<(u32, u64)>, ImportError> {
+    let engine = Arc::new(Engine::new(network, &vocabulary.tree));
     let mut session = Session::new(engine, 1, 1)?;
-    let leaves = model.tree.leaves();
+    let leaves = vocabulary.tree.leaves();
     let mut weights: Vec<u64> =
         leaves.iter().map(|t| (1_u64 << 38) / (u64::from(*t) + 64)).collect();
-    let mut tokens = vec![model.hyper.start];
-    tokens.extend(model.tokenizer.encode(SAMPLE.as_bytes()));
+    let mut tokens = vec![network.hyper.start];
+    tokens.extend(vocabulary.tokenizer.encode(SAMPLE.as_bytes()));
     for chunk in tokens.chunks(16) {
         let inputs: Vec<Input> = chunk.iter().map(|t| Input { lane: 0, token: *t }).collect();
         session.step(&inputs);

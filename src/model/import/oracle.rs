@@ -2,7 +2,8 @@
 
 use super::{ImportError, Source};
 use crate::model::engine::{Engine, Input, Session};
-use crate::model::file::Model;
+use crate::model::network::Network;
+use crate::model::vocabulary::Vocabulary;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::llama::{Cache, Config, Llama};
@@ -43,22 +44,23 @@ fn bits(logits: &[f32], leaf: usize) -> f64 {
 /// a text.
 pub fn compare(
     source: &Source,
-    model: &Model,
+    vocabulary: &Vocabulary,
+    network: &Network,
     text: &[u8],
     most: usize,
 ) -> Result<Report, ImportError> {
     let candle = |error| ImportError::Candle { what: "the reference".into(), error };
     let h = source.hyper;
-    let mut tokens = model.tokenizer.encode(text);
+    let mut tokens = vocabulary.tokenizer.encode(text);
     tokens.truncate(most);
     let begun = |w: &[u32]| [&[h.start], w].concat();
     let windows: Vec<Vec<u32>> =
         tokens.chunks(WINDOW.min(h.window as usize - 1)).map(begun).collect();
-    let leaves = model.tree.leaves();
+    let leaves = vocabulary.tree.leaves();
     let leaf_of: HashMap<u32, usize> = leaves.iter().enumerate().map(|(i, t)| (*t, i)).collect();
 
     let logits = reference(source, &windows).map_err(candle)?;
-    let engine = Arc::new(Engine::new(model));
+    let engine = Arc::new(Engine::new(network, &vocabulary.tree));
     let mut session = Session::new(Arc::clone(&engine), 1, 1)?;
     let mut r = Report {
         tokens: tokens.len(),
@@ -92,7 +94,7 @@ pub fn compare(
             r.mean_logit += squares / n;
             r.reference_bpb += bits(&want, leaf_of[&next[1]]);
             r.exact_bpb += bits(exact, leaf_of[&next[1]]);
-            bytes += model.tokenizer.token(next[1]).len();
+            bytes += vocabulary.tokenizer.token(next[1]).len();
         }
     }
     r.reference_bpb /= bytes as f64;

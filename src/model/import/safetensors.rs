@@ -1,7 +1,8 @@
 //! Hugging Face directories: config.json, tokenizer.json, model.safetensors.
 
 use super::{ImportError, Source, vocabulary};
-use crate::model::file::{Hyper, Manifest};
+use crate::model::file::Manifest;
+use crate::model::network::Hyper;
 use candle_core::{DType, Device};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -49,7 +50,7 @@ pub fn read(dir: &Path) -> Result<Source, ImportError> {
     let heads = number("num_attention_heads")?.max(1);
     let start = number("bos_token_id").unwrap_or(0);
     let (window, sinks) = super::reach(number("max_position_embeddings")?);
-    let mut hyper = Hyper {
+    let hyper = Hyper {
         vocab: number("vocab_size")?,
         hidden,
         layers: number("num_hidden_layers")?,
@@ -60,11 +61,8 @@ pub fn read(dir: &Path) -> Result<Source, ImportError> {
         window,
         sinks,
         start,
-        unit: 0,
-        lanes: super::LANES,
         eps: config["rms_norm_eps"].as_f64().unwrap_or(1e-5) as f32,
     };
-    hyper.unit = super::unit(&hyper);
     hyper.check()?;
     let v = vocabulary::from_json(&json(dir, "tokenizer.json")?, hyper.vocab, start)?;
     let candle = |error| ImportError::Candle { what: "model.safetensors".into(), error };
@@ -90,6 +88,7 @@ pub fn read(dir: &Path) -> Result<Source, ImportError> {
             version: "1".into(),
             licence: config["license"].as_str().unwrap_or("unknown").into(),
         },
+        blocks: super::blocks(&hyper),
         hyper,
         theta: config["rope_theta"].as_f64().unwrap_or(10_000.0),
         kind: v.kind,

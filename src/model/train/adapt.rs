@@ -6,9 +6,9 @@
 //! memory and are always counted. In contexts that the own text has, it counts for much more than what the
 //! prior is from: that is another text. Integers only: the same prior and texts give the same result.
 
-use super::count::{Found, corrected, count};
+use super::count::{Found, count};
 use super::keep::Kept;
-use super::{Progress, Spool, TrainError, Training};
+use super::{Progress, Spool, TrainError, Training, correct, ready};
 use crate::codec::prior::{COUNTS, Contexts, KINDS, Prior, count_code};
 
 /// What a follower counts for each time that it came in the own text.
@@ -45,11 +45,7 @@ impl Adapting<'_> {
         spool: &mut Spool<'_>,
         tell: &mut dyn FnMut(Progress),
     ) -> Result<[Contexts; KINDS], TrainError> {
-        spool.flush()?;
-        if spool.bytes < Training::CORPUS_MIN {
-            return Err(TrainError::TooLittle(spool.bytes));
-        }
-        let threads = spool.shards();
+        let threads = ready(spool)?;
         let all = 2 * KINDS + 1;
         let mut done = 0;
         let mut step = || {
@@ -57,10 +53,7 @@ impl Adapting<'_> {
             tell(Progress { done, all });
         };
         let prior = Prior::new(spool.vocab(), self.base);
-        spool.revise(|hashes, leaf, p| {
-            let each = hashes.iter().enumerate();
-            each.fold(p, |p, (kind, hash)| corrected(&prior, kind, *hash as u32, leaf, p))
-        })?;
+        correct(spool, &prior, 0..=KINDS - 1)?;
         drop(prior);
         step();
         let parts = Training::parts(spool, Training::LEAST);
@@ -78,8 +71,7 @@ impl Adapting<'_> {
             counted.push(whole);
             step();
             own.set(kind, &kept.contexts(kind));
-            let own = &own;
-            spool.revise(|hashes, leaf, p| corrected(own, kind, hashes[kind] as u32, leaf, p))?;
+            correct(spool, &own, kind..=kind)?;
             step();
         }
         let merged = |kind: usize| merged(&self.base[kind], &counted[kind], kept.found(kind));

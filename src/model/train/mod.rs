@@ -15,6 +15,7 @@ use crate::codec::prior::{Contexts, KINDS, Prior};
 use count::{corrected, count};
 use keep::Kept;
 use std::io;
+use std::ops::RangeInclusive;
 
 pub use adapt::Adapting;
 pub use spool::Spool;
@@ -73,11 +74,7 @@ impl Training {
         spool: &mut Spool<'_>,
         tell: &mut dyn FnMut(Progress),
     ) -> Result<[Contexts; KINDS], TrainError> {
-        spool.flush()?;
-        if spool.bytes < Self::CORPUS_MIN {
-            return Err(TrainError::TooLittle(spool.bytes));
-        }
-        let threads = spool.shards();
+        let threads = ready(spool)?;
         let parts = Self::parts(spool, MULTIPLE * self.memory + Self::LEAST);
         let mut kept = Kept::new(self.memory, Kept::DEAR);
         let mut prior = Prior::empty(spool.vocab());
@@ -93,13 +90,28 @@ impl Training {
             }
             // What the next kinds would save counts from what this one knows.
             prior.set(kind, &kept.contexts(kind));
-            let prior = &prior;
-            spool.revise(|hashes, leaf, p| corrected(prior, kind, hashes[kind] as u32, leaf, p))?;
+            correct(spool, &prior, kind..=kind)?;
             done += threads;
             tell(Progress { done, all });
         }
         Ok(std::array::from_fn(|k| kept.contexts(k)))
     }
+}
+
+/// Everything spooled can be read, and is enough to count; returns the number of threads.
+fn ready(spool: &mut Spool<'_>) -> Result<usize, TrainError> {
+    spool.flush()?;
+    if spool.bytes < Training::CORPUS_MIN {
+        return Err(TrainError::TooLittle(spool.bytes));
+    }
+    Ok(spool.shards())
+}
+
+/// Corrects each token's probability by some kinds of a prior's contexts.
+fn correct(spool: &mut Spool<'_>, prior: &Prior, kinds: RangeInclusive<usize>) -> io::Result<()> {
+    spool.revise(|hashes, leaf, p| {
+        kinds.clone().fold(p, |p, k| corrected(prior, k, hashes[k] as u32, leaf, p))
+    })
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! What a model alone spends on text, by the exact engine.
+//! What a network alone spends on text, by the exact engine.
 
 use super::TuneError;
 use crate::model::engine::{Engine, Input, Session, TOTAL_BITS};
-use crate::model::file::Model;
+use crate::model::network::Network;
+use crate::model::vocabulary::Vocabulary;
 use std::sync::Arc;
 
 /// Bytes that are read from the start token on, about as many as a lane of a block.
@@ -10,25 +11,31 @@ const LANE: usize = 4 << 10;
 /// Lanes side by side.
 const LANES: usize = 32;
 
-/// Bits per byte of `texts` under the model alone: the integers that would be coded with.
-pub fn bits_per_byte(model: &Model, texts: &[Vec<u8>], threads: usize) -> Result<f64, TuneError> {
-    let mut leaf_of = vec![usize::MAX; model.hyper.vocab as usize];
-    for (leaf, token) in model.tree.leaves().iter().enumerate() {
+/// Bits per byte of `texts` under the network alone: the integers that would be coded with.
+pub fn bits_per_byte(
+    vocabulary: &Vocabulary,
+    network: &Network,
+    texts: &[Vec<u8>],
+    threads: usize,
+) -> Result<f64, TuneError> {
+    let Vocabulary { tokenizer, tree } = vocabulary;
+    let mut leaf_of = vec![usize::MAX; tokenizer.len()];
+    for (leaf, token) in tree.leaves().iter().enumerate() {
         leaf_of[*token as usize] = leaf;
     }
     let pieces: Vec<&[u8]> = texts.iter().flat_map(|t| t.chunks(LANE)).collect();
     let lanes = LANES.min(pieces.len().max(1));
-    let mut session = Session::new(Arc::new(Engine::new(model)), lanes, threads)?;
+    let mut session = Session::new(Arc::new(Engine::new(network, tree)), lanes, threads)?;
     let mut bits = 0.0;
     for group in pieces.chunks(lanes) {
-        let texts: Vec<Vec<u32>> = group.iter().map(|p| model.tokenizer.encode(p)).collect();
+        let texts: Vec<Vec<u32>> = group.iter().map(|p| tokenizer.encode(p)).collect();
         (0..lanes).for_each(|l| session.clear(l));
         let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
         for at in (0..longest).step_by(Session::AHEAD) {
             let (mut inputs, mut targets) = (Vec::new(), Vec::new());
             for (lane, text) in texts.iter().enumerate() {
                 for i in at..text.len().min(at + Session::AHEAD) {
-                    let token = if i == 0 { model.hyper.start } else { text[i - 1] };
+                    let token = if i == 0 { network.hyper.start } else { text[i - 1] };
                     inputs.push(Input { lane, token });
                     targets.push(leaf_of[text[i] as usize]);
                 }

@@ -1,10 +1,11 @@
-//! The Llama as candle differentiates it, in single precision, from and to a canonical model.
+//! The Llama as candle differentiates it, in single precision, from and to what a model's file holds.
 
 use super::TuneError;
 use super::ops::{CausalSoftmax, CrossEntropy, Heads, RmsNorm, Rotation, SwiGlu};
 use crate::model::engine::{Engine, GROUP, fingerprint};
-use crate::model::file::{Golden, Hyper, Layer, Manifest, Matrix, Model};
 use crate::model::import::quantise;
+use crate::model::network::{Golden, Hyper, Layer, Matrix, Network};
+use crate::model::vocabulary::Vocabulary;
 use candle_core::{Device, Result, Tensor, Var};
 use std::sync::Arc;
 
@@ -74,8 +75,8 @@ fn packed(v: &Var) -> Result<Matrix> {
 }
 
 impl Llama {
-    /// The model's weights, for sequences of at most `positions` tokens.
-    pub fn new(m: &Model, positions: usize) -> Result<Self> {
+    /// A network's weights, for sequences of at most `positions` tokens.
+    pub fn new(vocabulary: &Vocabulary, m: &Network, positions: usize) -> Result<Self> {
         let blocks = m
             .layers
             .iter()
@@ -102,7 +103,7 @@ impl Llama {
         }
         let e = &m.embedding;
         let embedding = Tensor::from_vec(dequantise(e), (e.rows, e.columns), &Device::Cpu)?;
-        let special = |t: &u32| m.tokenizer.token(*t).is_empty();
+        let special = |t: &u32| vocabulary.tokenizer.token(*t).is_empty();
         Ok(Self {
             hyper: m.hyper,
             embedding: Var::from_tensor(&embedding)?,
@@ -163,12 +164,12 @@ impl Llama {
         logits.apply_op1(CrossEntropy { targets, special: Arc::clone(&self.special) })
     }
 
-    /// The canonical model of these weights: sizes, tokens and coding tree are those of `base`.
-    pub fn to_model(
+    /// The network of these weights: sizes are those of `base`, over the same vocabulary.
+    pub fn to_network(
         &self,
-        base: &Model,
-        manifest: Manifest,
-    ) -> std::result::Result<Model, TuneError> {
+        vocabulary: &Vocabulary,
+        base: &Network,
+    ) -> std::result::Result<Network, TuneError> {
         for v in self.vars() {
             if !v.sqr()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
                 return Err(TuneError::Diverged);
@@ -193,11 +194,8 @@ impl Llama {
             .collect::<Result<_>>()?;
         let e = &base.embedding;
         let embedding: Vec<f32> = self.embedding.flatten_all()?.to_vec1()?;
-        let mut model = Model {
-            manifest,
+        let mut network = Network {
             hyper: base.hyper,
-            tokenizer: base.tokenizer.clone(),
-            tree: base.tree.clone(),
             rope: base.rope.clone(),
             embedding: quantise(&embedding, e.rows, e.columns),
             layers,
@@ -205,8 +203,8 @@ impl Llama {
             head: self.head.as_ref().map(packed).transpose()?,
             golden: Golden { tokens: base.golden.tokens.clone(), hash: [0; 32] },
         };
-        let engine = Arc::new(Engine::new(&model));
-        model.golden.hash = *fingerprint(&engine, &model.golden.tokens)?.as_bytes();
-        Ok(model)
+        let engine = Arc::new(Engine::new(&network, &vocabulary.tree));
+        network.golden.hash = *fingerprint(&engine, &network.golden.tokens)?.as_bytes();
+        Ok(network)
     }
 }

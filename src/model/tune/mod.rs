@@ -15,7 +15,7 @@ mod train;
 
 pub use judge::bits_per_byte;
 pub use llama::{Llama, dequantise};
-pub use train::{BATCH, CROP, Options, Outcome, Progress, RATE, train};
+pub use train::{BATCH, Base, CROP, Options, Outcome, Progress, RATE, train};
 
 use std::path::PathBuf;
 

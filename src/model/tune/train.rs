@@ -4,7 +4,8 @@ use super::TuneError;
 use super::llama::Llama;
 use super::state::State;
 use crate::model::corpus::{Corpus, Random};
-use crate::model::file::{Manifest, Model};
+use crate::model::network::Network;
+use crate::model::vocabulary::Vocabulary;
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
@@ -67,8 +68,8 @@ pub struct Progress {
 /// What came of it.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The tuned model.
-    pub model: Model,
+    /// The tuned network.
+    pub network: Network,
     /// The last report.
     pub progress: Progress,
     /// Seconds that an earlier run had trained.
@@ -108,9 +109,20 @@ impl Crops {
     }
 }
 
-/// A model, what moves it, and what it is moved by.
+/// What training starts from.
+#[derive(Debug, Clone, Copy)]
+pub struct Base<'a> {
+    /// The model's id.
+    pub id: [u8; 32],
+    /// Its tokens.
+    pub vocabulary: &'a Vocabulary,
+    /// Its network.
+    pub network: &'a Network,
+}
+
+/// A network, what moves it, and what it is moved by.
 struct Trainer<'a> {
-    base: &'a Model,
+    base: Base<'a>,
     llama: Llama,
     /// All weights, for the checkpoint.
     vars: Vec<Var>,
@@ -171,7 +183,7 @@ impl Trainer<'_> {
     }
 
     fn losses(&self, crops: &[Vec<u16>]) -> Result<Tensor> {
-        let (inputs, targets) = shift(self.base.hyper.start, crops);
+        let (inputs, targets) = shift(self.base.network.hyper.start, crops);
         self.llama.losses(&inputs, targets, crops[0].len())?.sum_all()
     }
 
@@ -257,13 +269,13 @@ impl Trainer<'_> {
 }
 
 /// Tokens of the texts, the start token between them.
-fn stream(base: &Model, texts: &[Vec<u8>]) -> Vec<u16> {
+fn stream(base: Base<'_>, texts: &[Vec<u8>]) -> Vec<u16> {
     let mut all = Vec::new();
     for t in texts {
         if !all.is_empty() {
-            all.push(base.hyper.start as u16);
+            all.push(base.network.hyper.start as u16);
         }
-        all.extend(base.tokenizer.encode(t).into_iter().map(|t| t as u16));
+        all.extend(base.vocabulary.tokenizer.encode(t).into_iter().map(|t| t as u16));
     }
     all
 }
@@ -274,8 +286,7 @@ const LOOK: usize = 24;
 /// Trains `base` on the corpus until its time is over or `stop` is set. The checkpoint at `state` is
 /// gone on from if it belongs to the same base, corpus and options, and kept up to date.
 pub fn train(
-    base: &Model,
-    manifest: Manifest,
+    base: Base<'_>,
     corpus: &Corpus,
     o: &Options,
     state: &Path,
@@ -297,7 +308,7 @@ pub fn train(
     let order = Random(o.seed).order(held.len());
     let held: Vec<Vec<u16>> = order.into_iter().take(LOOK).map(|i| held[i].clone()).collect();
 
-    let llama = Llama::new(base, length)?;
+    let llama = Llama::new(base.vocabulary, base.network, length)?;
     let params = ParamsAdamW { lr: 0.0, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };
     let vars = llama.vars();
     let mut t = Trainer {
@@ -308,10 +319,12 @@ pub fn train(
             .collect::<Result<_>>()?,
         vars,
         llama,
-        sizes: (0..base.hyper.vocab).map(|t| base.tokenizer.token(t).len() as f64).collect(),
+        sizes: (0..base.network.hyper.vocab)
+            .map(|t| base.vocabulary.tokenizer.token(t).len() as f64)
+            .collect(),
     };
     let mut key = blake3::Hasher::new();
-    key.update(blake3::hash(&base.to_bytes()).as_bytes());
+    key.update(&base.id);
     key.update(&corpus.hash);
     for v in [o.crop as u64, o.batch as u64, o.rate.to_bits(), o.seed] {
         key.update(&v.to_le_bytes());
@@ -377,5 +390,6 @@ pub fn train(
     }
     p.held_out = t.look(&held)?;
     report(&p);
-    Ok(Outcome { model: t.llama.to_model(base, manifest)?, progress: p, resumed })
+    let network = t.llama.to_network(base.vocabulary, base.network)?;
+    Ok(Outcome { network, progress: p, resumed })
 }
