@@ -96,6 +96,9 @@ fn paths(tree: &str) -> Vec<Vec<String>> {
                 '}' | ',' if depth == 0 => {
                     out.extend(paths(&group[from..i]));
                     from = i + 1;
+                    if c == '}' {
+                        break;
+                    }
                 }
                 '}' => depth -= 1,
                 _ => {}

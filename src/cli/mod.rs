@@ -29,6 +29,7 @@ mod tune;
 mod tune_network;
 mod tune_prior;
 mod tune_source;
+mod tuned;
 mod umount;
 mod up;
 

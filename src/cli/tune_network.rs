@@ -1,7 +1,7 @@
 //! Tuning a model with a network: training.
 
 use super::output::Say;
-use super::tune::{self, Args, Base, Figures, Made, Report, coded};
+use super::tuned::{self, Base, Figures, Made, Report, coded};
 use super::{FAILED, Failure};
 use crate::block::Tier;
 use crate::model::tune::{self as training, Options, Progress};
@@ -105,7 +105,8 @@ impl Drop for Lock {
 
 /// Trains the base's network on the corpus.
 pub fn run(
-    a: &Args,
+    name: &str,
+    (minutes, steps): (f64, u64),
     base: &Base,
     network: &Network,
     corpus: &Corpus,
@@ -113,7 +114,7 @@ pub fn run(
     say: Say,
 ) -> Result<Report, Failure> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let state = Registry::of_user().workspace(&a.name)?;
+    let state = Registry::of_user().workspace(name)?;
     let _lock = Lock::take(&state)?;
     catch_signals();
     // SAFETY: no other thread has been started yet.
@@ -127,18 +128,18 @@ pub fn run(
         coded: coded(Tier::with(Arc::clone(&base.lm)), &corpus.held)?,
     };
     // What is left of the time when the result has been measured as well.
-    let total = a.minutes * 60.0;
+    let total = minutes * 60.0;
     let seconds = total - began.elapsed().as_secs_f64() - 1.5 * measuring.elapsed().as_secs_f64();
     let o = Options {
         seconds: seconds.max(total / 2.0),
-        steps: a.steps,
+        steps,
         look: (total / 20.0).clamp(2.0, 30.0),
         save: (total / 10.0).min(60.0),
         crop: training::CROP.min(network.hyper.window as usize),
         batch: training::BATCH,
         rate: training::RATE,
         threads,
-        seed: tune::SEED,
+        seed: tuned::SEED,
     };
     let from = training::Base { id: *base.id.as_bytes(), vocabulary, network };
     let mut show = Show::new(say, o.seconds);
@@ -153,7 +154,7 @@ pub fn run(
         tokens: outcome.progress.tokens,
         model: Model { network: Some(outcome.network), ..base.model.clone() },
     };
-    let report = tune::keep(a, base, corpus, made)?;
+    let report = tuned::keep(name, base, corpus, made)?;
     let _ = std::fs::remove_file(&state);
     Ok(report)
 }

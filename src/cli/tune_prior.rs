@@ -1,7 +1,7 @@
 //! Tuning a model with a prior: counting. Its network, if it has one, stays as it is.
 
 use super::output::Say;
-use super::tune::{self, Args, Base, Figures, Made, Report, coded};
+use super::tuned::{self, Base, Figures, Made, Report, coded};
 use super::{FAILED, Failure};
 use crate::block::Tier;
 use crate::model::train::{Adapting, Spool, TrainError};
@@ -11,7 +11,7 @@ use std::time::Instant;
 
 /// Counts the corpus on top of the base's prior.
 pub fn run(
-    a: &Args,
+    name: &str,
     base: &Base,
     prior: &Counted,
     corpus: &Corpus,
@@ -56,5 +56,5 @@ pub fn run(
     let tier = Tier::with(Arc::clone(&base.lm));
     let before = Figures { alone: None, coded: coded(tier, &corpus.held)? };
     let made = Made { model, before, alone: None, seconds, resumed_from_s: None, tokens };
-    tune::keep(a, base, corpus, made)
+    tuned::keep(name, base, corpus, made)
 }

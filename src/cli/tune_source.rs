@@ -3,7 +3,7 @@
 use super::target;
 use super::{FAILED, Failure};
 use crate::fs::{Fs, FsError};
-use crate::model::corpus::{Corpus, whole_lines};
+use crate::model::corpus::{Corpus, CorpusError, whole_lines};
 use crate::model::texts::LeftOut;
 use crate::store::{OpenOptions, Store};
 use crate::types::Ino;
@@ -13,14 +13,17 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+/// Files left out that are named one by one.
+const NAMED: usize = 20;
+
 /// Reads what a store holds: through its mount, or, if nobody has it mounted, itself, without a change.
 pub fn read(path: &Path, seed: u64) -> Result<Corpus, Failure> {
     if target::mount_of(path).is_some() {
-        return super::tune::corpus(Corpus::read(path, seed));
+        return corpus(Corpus::read(path, seed));
     }
     let store = target::store_of(path);
     if let Some(m) = target::mounts().into_iter().find(|m| m.store == store) {
-        return super::tune::corpus(Corpus::read(&m.dir, seed));
+        return corpus(Corpus::read(&m.dir, seed));
     }
     let fs = Fs::open(
         Store::open(&store, &OpenOptions { read_only: true })?,
@@ -45,7 +48,7 @@ fn gather(fs: &Fs, store: &Path, seed: u64) -> Result<Corpus, Failure> {
         let text = fs.read_now(ino, from, size - from).map_err(io::Error::other)?;
         Ok(if from > 0 { whole_lines(text) } else { text })
     };
-    super::tune::corpus(Corpus::gather(store, files, left_out, &mut read, seed))
+    corpus(Corpus::gather(store, files, left_out, &mut read, seed))
 }
 
 /// All files below the root: a directory's own first, each by name.
@@ -78,4 +81,22 @@ fn files(fs: &Fs) -> Result<Found, FsError> {
         stack.extend(below.into_iter().rev());
     }
     Ok((found, inos, left_out))
+}
+
+fn name_left_out(left_out: &[LeftOut]) {
+    for l in left_out.iter().take(NAMED) {
+        log::warn!("left out: {}: {}", l.path.display(), l.reason);
+    }
+    if left_out.len() > NAMED {
+        log::warn!("left out: {} more files", left_out.len() - NAMED);
+    }
+}
+
+/// A corpus, or why there is none; what was left out is named in either case.
+pub fn corpus(read: Result<Corpus, CorpusError>) -> Result<Corpus, Failure> {
+    name_left_out(match &read {
+        Ok(corpus) => &corpus.left_out,
+        Err(e) => e.left_out(),
+    });
+    Ok(read?)
 }

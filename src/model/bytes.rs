@@ -1,6 +1,52 @@
 //! Fixed-width little-endian values: how a model's file is written and read.
 
-use super::file::FileError;
+use super::tokenizer::TokenizerError;
+
+/// Why a model file is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It does not start like a model file.
+    #[error("not an lmfs model file")]
+    Magic,
+    /// Another version wrote it.
+    #[error(
+        "model file {what} {found} is not known to this version (it knows {known}): {}",
+        if found > known { "use a newer lmfs" } else { "make the model anew with this one" }
+    )]
+    Version {
+        /// Which number: format, architecture or numerics.
+        what: &'static str,
+        /// In the file.
+        found: u32,
+        /// The one of this build.
+        known: u32,
+    },
+    /// It ends too early.
+    #[error("model file ends inside {0}")]
+    Truncated(&'static str),
+    /// Something in it cannot be.
+    #[error("model file is damaged or hostile: {0}")]
+    Invalid(String),
+    /// Its tokenizer cannot work.
+    #[error("model file's tokenizer: {0}")]
+    Tokenizer(#[from] TokenizerError),
+}
+
+impl FileError {
+    /// Only the known version of something will do.
+    pub(super) fn unless(what: &'static str, found: u32, known: u32) -> Result<(), Self> {
+        if found == known { Ok(()) } else { Err(Self::Version { what, found, known }) }
+    }
+
+    /// Only numbers within bounds will do.
+    pub(super) fn within(name: &str, v: u32, low: u32, high: u32) -> Result<(), Self> {
+        if (low..=high).contains(&v) {
+            Ok(())
+        } else {
+            Err(Self::Invalid(format!("{name} is {v}, not within {low}..={high}")))
+        }
+    }
+}
 
 /// Appends values.
 #[derive(Default)]

@@ -22,9 +22,10 @@ pub mod tree;
 pub mod tune;
 pub mod vocabulary;
 
+pub use bytes::FileError;
 pub use corpus::{Corpus, CorpusError};
 pub use engine::{Engine, EngineError, Input, Isa, Session};
-pub use file::{Blocks, FileError, Manifest, Model};
+pub use file::{Blocks, Manifest, Model};
 pub use network::Network;
 pub use prior::Counted;
 pub use registry::{Registry, RegistryError};

@@ -1,15 +1,51 @@
 //! The network of a model's file.
 
-use super::bytes::{In, Out};
-use super::engine::{GROUP, NUMERICS, ROPE_STEPS, Rope, WEIGHT_MAX};
-use super::file::FileError;
+use super::bytes::{FileError, In, Out};
 use super::vocabulary::Vocabulary;
 use crate::codec::Vocab;
 
+/// The numerics that the engine computes. Named in every model file and frame.
+pub const NUMERICS: u32 = 0;
+/// Elements that share one scale, in weights and activations.
+pub const GROUP: usize = 64;
+/// Largest weight, and key of attention. Four products with an activation fit 16 bits.
+pub const WEIGHT_MAX: i8 = 64;
 /// What is computed with the weights: for now there is one architecture, Llama.
 pub const LLAMA: u32 = 0;
 /// Flag of a network whose head is its embedding.
 const TIED: u32 = 1;
+
+/// Positions of the two rotation tables; they multiply to the period of positions.
+pub const ROPE_STEPS: usize = 256;
+
+/// Cosines and sines of rotary position embedding: angles of `p % 256` and of `p / 256 · 256`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// `256 × head/2` cosines of small steps.
+    pub cos_low: Vec<f32>,
+    /// Their sines.
+    pub sin_low: Vec<f32>,
+    /// `256 × head/2` cosines of multiples of 256.
+    pub cos_high: Vec<f32>,
+    /// Their sines.
+    pub sin_high: Vec<f32>,
+}
+
+impl Rope {
+    /// The rotation of a position, by the addition theorem. Positions repeat after 65,536.
+    #[inline(always)]
+    pub fn at(&self, position: usize, cos: &mut [f32], sin: &mut [f32]) {
+        let half = cos.len();
+        let low = position % ROPE_STEPS * half;
+        let high = position / ROPE_STEPS % ROPE_STEPS * half;
+        for i in 0..half {
+            let (cl, sl) = (self.cos_low[low + i], self.sin_low[low + i]);
+            let (ch, sh) = (self.cos_high[high + i], self.sin_high[high + i]);
+            cos[i] = ch * cl - sh * sl;
+            sin[i] = sh * cl + ch * sl;
+        }
+    }
+}
 
 /// Hyper-parameters.
 #[derive(Debug, Clone, Copy, PartialEq)]

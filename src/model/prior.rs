@@ -1,7 +1,6 @@
 //! The prior of a model's file.
 
-use super::bytes::{In, Out};
-use super::file::FileError;
+use super::bytes::{FileError, In, Out};
 use super::vocabulary::Vocabulary;
 use crate::codec::prior::{Contexts, KINDS, LEAVES, Prior};
 use crate::codec::{self, Predictor, Vocab};

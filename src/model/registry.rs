@@ -1,6 +1,7 @@
 //! The user's models: canonical files in one directory, found by name or id.
 
-use super::file::{FileError, Manifest, Model};
+use super::bytes::FileError;
+use super::file::{Manifest, Model};
 use crate::codec::ENGINE;
 use std::path::{Path, PathBuf};
 

@@ -1,8 +1,7 @@
 //! The part of a model that all others are for: tokens, how a text is cut into them, and the tree
 //! that codes them.
 
-use super::bytes::{In, Out};
-use super::file::FileError;
+use super::bytes::{FileError, In, Out};
 use super::tokenizer::{Merge, PreTokenizer, Tokenizer};
 use super::tree::Tree;
 use crate::codec::{Child, Token, VOCAB, Vocab};

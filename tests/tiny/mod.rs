@@ -1,7 +1,8 @@
 //! A small random model, the same on every machine.
 
 use lmfs::codec::prior::{Contexts, KINDS};
-use lmfs::model::engine::{GROUP, ROPE_STEPS, Rope, WEIGHT_MAX, fingerprint};
+use lmfs::model::engine::fingerprint;
+use lmfs::model::network::{GROUP, ROPE_STEPS, Rope, WEIGHT_MAX};
 use lmfs::model::network::{Golden, Hyper, Layer, Matrix};
 use lmfs::model::tokenizer::{Merge, PreTokenizer};
 use lmfs::model::{

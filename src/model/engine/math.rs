@@ -5,14 +5,12 @@
 //! joins, so that compilers may vectorise them without changing a bit. All functions are inlined
 //! into the instruction-set specific copies of the forward pass.
 
+pub use crate::model::network::{GROUP, WEIGHT_MAX};
+
 /// Columns of the fixed summation tree.
 pub const SUM_WAYS: usize = 16;
 /// 1.5·2²³: adding and subtracting it rounds to the nearest integer, ties to even.
 const ROUND: f32 = 12_582_912.0;
-/// Elements that share one scale, in weights and activations.
-pub const GROUP: usize = 64;
-/// Largest weight, and key of attention. Four products with [`VALUE_MAX`] fit 16 bits.
-pub const WEIGHT_MAX: i8 = 64;
 /// Largest activation, query and value.
 pub const VALUE_MAX: i8 = 127;
 const _: () = assert!(4 * WEIGHT_MAX as i32 * VALUE_MAX as i32 <= i16::MAX as i32);

@@ -21,17 +21,13 @@ mod team;
 pub use kernel::Isa;
 #[cfg(feature = "import")]
 pub(super) use math::exp;
-pub use math::{GROUP, WEIGHT_MAX};
 pub use session::{Input, Session};
 pub use softmax::TOTAL_BITS;
 
-use super::network::{Hyper, Matrix, Network};
+use super::network::{GROUP, Hyper, Matrix, Network, Rope};
 use super::tree::Tree;
 use attention::Reach;
 use kernel::{Packed, Row};
-
-/// The numerics that this engine computes. Named in every model file and frame.
-pub const NUMERICS: u32 = 0;
 
 /// Why a model does not run.
 #[derive(Debug, thiserror::Error)]
@@ -57,38 +53,6 @@ pub enum EngineError {
         /// BLAKE3 in the file.
         want: blake3::Hash,
     },
-}
-
-/// Positions of the two rotation tables; they multiply to the period of positions.
-pub const ROPE_STEPS: usize = 256;
-
-/// Cosines and sines of rotary position embedding: angles of `p % 256` and of `p / 256 · 256`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rope {
-    /// `256 × head/2` cosines of small steps.
-    pub cos_low: Vec<f32>,
-    /// Their sines.
-    pub sin_low: Vec<f32>,
-    /// `256 × head/2` cosines of multiples of 256.
-    pub cos_high: Vec<f32>,
-    /// Their sines.
-    pub sin_high: Vec<f32>,
-}
-
-impl Rope {
-    /// The rotation of a position, by the addition theorem. Positions repeat after 65,536.
-    #[inline(always)]
-    pub(super) fn at(&self, position: usize, cos: &mut [f32], sin: &mut [f32]) {
-        let half = cos.len();
-        let low = position % ROPE_STEPS * half;
-        let high = position / ROPE_STEPS % ROPE_STEPS * half;
-        for i in 0..half {
-            let (cl, sl) = (self.cos_low[low + i], self.sin_low[low + i]);
-            let (ch, sh) = (self.cos_high[high + i], self.sin_high[high + i]);
-            cos[i] = ch * cl - sh * sl;
-            sin[i] = sh * cl + ch * sl;
-        }
-    }
 }
 
 /// One transformer layer, ready to run.

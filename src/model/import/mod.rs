@@ -9,8 +9,10 @@ mod rope;
 mod safetensors;
 mod vocabulary;
 
-use super::engine::{Engine, EngineError, GROUP, Input, Session, WEIGHT_MAX, fingerprint};
-use super::file::{Blocks, FileError, Manifest, Model};
+use super::bytes::FileError;
+use super::engine::{Engine, EngineError, Input, Session, fingerprint};
+use super::file::{Blocks, Manifest, Model};
+use super::network::{GROUP, WEIGHT_MAX};
 use super::network::{Golden, Hyper, Layer, Matrix, Network};
 use super::tokenizer::{Merge, PreTokenizer, Tokenizer, TokenizerError};
 use super::tree::Tree;

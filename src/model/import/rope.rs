@@ -1,6 +1,6 @@
 //! Rotation tables from IEEE double arithmetic alone.
 
-use crate::model::engine::{ROPE_STEPS, Rope};
+use crate::model::network::{ROPE_STEPS, Rope};
 use std::f64::consts::{LN_2, PI};
 
 /// Natural logarithm of x ≥ 1, by the series of artanh.

@@ -2,8 +2,9 @@
 
 use super::TuneError;
 use super::ops::{CausalSoftmax, CrossEntropy, Heads, RmsNorm, Rotation, SwiGlu};
-use crate::model::engine::{Engine, GROUP, fingerprint};
+use crate::model::engine::{Engine, fingerprint};
 use crate::model::import::quantise;
+use crate::model::network::GROUP;
 use crate::model::network::{Golden, Hyper, Layer, Matrix, Network};
 use crate::model::vocabulary::Vocabulary;
 use candle_core::{Device, Result, Tensor, Var};
