@@ -1,7 +1,7 @@
 //! Where a lane is in its text, and the contexts that follow from it.
 
 use super::token_model::Token;
-use super::vector::{Lanes, WIDTH};
+use super::vector::{Ints, WIDTH};
 
 /// Fields of a line that are told apart.
 const FIELDS: usize = 64;
@@ -59,7 +59,7 @@ const FORETOLD: u32 = 1 << 16;
 
 /// Makes the hashes of different contexts differ.
 #[inline(always)]
-fn salted(salt: u32, hashes: [u32; WIDTH]) -> Lanes {
+fn salted(salt: u32, hashes: [u32; WIDTH]) -> Ints {
     std::array::from_fn(|i| hash(hashes[i], salt + i as u32) as i32)
 }
 
@@ -181,7 +181,7 @@ impl Lane {
 
     /// The contexts' hashes before a token: one vector of them, or two.
     #[inline(always)]
-    pub fn contexts<const C: usize>(&mut self, history: &History) -> [Lanes; C] {
+    pub fn contexts<const C: usize>(&mut self, history: &History) -> [Ints; C] {
         const { assert!(C == 1 || C == 2) };
         let t = self.recent.map(u32::from);
         let f = self.field.min(FIELDS - 1);
@@ -227,7 +227,7 @@ impl Lane {
 
     /// The prior's contexts, from those that say least.
     #[inline(always)]
-    pub fn prior_contexts(&self) -> Lanes {
+    pub fn prior_contexts(&self) -> Ints {
         let t = self.recent.map(u32::from);
         let order2 = hash(t[0], t[1]);
         let order3 = hash(order2, t[2]);
@@ -252,7 +252,7 @@ impl Lane {
     /// Contexts of the token that a language model thinks likeliest: what has come of that guess in
     /// this text. They take the places of what says least beside a model, or of nothing.
     #[inline(always)]
-    pub fn foretold<const C: usize>(&self, token: Token, hashes: &mut [Lanes; C]) {
+    pub fn foretold<const C: usize>(&self, token: Token, hashes: &mut [Ints; C]) {
         let token = u32::from(token);
         hashes[0][7] = hash(token, FORETOLD + 7) as i32;
         if C == 2 {

@@ -1,7 +1,7 @@
 //! Counters: how often a decision went right under a context, and what such a count is worth.
 
 use super::tables::TABLES;
-use super::vector::{LINE, Lanes, Line, Vector, WIDTH, prefetch};
+use super::vector::{Ints, LINE, Line, Vector, WIDTH, prefetch};
 
 /// Observations are counted up to this.
 pub const SEEN_MAX: i32 = 31;
@@ -11,12 +11,12 @@ const CHECK: i32 = 0x3fe0;
 const P_MAX: i32 = (1 << 18) - 1;
 /// Where each context's steps begin in [`RATES`].
 pub mod haste {
-    use super::{Lanes, WIDTH};
+    use super::{Ints, WIDTH};
 
     /// All counters forget slowly.
-    pub const NONE: Lanes = [0; WIDTH];
+    pub const NONE: Ints = [0; WIDTH];
     /// All but the first two forget fast.
-    pub const MOST: Lanes = [0, 0, 32, 32, 32, 32, 32, 32];
+    pub const MOST: Ints = [0, 0, 32, 32, 32, 32, 32, 32];
 }
 /// 32768 / (n + 1.5): the step of a counter that saw n decisions; first that of those which forget
 /// slowly, then that of the others.
@@ -70,22 +70,22 @@ const LINE_BITS: u32 = 8;
 #[derive(Debug, Clone)]
 pub struct Table {
     lines: Vec<Line>,
-    haste: Lanes,
+    haste: Ints,
 }
 
 /// The counters of one decision, one for each context.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Found {
     /// Their numbers in the table.
-    at: Lanes,
+    at: Ints,
     /// Their values.
-    pub slots: Lanes,
+    pub slots: Ints,
 }
 
 impl Table {
     /// For a text of `len` bytes, as many lines as it has bytes, at most 2 to the power of `most`:
     /// short texts are given small tables, which cost less to make.
-    pub fn new(len: usize, most: u32, haste: Lanes) -> Self {
+    pub fn new(len: usize, most: u32, haste: Ints) -> Self {
         let bits = (len.max(1).ilog2()).clamp(LINE_BITS, most);
         Self { lines: vec![Line([Slot::NEW.0; LINE]); 1 << bits], haste }
     }
@@ -195,9 +195,9 @@ pub struct Worth {
 /// An estimate for each context.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Estimates {
-    at: Lanes,
+    at: Ints,
     /// Probabilities of 65536.
-    pub p: Lanes,
+    pub p: Ints,
 }
 
 /// The cells of counters, without their contexts' parts. Logarithms to the base 2, in halves, are
@@ -232,7 +232,7 @@ impl Worth {
 
     /// What the counters of a decision are worth.
     #[inline(always)]
-    pub fn of<V: Vector>(&self, slots: &Lanes) -> Estimates {
+    pub fn of<V: Vector>(&self, slots: &Ints) -> Estimates {
         let at = cells(V::load(slots)).add(V::load(&OWN));
         Estimates { at: at.lanes(), p: V::halves(&self.cells, at).lanes() }
     }
@@ -263,7 +263,7 @@ impl Worth {
 }
 
 /// Where each context's cells begin.
-const OWN: Lanes = {
+const OWN: Ints = {
     let mut own = [0; WIDTH];
     let mut i = 0;
     while i < WIDTH {

@@ -3,7 +3,7 @@
 //! over their outputs.
 
 use super::tables::{LIMIT, TABLES};
-use super::vector::{Lanes, Shorts, Vector, WIDTH};
+use super::vector::{Ints, Shorts, Vector, WIDTH};
 
 /// Inputs of the first layer, or their weights, for `C` vectors of contexts.
 #[derive(Debug, Clone, Copy)]
@@ -49,22 +49,22 @@ pub struct Rates {
 #[derive(Debug, Clone)]
 pub struct Mixer<const C: usize, const S: usize> {
     first: Vec<Inputs<C>>,
-    second: Vec<Lanes>,
+    second: Vec<Ints>,
     rates: Rates,
     /// Where each set's weights begin in `first`.
     starts: [usize; S],
     chosen: [usize; S],
     last: usize,
-    outs: Lanes,
+    outs: Ints,
     p: i32,
-    probabilities: Lanes,
+    probabilities: Ints,
     /// Decisions so far, for the learning rate.
     seen: u32,
 }
 
 /// w·x / 256, lane by lane.
 #[inline(always)]
-fn times<V: Vector>(w: &Lanes, x: &Lanes) -> V {
+fn times<V: Vector>(w: &Ints, x: &Ints) -> V {
     V::load(w).mul(V::load(x)).sar::<8>()
 }
 
@@ -80,7 +80,7 @@ fn dot<V: Vector, const C: usize>(w: &Inputs<C>, x: &Inputs<C>) -> V {
 
 /// w += x · err / 2^14, rounded.
 #[inline(always)]
-fn learn<V: Vector>(w: &mut Lanes, x: &Lanes, err: i32) {
+fn learn<V: Vector>(w: &mut Ints, x: &Ints, err: i32) {
     let step = V::load(x).mul(V::splat(err)).add(V::splat(1 << 13)).sar::<14>();
     V::load(w).add(step).clamp(-WEIGHT_MAX, WEIGHT_MAX).store(w);
 }
@@ -166,6 +166,6 @@ impl<const C: usize, const S: usize> Mixer<C, S> {
 
     /// Memory held, in bytes.
     pub fn weight(&self) -> usize {
-        size_of::<Inputs<C>>() * self.first.len() + size_of::<Lanes>() * self.second.len()
+        size_of::<Inputs<C>>() * self.first.len() + size_of::<Ints>() * self.second.len()
     }
 }

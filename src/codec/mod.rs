@@ -5,9 +5,9 @@
 mod context;
 mod counters;
 mod estimation;
+mod experts;
 mod matching;
 mod mixer;
-mod model;
 mod predictor;
 pub mod prior;
 mod range;
@@ -24,7 +24,7 @@ pub use token_model::{Token, TokenModel, leaf_probability, node_probability};
 pub use tree::{Child, lexicographic};
 pub use vocab::{Cut, Trie, VOCAB, Vocab};
 
-use model::Experts;
+use experts::Experts;
 use range::{Decoder, Encoder};
 use std::sync::Arc;
 use vector::Vector;

@@ -1,6 +1,6 @@
 //! The experts, whatever stands beside them.
 
-use super::model::{Informed, Narrow, Wide};
+use super::experts::{Informed, Narrow, Wide};
 use super::prior::Prior;
 use super::vocab::{VOCAB, Vocab};
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 /// Numbers in a vector.
 pub const WIDTH: usize = 8;
 /// A vector in memory.
-pub type Lanes = [i32; WIDTH];
+pub type Ints = [i32; WIDTH];
 /// Twice as many 16-bit integers: inputs of the mixer, or their weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(32))]
@@ -50,9 +50,9 @@ pub fn prefetch<T>(what: &T) {
 /// A vector in registers. All arithmetic wraps.
 pub trait Vector: Copy {
     /// From memory.
-    fn load(from: &Lanes) -> Self;
+    fn load(from: &Ints) -> Self;
     /// To memory.
-    fn store(self, to: &mut Lanes);
+    fn store(self, to: &mut Ints);
     /// The same number eight times.
     fn splat(x: i32) -> Self;
     /// Sum.
@@ -110,13 +110,13 @@ pub trait Vector: Copy {
     /// Counters by their number in the table, modulo its size, which is a power of two.
     fn slots(lines: &[Line], at: Self) -> Self;
     /// Sets counters by their number, as [`Self::slots`]; of equal numbers the last one counts.
-    fn put_slots(self, lines: &mut [Line], at: &Lanes);
+    fn put_slots(self, lines: &mut [Line], at: &Ints);
     /// Elements of a table modulo its size without the last one, which is never used.
     fn halves<const N: usize>(table: &[u16; N], at: Self) -> Self;
     /// The last of 16 ascending numbers that is not above `x`; all are below 2^15, and the first one is 0.
     fn rank(ascending: &[u16; 2 * WIDTH], x: u16) -> usize;
     /// Sets elements, as [`Self::halves`], to the lower halves of these numbers.
-    fn put_halves<const N: usize>(self, table: &mut [u16; N], at: &Lanes);
+    fn put_halves<const N: usize>(self, table: &mut [u16; N], at: &Ints);
 
     /// Cut to a range.
     #[inline(always)]
@@ -126,7 +126,7 @@ pub trait Vector: Copy {
 
     /// As an array.
     #[inline(always)]
-    fn lanes(self) -> Lanes {
+    fn lanes(self) -> Ints {
         let mut out = [0; WIDTH];
         self.store(&mut out);
         out
@@ -135,7 +135,7 @@ pub trait Vector: Copy {
 
 /// For any processor.
 #[derive(Debug, Clone, Copy)]
-pub struct Plain(Lanes);
+pub struct Plain(Ints);
 
 impl Plain {
     #[inline(always)]
@@ -146,11 +146,11 @@ impl Plain {
 
 impl Vector for Plain {
     #[inline(always)]
-    fn load(from: &Lanes) -> Self {
+    fn load(from: &Ints) -> Self {
         Self(*from)
     }
     #[inline(always)]
-    fn store(self, to: &mut Lanes) {
+    fn store(self, to: &mut Ints) {
         *to = self.0;
     }
     #[inline(always)]
@@ -284,7 +284,7 @@ impl Vector for Plain {
         Self(at.0.map(|i| lines[(i as u32 >> 4) as usize & mask].0[(i & 15) as usize] as i32))
     }
     #[inline(always)]
-    fn put_slots(self, lines: &mut [Line], at: &Lanes) {
+    fn put_slots(self, lines: &mut [Line], at: &Ints) {
         let mask = lines.len() - 1;
         for (i, new) in at.iter().zip(self.0) {
             lines[(*i as u32 >> 4) as usize & mask].0[(i & 15) as usize] = new as u32;
@@ -307,7 +307,7 @@ impl Vector for Plain {
         ((four(0) + four(1) + four(2) + four(3)).wrapping_mul(ONES) >> 48) as usize - 1
     }
     #[inline(always)]
-    fn put_halves<const N: usize>(self, table: &mut [u16; N], at: &Lanes) {
+    fn put_halves<const N: usize>(self, table: &mut [u16; N], at: &Ints) {
         for (i, new) in at.iter().zip(self.0) {
             table[*i as usize & (N - 2)] = new as u16;
         }
@@ -327,7 +327,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// Every operation on some inputs.
-    fn all<V: Vector>(a: &Lanes, b: &Lanes, lines: &[Line], table: &[u16; 65]) -> Vec<Lanes> {
+    fn all<V: Vector>(a: &Ints, b: &Ints, lines: &[Line], table: &[u16; 65]) -> Vec<Ints> {
         let (x, y) = (V::load(a), V::load(b));
         let (mut put, mut halves) = (lines.to_vec(), *table);
         y.put_slots(&mut put, a);
@@ -391,7 +391,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn wide_is_plain(a: Lanes, b: Lanes, equal: u8, bits in 0..4_u32) {
+        fn wide_is_plain(a: Ints, b: Ints, equal: u8, bits in 0..4_u32) {
             let b = std::array::from_fn(|i| if equal >> i & 1 == 1 { a[i] } else { b[i] });
             let line = |n: u32| Line(std::array::from_fn(|i| n.wrapping_mul(0x9E37_79B9) + i as u32));
             let lines: Vec<Line> = (0..1 << bits).map(line).collect();

@@ -16,7 +16,7 @@ pub use view::View;
 
 use super::context::Lane;
 use super::token_model::Token;
-use super::vector::{Lanes, WIDTH};
+use super::vector::{Ints, WIDTH};
 use super::vocab::Vocab;
 use table::{Marks, Table};
 
@@ -72,7 +72,7 @@ impl Prior {
 }
 
 /// Tells of each token of a text the hashes of its contexts, kind by kind, and its leaf.
-pub fn walk(vocab: &Vocab, tokens: &[Token], mut tell: impl FnMut(&Lanes, u16)) {
+pub fn walk(vocab: &Vocab, tokens: &[Token], mut tell: impl FnMut(&Ints, u16)) {
     let mut lane = Lane::default();
     for token in tokens {
         tell(&lane.prior_contexts(), vocab.leaf(*token) as u16);

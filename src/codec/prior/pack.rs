@@ -16,9 +16,9 @@ const FOLLOWERS_MAX: usize = 4;
 /// Followers that are believed in any case.
 const FEW: usize = 4096;
 
-/// Lanes of the numbers of followers, by turns.
+/// Ints of the numbers of followers, by turns.
 const NUMBER_LANES: usize = 2;
-/// Lanes of one half of the followers: for each part of a leaf, and for the count.
+/// Ints of one half of the followers: for each part of a leaf, and for the count.
 const PARTS: usize = 4;
 const LANES: usize = NUMBER_LANES + 2 * PARTS;
 /// Numbers before the codes: B, contexts, followers, low bits of a gap, bytes of keys; words of each lane.

@@ -102,7 +102,7 @@ proptest! {
 }
 
 /// Goes down the tree; tells of each node its span and the counts on both sides.
-fn down<V: Vector>(view: &mut View, ways: u32, mut tell: impl FnMut([usize; 3], Lanes, Lanes)) {
+fn down<V: Vector>(view: &mut View, ways: u32, mut tell: impl FnMut([usize; 3], Ints, Ints)) {
     let (mut node, mut depth) = (0, 0);
     loop {
         let span = VOCAB.span(node);

@@ -4,7 +4,7 @@ use super::table::{Far, Followers, List, NONE};
 use super::{KINDS, Prior};
 use crate::codec::counters::{Estimates, Worth};
 use crate::codec::tables::TABLES;
-use crate::codec::vector::{Lanes, Shorts, Vector, WIDTH};
+use crate::codec::vector::{Ints, Shorts, Vector, WIDTH};
 use std::sync::Arc;
 
 /// The prior as the experts see it.
@@ -20,11 +20,11 @@ pub struct View {
     far: [Far; KINDS],
     many: u32,
     /// Counts of the followers before those that are left, and through them.
-    low: Lanes,
-    high: Lanes,
+    low: Ints,
+    high: Ints,
     // Of the decision at hand:
     /// Counts of the followers before where it parts them.
-    parted: Lanes,
+    parted: Ints,
     /// Where it parts those that are many.
     at: [usize; KINDS],
 }
@@ -61,7 +61,7 @@ impl View {
 
     /// Asks for what [`Self::begin`] will read.
     #[inline(always)]
-    pub fn prefetch(&self, hashes: &Lanes) {
+    pub fn prefetch(&self, hashes: &Ints) {
         if let Some(prior) = &self.prior {
             prior.prefetch(hashes);
         }
@@ -69,7 +69,7 @@ impl View {
 
     /// Before a token, in contexts with these hashes.
     #[inline(always)]
-    pub fn begin<V: Vector>(&mut self, hashes: &Lanes) {
+    pub fn begin<V: Vector>(&mut self, hashes: &Ints) {
         let Some(prior) = &self.prior else { return };
         self.many = 0;
         for (k, hash) in hashes.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! [`Vector`] in AVX2's registers: the same results as the plain way, sooner.
 
-use super::{Lanes, Line, Shorts, Vector};
+use super::{Ints, Line, Shorts, Vector};
 use std::arch::x86_64::*;
 
 /// A register.
@@ -64,13 +64,13 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    fn load(from: &Lanes) -> Self {
+    fn load(from: &Ints) -> Self {
         // SAFETY: AVX2 is there; `from` is as long as a register.
         Self(unsafe { _mm256_loadu_si256(from.as_ptr().cast()) })
     }
 
     #[inline(always)]
-    fn store(self, to: &mut Lanes) {
+    fn store(self, to: &mut Ints) {
         // SAFETY: AVX2 is there; `to` is as long as a register.
         unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), self.0) }
     }
@@ -251,7 +251,7 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    fn put_slots(self, lines: &mut [Line], at: &Lanes) {
+    fn put_slots(self, lines: &mut [Line], at: &Ints) {
         debug_assert!(lines.len().is_power_of_two() && lines.len() < 1 << 26);
         let at = Self::load(at).and(Self::splat((lines.len() * 16 - 1) as i32)).lanes();
         let slots = lines.as_mut_ptr().cast::<u32>();
@@ -272,7 +272,7 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    fn put_halves<const N: usize>(self, table: &mut [u16; N], at: &Lanes) {
+    fn put_halves<const N: usize>(self, table: &mut [u16; N], at: &Ints) {
         const { assert!((N - 1).is_power_of_two() && N < 1 << 30) };
         let at = Self::load(at).and(Self::splat((N - 2) as i32)).lanes();
         for (i, new) in at.into_iter().zip(self.lanes()) {

@@ -9,7 +9,7 @@ use super::mixer::{Inputs, Mixer, ONE, Rates};
 use super::prior::{KINDS, Prior, View};
 use super::tables::TABLES;
 use super::token_model::Token;
-use super::vector::{Lanes, Shorts, Vector, WIDTH};
+use super::vector::{Ints, Shorts, Vector, WIDTH};
 use super::vocab::Vocab;
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ struct Ways<const S: usize> {
     /// Contexts of the sets of weights.
     sizes: [usize; S],
     rates: Rates,
-    haste: Lanes,
+    haste: Ints,
     /// A guess is asked about if it is right this often, of 65536.
     guess_min: u32,
 }
@@ -79,7 +79,7 @@ fn salt_of(node: u16) -> u32 {
 
 /// The lines of the table for the contexts and the node that begins a group.
 #[inline(always)]
-fn lines<V: Vector>(contexts: &Lanes, salt: u32) -> V {
+fn lines<V: Vector>(contexts: &Ints, salt: u32) -> V {
     let h = V::load(contexts).xor(V::splat(salt as i32)).mul(V::splat(0x85EB_CA6B_u32 as i32));
     h.xor(h.shr::<15>())
 }
@@ -104,8 +104,8 @@ pub struct Experts<const C: usize, const I: usize, const S: usize> {
     // Of the token under way:
     lane: usize,
     depth: usize,
-    hashes: [Lanes; C],
-    lines: [Lanes; C],
+    hashes: [Ints; C],
+    lines: [Ints; C],
     above_live: bool,
     /// The guess that is asked about or was refused.
     guess: Option<Token>,
