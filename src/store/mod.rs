@@ -78,8 +78,8 @@ pub struct Store {
     last_ino: AtomicU64,
     last_generation: AtomicU64,
     promised: Arc<space::Promised>,
-    /// Free bytes below the store when last looked at, and the moment in milliseconds.
-    free: Mutex<Option<(std::time::Instant, u64)>>,
+    /// When free space was last looked at, its bytes, and what the log held aside.
+    free: Mutex<Option<(std::time::Instant, u64, u64)>>,
     /// Held while room is made; when that last came to nothing, and what was dead then.
     cleaning: Mutex<Option<(std::time::Instant, u64)>>,
     /// Segment of the last checkpoint, and its length in bytes.

@@ -3,6 +3,7 @@
 use super::api::{Result, StoreError};
 use super::gc;
 use super::sweep;
+use crate::store::log::writer::RESERVE;
 use crate::store::{Store, lock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,27 +34,37 @@ impl Drop for Reservation {
 impl Store {
     /// Free bytes of the file system under the store, less what is reserved; a moment old at most.
     pub fn free_bytes(&self) -> u64 {
+        self.looked().0
+    }
+
+    /// Free bytes and those that the log holds for what may come, less the reserve: so a full disk
+    /// takes as much whether or not that is set aside at the moment, and the cleaner has it besides
+    /// what writers leave.
+    pub(super) fn usable_bytes(&self) -> u64 {
+        let (free, aside) = self.looked();
+        let aside = aside.saturating_sub(RESERVE);
+        free.saturating_add(aside.min(self.segments.headroom / 2))
+    }
+
+    /// Free bytes, and what the log held when they were counted.
+    fn looked(&self) -> (u64, u64) {
         let mut cached = lock(&self.free);
         let now = std::time::Instant::now();
-        let free = match *cached {
-            Some((at, free)) if now.duration_since(at).as_millis() < 50 => free,
+        let (free, aside) = match *cached {
+            Some((at, free, aside)) if now.duration_since(at).as_millis() < 50 => (free, aside),
             _ => {
                 self.promised.spent.store(0, Ordering::Relaxed);
+                // What the log takes or gives back meanwhile must not count twice.
+                let before = self.segments.aside.load(Ordering::Relaxed);
                 let free = self.segments.volume.free_bytes().unwrap_or(u64::MAX);
-                *cached = Some((now, free));
-                free
+                let aside = before.min(self.segments.aside.load(Ordering::Relaxed));
+                *cached = Some((now, free, aside));
+                (free, aside)
             }
         };
         let Promised { held, spent } = &*self.promised;
-        free.saturating_sub(held.load(Ordering::Relaxed) + spent.load(Ordering::Relaxed))
-    }
-
-    /// Free bytes and those that the log holds for what may come, so that a full disk takes as much
-    /// whether or not they are set aside at the moment. Three quarters of the headroom stay free, which
-    /// is what the cleaner needs to move a segment.
-    pub(super) fn usable_bytes(&self) -> u64 {
-        let aside = self.segments.aside.load(Ordering::Relaxed);
-        self.free_bytes().saturating_add(aside.min(self.segments.headroom / 4))
+        let promised = held.load(Ordering::Relaxed) + spent.load(Ordering::Relaxed);
+        (free.saturating_sub(promised), aside)
     }
 
     /// Makes sure that `bytes` of payload (plus their overhead) will find room.
