@@ -8,7 +8,6 @@ use crate::store::log::frame::{self, Kind};
 use crate::store::log::record::Change;
 use crate::store::log::writer::RESERVE;
 use crate::store::{Store, lock};
-
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
