@@ -5,8 +5,8 @@
 //! below `LMFS_BENCH_DIR`, or the directory for temporary files.
 
 use lmfs::block::{self, Tier};
-use lmfs::store::{Ecc, MkfsOptions, NewFrame, Op, OpenOptions, Store, Txn};
-use lmfs::types::{Form, FrameRef, Ino};
+use lmfs::store::{Ecc, MkfsOptions, OpenOptions, Store, Txn};
+use lmfs::types::{Encoding, Frame, FrameMeta, FrameRef, Ino};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -63,24 +63,24 @@ fn text(len: usize) -> Vec<u8> {
 fn append(
     store: &Store,
     off: u64,
-    form: Form,
+    encoding: Encoding,
     plain: &[u8],
     payload: Vec<u8>,
 ) -> Outcome<FrameRef> {
-    let frame = NewFrame {
+    let frame = Frame {
         ino: Ino(2),
         off,
-        form,
-        staged: form == Form::Raw,
-        generation: store.next_generation(),
-        plain_len: plain.len() as u32,
+        meta: FrameMeta {
+            encoding,
+            staged: encoding == Encoding::Raw,
+            plain_len: plain.len() as u32,
+            generation: store.next_generation(),
+            ..FrameMeta::default()
+        },
         plain_hash: block::plain_hash(plain),
-        primer: 0,
-        model: 0,
         payload,
     };
-    let txn = Txn { frames: vec![frame], ops: vec![Op::PutExtent { frame: 0 }], guard: None };
-    Ok(store.append(txn)?[0])
+    Ok(store.append(Txn::default().map(frame))?[0])
 }
 
 /// Seconds, level by level, to encode text blocks and append them, and to read and decode them: the
@@ -96,12 +96,13 @@ fn coding(turns: usize, plain: &[u8]) -> Outcome<[[f64; 2]; 3]> {
             for (place, best) in places.iter().zip(&mut best) {
                 let began = cpu(MINE);
                 let e = block::encode(part, None, &Tier::FAST)?;
-                let at = append(&place.store, (n * BLOCK) as u64, e.form, part, e.payload)?;
+                let at = append(&place.store, (n * BLOCK) as u64, e.encoding, part, e.payload)?;
                 best[0] = best[0].min(cpu(MINE) - began);
                 place.store.sync()?;
                 let began = cpu(MINE);
                 let f = place.store.read_frame(at)?;
-                let back = block::decode(f.form, &f.payload, f.plain_len, None, None)?;
+                let back =
+                    block::decode(f.meta.encoding, &f.payload, f.meta.plain_len, None, None)?;
                 if block::plain_hash(&back) != f.plain_hash || back != part {
                     return Err("a block did not come back".into());
                 }
@@ -127,7 +128,7 @@ fn staging(ecc: Ecc, mib: usize) -> Outcome<[f64; 3]> {
     let bytes: Vec<u8> = std::iter::repeat_with(&mut noise).take(BLOCK / 8).flatten().collect();
     let (began, used) = (Instant::now(), cpu(ALL));
     for n in 0..mib * 8 {
-        append(&p.store, (n * BLOCK) as u64, Form::Raw, &bytes, bytes.clone())?;
+        append(&p.store, (n * BLOCK) as u64, Encoding::Raw, &bytes, bytes.clone())?;
         if n % 8 == 7 {
             p.store.sync()?;
         }

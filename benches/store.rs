@@ -6,8 +6,8 @@
 //! the directory for temporary files.
 
 use criterion::{Criterion, Throughput, criterion_group};
-use lmfs::store::{Ecc, MkfsOptions, NewFrame, Op, OpenOptions, Store, Txn};
-use lmfs::types::{Attr, Form, Ino, Time};
+use lmfs::store::{Ecc, MkfsOptions, OpenOptions, Record, Store, Txn};
+use lmfs::types::{Attr, Frame, FrameMeta, Ino, Time};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,19 +30,19 @@ fn fresh(dir: &Path) -> lmfs::store::Result<Arc<Store>> {
 }
 
 fn frame(store: &Store, ino: Ino, off: u64, payload: Vec<u8>) -> Txn {
-    let frame = NewFrame {
+    let frame = Frame {
         ino,
         off,
-        form: Form::Raw,
-        staged: true,
-        generation: store.next_generation(),
-        plain_len: payload.len() as u32,
+        meta: FrameMeta {
+            staged: true,
+            plain_len: payload.len() as u32,
+            generation: store.next_generation(),
+            ..FrameMeta::default()
+        },
         plain_hash: 0,
-        primer: 0,
-        model: 0,
         payload,
     };
-    Txn { frames: vec![frame], ops: vec![Op::PutExtent { frame: 0 }], guard: None }
+    Txn::default().map(frame)
 }
 
 fn create(store: &Store, name: String) -> lmfs::store::Result<Ino> {
@@ -61,8 +61,8 @@ fn create(store: &Store, name: String) -> lmfs::store::Result<Ino> {
         parent: 0,
     };
     let name = name.into_bytes();
-    let dirent = Op::PutDirent { parent: Ino::ROOT, name, ino, kind: libc::S_IFREG };
-    store.append(Txn { ops: vec![Op::PutInode(ino, attr), dirent], ..Txn::default() })?;
+    let dirent = Record::PutDirent { parent: Ino::ROOT, name, ino, kind: libc::S_IFREG };
+    store.append(vec![Record::PutInode(ino, attr), dirent].into())?;
     Ok(ino)
 }
 

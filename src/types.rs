@@ -98,10 +98,11 @@ impl Attr {
 }
 
 /// How a frame's payload was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum Form {
+pub enum Encoding {
     /// The bytes themselves.
+    #[default]
     Raw = 0,
     /// A zstd frame.
     Zstd = 1,
@@ -111,8 +112,8 @@ pub enum Form {
     Lm = 3,
 }
 
-impl Form {
-    /// The form with this number on disk, if it is known to this version.
+impl Encoding {
+    /// The encoding with this number on disk, if it is known to this version.
     pub fn from_u8(v: u8) -> Option<Self> {
         Some(match v {
             0 => Self::Raw,
@@ -135,6 +136,51 @@ pub struct FrameRef {
     pub len: u32,
 }
 
+impl FrameRef {
+    /// In a transaction: its frame of this number, which has no place yet. No frame is empty.
+    pub fn unplaced(number: usize) -> Self {
+        Self { segment: 0, offset: number as u32, len: 0 }
+    }
+
+    /// The number of a frame that has no place yet, in a transaction of so many.
+    pub fn number_in(&self, frames: usize) -> Option<usize> {
+        let number = self.offset as usize;
+        (self.len == 0 && number < frames).then_some(number)
+    }
+}
+
+/// What a frame of a file's bytes says of them: in its header, and in every extent that it holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FrameMeta {
+    /// How the payload was made.
+    pub encoding: Encoding,
+    /// True for what a write left behind (raw or zstd-1), false once the background coder chose.
+    pub staged: bool,
+    /// The store's number of the language model that it was coded with; 0 for none.
+    pub model: u16,
+    /// Length of the plaintext in bytes.
+    pub plain_len: u32,
+    /// Content generation: the store-wide number of the write that made the content.
+    pub generation: u64,
+    /// The primer that it was coded with, or that it is; 0 for none.
+    pub primer: u64,
+}
+
+/// A frame of a file's bytes: to be appended, or as read and checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Inode that owns it.
+    pub ino: Ino,
+    /// Offset in the file of its first byte.
+    pub off: u64,
+    /// What its header says of it.
+    pub meta: FrameMeta,
+    /// First 8 bytes (little-endian) of the plaintext's BLAKE3 hash.
+    pub plain_hash: u64,
+    /// The coded bytes.
+    pub payload: Vec<u8>,
+}
+
 /// A run of a file's bytes and the frame that holds them.
 ///
 /// Extents of one inode never overlap; a gap between them is a hole and reads as zeros. A newer
@@ -149,18 +195,8 @@ pub struct Extent {
     pub frame: FrameRef,
     /// Offset of the extent's first byte in the frame's plaintext.
     pub frame_off: u32,
-    /// Length of the frame's whole plaintext.
-    pub plain_len: u32,
-    /// Form of the frame.
-    pub form: Form,
-    /// True for what a write left behind (raw or zstd-1), false once the background coder chose.
-    pub staged: bool,
-    /// Content generation of the frame: the store-wide number of the write that made the content.
-    pub generation: u64,
-    /// The primer that the frame was coded with; 0 for none.
-    pub primer: u64,
-    /// The store's number of the language model that the frame was coded with; 0 for none.
-    pub model: u16,
+    /// What the frame's header says of it.
+    pub meta: FrameMeta,
 }
 
 impl Extent {

@@ -7,6 +7,8 @@ mod place;
 
 use place::Place;
 use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -124,6 +126,89 @@ fn with_allow_other_the_permission_bits_decide() {
     ] {
         refused(&command.replace('M', &mnt));
     }
+    works(&["umount", &mnt]);
+}
+
+/// The value of an attribute that says who has which permissions: (tag, permissions, id).
+fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    let mut out = 2u32.to_le_bytes().to_vec();
+    for (tag, perm, id) in entries {
+        out.extend_from_slice(&tag.to_le_bytes());
+        out.extend_from_slice(&perm.to_le_bytes());
+        out.extend_from_slice(&id.to_le_bytes());
+    }
+    out
+}
+
+fn path(p: &Path) -> CString {
+    CString::new(p.as_os_str().as_bytes()).unwrap()
+}
+
+fn set_acl(p: &Path, name: &CStr, value: &[u8]) {
+    let (p, len) = (path(p), value.len());
+    // SAFETY: valid C strings and a buffer of the length given.
+    let r = unsafe { libc::setxattr(p.as_ptr(), name.as_ptr(), value.as_ptr().cast(), len, 0) };
+    assert_eq!(r, 0, "{}", std::io::Error::last_os_error());
+}
+
+fn get_acl(p: &Path, name: &CStr) -> Vec<u8> {
+    let (p, mut out) = (path(p), vec![0u8; 256]);
+    // SAFETY: valid C strings and a buffer of the length given.
+    let n = unsafe { libc::getxattr(p.as_ptr(), name.as_ptr(), out.as_mut_ptr().cast(), 256) };
+    out.truncate(usize::try_from(n).unwrap_or(0));
+    out
+}
+
+#[test]
+fn access_control_lists_are_kept_obeyed_and_inherited() {
+    const ACCESS: &CStr = c"system.posix_acl_access";
+    const DEFAULT: &CStr = c"system.posix_acl_default";
+    const NO_ID: u32 = u32::MAX;
+    if !can_run() {
+        return;
+    }
+    let p = open_place();
+    let mnt = p.text("mnt");
+    works(&["mount", &p.text("s"), &mnt, "-o", "allow_other"]);
+    let mode = |name: &str| p.path("mnt").join(name).metadata().unwrap().mode() & 0o7777;
+    let f = p.path("mnt/f");
+    std::fs::write(&f, "x").unwrap();
+    chmod(&f, 0o600);
+    refused(&format!("cat {mnt}/f"));
+    let named = |user: u16, mask: u16| {
+        acl(&[(1, 6, NO_ID), (2, user, NOBODY), (4, 0, NO_ID), (16, mask, NO_ID), (32, 0, NO_ID)])
+    };
+    set_acl(&f, ACCESS, &named(4, 4));
+    assert_eq!(mode("f"), 0o640);
+    allowed(&format!("cat {mnt}/f"));
+    refused(&format!("echo y > {mnt}/f"));
+    // The mode's group is the mask: what it takes away, the list no longer gives.
+    chmod(&f, 0o600);
+    refused(&format!("cat {mnt}/f"));
+    assert_eq!(get_acl(&f, ACCESS), named(4, 0));
+    chmod(&f, 0o660);
+    allowed(&format!("cat {mnt}/f"));
+    // One that says no more than the mode is the mode.
+    set_acl(&f, ACCESS, &acl(&[(1, 6, NO_ID), (4, 4, NO_ID), (32, 4, NO_ID)]));
+    assert_eq!(mode("f"), 0o644);
+    assert_eq!(get_acl(&f, ACCESS), []);
+    // What a directory hands down, whatever the umask, and further down.
+    std::fs::create_dir(p.path("mnt/d")).unwrap();
+    let handed =
+        acl(&[(1, 7, NO_ID), (2, 7, NOBODY), (4, 5, NO_ID), (16, 7, NO_ID), (32, 0, NO_ID)]);
+    set_acl(&p.path("mnt/d"), DEFAULT, &handed);
+    let made = format!("umask 077; mkdir {mnt}/d/e; echo x > {mnt}/d/e/f; mkfifo {mnt}/d/e/p");
+    assert!(Command::new("sh").args(["-c", &made]).status().unwrap().success());
+    assert_eq!((mode("d/e"), mode("d/e/f"), mode("d/e/p")), (0o770, 0o660, 0o660));
+    assert_eq!(get_acl(&p.path("mnt/d/e"), DEFAULT), handed);
+    works(&["umount", &mnt]);
+    works(&["mount", &p.text("s"), &mnt, "-o", "allow_other"]);
+    chmod(&p.path("mnt/d"), 0o755);
+    allowed(&format!("cat {mnt}/d/e/f && echo y >> {mnt}/d/e/f"));
+    // Elsewhere the umask counts.
+    let made = format!("umask 027; echo x > {mnt}/g; mkdir {mnt}/h");
+    assert!(Command::new("sh").args(["-c", &made]).status().unwrap().success());
+    assert_eq!((mode("g"), mode("h")), (0o640, 0o750));
     works(&["umount", &mnt]);
 }
 

@@ -11,7 +11,7 @@ use dice::Dice;
 use lmfs::fs::{Fs, FsOptions, NewInode};
 use lmfs::recode::RecodeOptions;
 use lmfs::store::{Ecc, MkfsOptions, ModelId, OpenOptions, Store};
-use lmfs::types::{Form, Ino};
+use lmfs::types::{Encoding, Ino};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -120,7 +120,8 @@ fn build(dir: &Path, ecc: Ecc) -> (Contents, BTreeMap<u64, Option<[u8; 32]>>) {
     let open = || Store::open(dir, &OpenOptions::default()).unwrap();
     let fs = Fs::open(open(), options()).unwrap();
     let mut dice = Dice(77);
-    let reg = NewInode { mode: libc::S_IFREG | 0o644, rdev: 0, uid: 0, gid: 0, target: None };
+    let reg =
+        NewInode { mode: libc::S_IFREG | 0o644, umask: 0, rdev: 0, uid: 0, gid: 0, target: None };
     let write = |dir: Ino, name: &str, bytes: &[u8]| {
         let ino = fs.make(dir, name.as_bytes(), reg).unwrap().ino;
         fs.write(ino, 0, bytes, false).unwrap();
@@ -155,7 +156,7 @@ fn build(dir: &Path, ecc: Ecc) -> (Contents, BTreeMap<u64, Option<[u8; 32]>>) {
     assert!(errors.is_empty(), "{errors:?}");
     let coded = all.names.values().any(|(ino, ..)| {
         let extents = fs.store().extents_in(Ino(*ino), 0, u64::MAX).unwrap();
-        extents.iter().any(|e| e.form == Form::Fast)
+        extents.iter().any(|e| e.meta.encoding == Encoding::Fast)
     });
     assert!(coded && all.names.len() > 130 && all.models.len() == 1);
     let plain = plaintexts(&fs, &all);

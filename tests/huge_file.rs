@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use lmfs::fs::{Fs, FsOptions, SetAttr};
-use lmfs::store::{Ecc, MkfsOptions, NewFrame, Op, OpenOptions, Store, Txn};
-use lmfs::types::{Attr, Form, Ino, Time};
+use lmfs::store::{Ecc, MkfsOptions, OpenOptions, Record, Store, Txn};
+use lmfs::types::{Attr, Frame, FrameMeta, Ino, Time};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,26 +32,20 @@ fn grow(store: &Store, name: &str, n: u64) -> Ino {
         parent: 0,
     };
     let (parent, kind) = (Ino::ROOT, libc::S_IFREG);
-    let named = Op::PutDirent { parent, name: name.into(), ino, kind };
-    let ops = vec![Op::PutInode(ino, attr), named];
-    store.append(Txn { ops, ..Txn::default() }).unwrap();
+    let named = Record::PutDirent { parent, name: name.into(), ino, kind };
+    let ops = vec![Record::PutInode(ino, attr), named];
+    store.append(ops.into()).unwrap();
     let hash = blake3::hash(b"x");
-    let frame = |off| NewFrame {
+    let frame = |off| Frame {
         ino,
         off,
-        form: Form::Raw,
-        staged: false,
-        generation: 1,
-        plain_len: 1,
+        meta: FrameMeta { plain_len: 1, generation: 1, ..FrameMeta::default() },
         plain_hash: u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap()),
-        primer: 0,
-        model: 0,
         payload: b"x".to_vec(),
     };
     for from in (0..n).step_by(1000) {
-        let frames: Vec<_> = (from..n.min(from + 1000)).map(|i| frame(2 * i)).collect();
-        let ops = (0..frames.len()).map(|frame| Op::PutExtent { frame }).collect();
-        store.append(Txn { frames, ops, guard: None }).unwrap();
+        let frames = (from..n.min(from + 1000)).map(|i| frame(2 * i));
+        store.append(frames.fold(Txn::default(), Txn::map)).unwrap();
     }
     ino
 }

@@ -9,8 +9,8 @@ use lmfs::block::{self, BlockError, ENGINE, Lm, Primer, Tier};
 use lmfs::blocks::StoreModels;
 use lmfs::fs::{Fs, FsOptions, NewInode};
 use lmfs::models::ModelError;
-use lmfs::store::{Ecc, MkfsOptions, ModelEntry, Op, OpenOptions, Store, Txn};
-use lmfs::types::{Form, Ino};
+use lmfs::store::{Ecc, MkfsOptions, ModelEntry, OpenOptions, Record, Store};
+use lmfs::types::{Encoding, Ino};
 use proptest::prelude::*;
 use std::path::Path;
 use std::process::Command;
@@ -35,11 +35,11 @@ fn text(bytes: usize) -> Vec<u8> {
 fn a_block_comes_back_with_its_model_only() {
     let plain = text(20_000);
     let coded = block::encode(&plain, None, &always()).unwrap();
-    assert_eq!(coded.form, Form::Lm);
+    assert_eq!(coded.encoding, Encoding::Lm);
     let len = plain.len() as u32;
-    let back = block::decode(coded.form, &coded.payload, len, None, Some(&LM)).unwrap();
+    let back = block::decode(coded.encoding, &coded.payload, len, None, Some(&LM)).unwrap();
     assert!(back == plain);
-    assert!(block::decode(coded.form, &coded.payload, len, None, None).is_err());
+    assert!(block::decode(coded.encoding, &coded.payload, len, None, None).is_err());
 }
 
 #[test]
@@ -56,23 +56,23 @@ fn short_texts_have_few_lanes() {
 fn a_primer_teaches_the_same_from_its_sample_and_its_payload() {
     let (sample, plain) = (text(10_000), text(30_000)[10_000..].to_vec());
     let (made, stored) = Primer::make(sample, &always()).unwrap();
-    assert_eq!(stored.form, Form::Lm);
-    let read = Primer::decode(Form::Lm, &stored.payload, 10_000, Some(&LM)).unwrap();
+    assert_eq!(stored.encoding, Encoding::Lm);
+    let read = Primer::decode(Encoding::Lm, &stored.payload, 10_000, Some(&LM)).unwrap();
     let coded = block::encode(&plain, Some(&made), &always()).unwrap();
-    assert!(coded.primed && coded.form == Form::Lm);
+    assert!(coded.primed && coded.encoding == Encoding::Lm);
     let len = plain.len() as u32;
-    let back = block::decode(Form::Lm, &coded.payload, len, Some(&read), Some(&LM)).unwrap();
+    let back = block::decode(Encoding::Lm, &coded.payload, len, Some(&read), Some(&LM)).unwrap();
     assert!(back == plain);
     // A primer of another vocabulary is an error, not garbage.
     let (other, _) = Primer::make(text(10_000), &Tier::FAST).unwrap();
-    assert!(block::decode(Form::Lm, &coded.payload, len, Some(&other), Some(&LM)).is_err());
+    assert!(block::decode(Encoding::Lm, &coded.payload, len, Some(&other), Some(&LM)).is_err());
 }
 
 #[test]
 fn a_model_that_does_not_earn_its_time_is_not_used() {
     // The model is random: what is saved at all, the experts beside it save.
     let tier = Tier { lm: Some(Arc::clone(&LM)), lm_gain: 20.0 };
-    assert_eq!(block::encode(&text(20_000), None, &tier).unwrap().form, Form::Fast);
+    assert_eq!(block::encode(&text(20_000), None, &tier).unwrap().encoding, Encoding::Fast);
     assert!(Primer::make(text(20_000), &tier).unwrap().0.lm().is_none());
 }
 
@@ -98,7 +98,7 @@ proptest! {
     fn any_bytes_come_back(plain in prop::collection::vec(any::<u8>(), 0..1500)) {
         let coded = block::encode(&plain, None, &always()).unwrap();
         let len = plain.len() as u32;
-        let back = block::decode(coded.form, &coded.payload, len, None, Some(&LM)).unwrap();
+        let back = block::decode(coded.encoding, &coded.payload, len, None, Some(&LM)).unwrap();
         prop_assert!(back == plain);
     }
 
@@ -106,7 +106,7 @@ proptest! {
     fn any_payload_is_decoded_or_refused(
         payload in prop::collection::vec(any::<u8>(), 0..300), len in 0..2000_u32,
     ) {
-        if let Ok(back) = block::decode(Form::Lm, &payload, len, None, Some(&LM)) {
+        if let Ok(back) = block::decode(Encoding::Lm, &payload, len, None, Some(&LM)) {
             prop_assert_eq!(back.len(), len as usize);
         }
     }
@@ -173,7 +173,8 @@ fn open(store: &Path) -> Arc<Fs> {
 }
 
 fn write_file(fs: &Arc<Fs>, name: &[u8], bytes: &[u8]) -> Ino {
-    let new = NewInode { mode: libc::S_IFREG | 0o644, rdev: 0, uid: 0, gid: 0, target: None };
+    let new =
+        NewInode { mode: libc::S_IFREG | 0o644, umask: 0, rdev: 0, uid: 0, gid: 0, target: None };
     let ino = fs.make(Ino::ROOT, name, new).unwrap().ino;
     fs.write(ino, 0, bytes, false).unwrap();
     ino
@@ -246,7 +247,7 @@ fn a_model_serves_its_version_of_the_engine() {
     let pins = StoreModels::new(Arc::clone(&store), Tier::LM_GAIN);
     for (number, engine) in [(1, ENGINE - 1), (2, ENGINE), (3, ENGINE + 1)] {
         let entry = ModelEntry { number, id: LM.id(), engine, name: "tiny".into() };
-        store.append(Txn { ops: vec![Op::PutModel(entry)], ..Txn::default() }).unwrap();
+        store.append(Record::PutModel(entry).into()).unwrap();
     }
     for number in [1, 3] {
         match pins.lm(number) {

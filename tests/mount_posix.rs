@@ -176,6 +176,15 @@ fn renames_through_the_kernel() {
     assert_eq!(fs::read(m.path("a")).expect("read"), b"b");
     assert_eq!(rename(0), 0);
     assert_eq!(fs::read(m.path("b")).expect("read"), b"b");
+    // As the upper layer of an overlay wants it.
+    fs::write(m.path("a"), "again").expect("write");
+    assert_eq!(rename(libc::RENAME_WHITEOUT), 0);
+    assert_eq!(fs::read(m.path("b")).expect("read"), b"again");
+    let left = fs::symlink_metadata(m.path("a")).expect("stat");
+    assert_eq!((left.mode() & libc::S_IFMT, left.rdev(), left.nlink()), (libc::S_IFCHR, 0, 1));
+    let m = m.remount();
+    let left = fs::symlink_metadata(m.path("a")).expect("stat");
+    assert_eq!((left.mode() & libc::S_IFMT, left.rdev()), (libc::S_IFCHR, 0));
     fs::create_dir_all(m.path("d/e")).expect("mkdir");
     let e = fs::rename(m.path("d"), m.path("d/e/d")).expect_err("loop");
     assert_eq!(errno(&e), libc::EINVAL);
@@ -271,7 +280,8 @@ fn attributes_through_the_kernel() {
     assert_eq!(get(c"user.lmfs.codecs"), b"staged:1");
     assert_eq!(set(c"user.lmfs.ratio", b"1"), libc::EPERM);
     assert_eq!(set(c"user.lmfs.model", b"nonsense"), libc::EINVAL);
-    assert_eq!(set(c"system.posix_acl_access", b"\x02\0\0\0"), libc::EOPNOTSUPP);
+    assert_eq!(set(c"system.posix_acl_access", b"\x02\0\0\0nonsense"), libc::EINVAL);
+    assert_eq!(set(c"system.other", b"x"), libc::EOPNOTSUPP);
     let mut names = vec![0u8; 256];
     // SAFETY: a valid C string and a buffer of the length given.
     let n = unsafe { libc::listxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };

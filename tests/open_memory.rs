@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-use lmfs::store::{Ecc, MkfsOptions, NewFrame, Op, OpenOptions, Store, StoreError, Txn};
-use lmfs::types::{Attr, Form, Ino, Time};
+use lmfs::store::{Ecc, MkfsOptions, OpenOptions, Record, Store, StoreError, Txn};
+use lmfs::types::{Attr, Frame, FrameMeta, Ino, Time};
 use std::path::Path;
 use std::process::Command;
 
@@ -32,21 +32,16 @@ fn fill(store: &Store, files: u64) {
             let bytes = format!("{n:07}").into_bytes();
             let hash = blake3::hash(&bytes);
             let name = format!("some-file-{n}.log").into_bytes();
-            txn.ops.push(Op::PutInode(ino, attr));
-            txn.ops.push(Op::PutDirent { parent, name, ino, kind: libc::S_IFREG });
-            txn.ops.push(Op::PutExtent { frame: txn.frames.len() });
-            txn.frames.push(NewFrame {
+            let generation = store.next_generation();
+            let frame = Frame {
                 ino,
                 off: 0,
-                form: Form::Raw,
-                staged: true,
-                generation: store.next_generation(),
-                plain_len: 7,
+                meta: FrameMeta { staged: true, plain_len: 7, generation, ..FrameMeta::default() },
                 plain_hash: u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap()),
-                primer: 0,
-                model: 0,
                 payload: bytes,
-            });
+            };
+            let named = Record::PutDirent { parent, name, ino, kind: libc::S_IFREG };
+            txn = txn.then(Record::PutInode(ino, attr)).then(named).map(frame);
         }
         store.append(txn).unwrap();
     }

@@ -3,8 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-use lmfs::store::{Ecc, MkfsOptions, NewFrame, Op, OpenOptions, Store, Txn};
-use lmfs::types::{Form, Ino};
+use lmfs::store::{Ecc, MkfsOptions, OpenOptions, Store, Txn};
+use lmfs::types::{Encoding, Frame, FrameMeta, Ino};
 use std::path::Path;
 
 /// Bytes of all files below a directory, models and index apart.
@@ -40,21 +40,20 @@ fn store(ecc: Ecc, mib: u64, payload: u64) -> (u64, u64) {
     while sum < mib << 20 {
         let len = payload * 3 / 4 + noise() % (payload / 2);
         sum += len;
-        let frame = NewFrame {
+        let frame = Frame {
             ino: Ino(2),
             off,
-            form: Form::Fast,
-            staged: false,
-            generation: 1,
-            plain_len: 65536,
+            meta: FrameMeta {
+                encoding: Encoding::Fast,
+                plain_len: 65536,
+                generation: 1,
+                ..FrameMeta::default()
+            },
             plain_hash: noise(),
-            primer: 0,
-            model: 0,
             payload: (0..len).map(|_| noise() as u8).collect(),
         };
         off += 65536;
-        let ops = vec![Op::PutExtent { frame: 0 }];
-        store.append(Txn { frames: vec![frame], ops, guard: None }).unwrap();
+        store.append(Txn::default().map(frame)).unwrap();
     }
     store.close().unwrap();
     (taken(dir), store.stats().unwrap().coded_bytes)

@@ -14,7 +14,7 @@ pub struct Measured {
     pub frame_bytes: u64,
     /// −Σ log2 p of the arithmetic-coded payloads, or the payload's bits for other forms.
     pub ideal_bits: f64,
-    /// Seconds of encoding: primer and choice of form, but not the proofs, which cost as decoding.
+    /// Seconds of encoding: primer and choice of encoding, but not the proofs, which cost as decoding.
     pub encode_s: f64,
     /// Seconds of decoding.
     pub decode_s: f64,
@@ -59,7 +59,7 @@ pub fn measure(
     let cold = match &made {
         Some((p, e)) => {
             let cold =
-                Primer::decode(e.form, &e.payload, p.plain().len() as u32, tier.lm.as_ref())?;
+                Primer::decode(e.encoding, &e.payload, p.plain().len() as u32, tier.lm.as_ref())?;
             m.roundtrip &= cold.plain() == p.plain();
             Some(cold)
         }
@@ -67,7 +67,7 @@ pub fn measure(
     };
     for (n, (part, e)) in frames.iter().enumerate() {
         let primer = cold.as_ref().filter(|_| e.primed);
-        let back = decode(e.form, &e.payload, part.len() as u32, primer, lm);
+        let back = decode(e.encoding, &e.payload, part.len() as u32, primer, lm);
         m.roundtrip &= back.is_ok_and(|b| b == *part);
         if n == 0 {
             m.first_block_s = began.elapsed().as_secs_f64();

@@ -4,7 +4,7 @@ use super::{
     BlockError, ENGINE, Encoded, Lm, ModelId, Primer, Tier, decode, encode, looks_like_text,
     plain_hash,
 };
-use crate::types::Form;
+use crate::types::Encoding;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::thread;
@@ -41,8 +41,15 @@ pub type Find<'a> = &'a dyn Fn(&ModelId, &str) -> std::result::Result<Arc<Lm>, S
 
 type Result<T> = std::result::Result<T, ContainerError>;
 
-fn header(kind: u8, form: u8, primed: bool, plain_len: u32, payload: &[u8], hash: u64) -> Vec<u8> {
-    let mut h = vec![kind, form, u8::from(primed), 0];
+fn header(
+    kind: u8,
+    encoding: u8,
+    primed: bool,
+    plain_len: u32,
+    payload: &[u8],
+    hash: u64,
+) -> Vec<u8> {
+    let mut h = vec![kind, encoding, u8::from(primed), 0];
     h.extend_from_slice(&plain_len.to_le_bytes());
     h.extend_from_slice(&(payload.len() as u32).to_le_bytes());
     h.extend_from_slice(&hash.to_le_bytes());
@@ -53,7 +60,7 @@ fn header(kind: u8, form: u8, primed: bool, plain_len: u32, payload: &[u8], hash
 
 fn put_coded(out: &mut dyn Write, kind: u8, plain: &[u8], e: &Encoded) -> Result<()> {
     let hash = plain_hash(plain);
-    out.write_all(&header(kind, e.form as u8, e.primed, plain.len() as u32, &e.payload, hash))?;
+    out.write_all(&header(kind, e.encoding as u8, e.primed, plain.len() as u32, &e.payload, hash))?;
     out.write_all(&e.payload)?;
     Ok(())
 }
@@ -133,7 +140,7 @@ pub fn compress(
 
 struct Record {
     kind: u8,
-    form: Form,
+    encoding: Encoding,
     primed: bool,
     plain_len: u32,
     hash: u64,
@@ -159,11 +166,11 @@ fn record(input: &mut dyn Read) -> Result<Record> {
     if payload.len() < len as usize || crc != word(20) {
         return Err(damaged("a block's checksum differs"));
     }
-    let form = Form::from_u8(h[1]).ok_or_else(|| {
-        ContainerError::Missing(format!("a newer lmfs: form {} of payloads", h[1]))
+    let encoding = Encoding::from_u8(h[1]).ok_or_else(|| {
+        ContainerError::Missing(format!("a newer lmfs: encoding {} of payloads", h[1]))
     })?;
     let hash = u64::from_le_bytes(h[12..20].try_into().unwrap_or_default());
-    Ok(Record { kind: h[0], form, primed: h[2] != 0, plain_len, hash, payload })
+    Ok(Record { kind: h[0], encoding, primed: h[2] != 0, plain_len, hash, payload })
 }
 
 fn damaged(e: &BlockError) -> ContainerError {
@@ -183,7 +190,7 @@ fn plain_of(r: &Record, primer: Option<&Primer>, lm: Option<&Lm>) -> Result<Vec<
         return Err(ContainerError::Damaged("a primer is missing".into()));
     }
     let primer = primer.filter(|_| r.primed);
-    let bytes = decode(r.form, &r.payload, r.plain_len, primer, lm).map_err(|e| damaged(&e))?;
+    let bytes = decode(r.encoding, &r.payload, r.plain_len, primer, lm).map_err(|e| damaged(&e))?;
     check(r, &bytes)?;
     Ok(bytes)
 }
@@ -284,7 +291,7 @@ fn member(
             match r.kind {
                 KIND_BLOCK => batch.push(r),
                 KIND_PRIMER if batch.is_empty() => {
-                    let p = Primer::decode(r.form, &r.payload, r.plain_len, lm);
+                    let p = Primer::decode(r.encoding, &r.payload, r.plain_len, lm);
                     let p = p.map_err(|e| self::damaged(&e))?;
                     check(&r, p.plain())?;
                     primer = Some(p);

@@ -450,7 +450,7 @@ mod tests {
     use super::*;
     use crate::model::Counted;
     use crate::model::train::{Spool, Training};
-    use crate::types::Form;
+    use crate::types::Encoding;
 
     fn network(lm: &Lm) -> &Network {
         lm.core.network.as_ref().unwrap()
@@ -536,10 +536,10 @@ mod tests {
         let mut sizes = Vec::new();
         for (tier, lanes) in [(&always, 4), (&never, 0)] {
             let coded = super::super::encode(short, None, tier).unwrap();
-            assert_eq!((coded.form, coded.payload[0]), (Form::Lm, lanes));
+            assert_eq!((coded.encoding, coded.payload[0]), (Encoding::Lm, lanes));
             let decode = |lm: &Arc<Lm>| {
                 let len = short.len() as u32;
-                super::super::decode(coded.form, &coded.payload, len, None, Some(lm))
+                super::super::decode(coded.encoding, &coded.payload, len, None, Some(lm))
             };
             assert!(decode(&lm).unwrap() == short);
             assert!(decode(&only_network).map_or(true, |back| back != short));
@@ -548,20 +548,28 @@ mod tests {
             let (primer, stored) = Primer::make(head.to_vec(), tier).unwrap();
             assert_eq!(primer.lm().unwrap().is_slow(), lanes != 0);
             let len = head.len() as u32;
-            let read = Primer::decode(stored.form, &stored.payload, len, Some(&lm)).unwrap();
+            let read = Primer::decode(stored.encoding, &stored.payload, len, Some(&lm)).unwrap();
             assert_eq!(read.lm().unwrap().is_slow(), lanes != 0);
             for other in [&always, &never] {
                 let coded = super::super::encode(&plain, Some(&primer), other).unwrap();
-                assert_eq!((coded.form, coded.payload[0] & 0x7f == 0), (Form::Lm, lanes == 0));
+                assert_eq!(
+                    (coded.encoding, coded.payload[0] & 0x7f == 0),
+                    (Encoding::Lm, lanes == 0)
+                );
                 let len = plain.len() as u32;
-                let back =
-                    super::super::decode(coded.form, &coded.payload, len, Some(&read), Some(&lm));
+                let back = super::super::decode(
+                    coded.encoding,
+                    &coded.payload,
+                    len,
+                    Some(&read),
+                    Some(&lm),
+                );
                 assert!(back.unwrap() == plain);
                 // The other coder's payload is not this one's.
                 let mut forged = coded.payload.clone();
                 forged[0] ^= 1;
-                let form = coded.form;
-                let back = super::super::decode(form, &forged, len, Some(&read), Some(&lm));
+                let encoding = coded.encoding;
+                let back = super::super::decode(encoding, &forged, len, Some(&read), Some(&lm));
                 assert!(back.is_err() || lanes != 0);
             }
         }

@@ -1,10 +1,10 @@
 //! A frame's payload: bytes in, bytes out, no I/O.
 //!
-//! Chooses the smallest admissible form for a block, and proves it by decoding before it is used.
+//! Chooses the smallest admissible encoding for a block, and proves it by decoding before it is used.
 
 use crate::codec::{self, Predictor};
 use crate::model::EngineError;
-use crate::types::Form;
+use crate::types::Encoding;
 use std::sync::Arc;
 
 pub mod bench;
@@ -82,8 +82,8 @@ impl Tier {
 /// A payload and how it was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoded {
-    /// The form chosen.
-    pub form: Form,
+    /// The encoding chosen.
+    pub encoding: Encoding,
     /// True if decoding needs the primer that was given.
     pub primed: bool,
     /// The coded bytes.
@@ -94,9 +94,9 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    fn plain(form: Form, payload: Vec<u8>) -> Self {
+    fn plain(encoding: Encoding, payload: Vec<u8>) -> Self {
         let ideal = (payload.len() as u64 * 8) << 16;
-        Self { form, primed: false, payload, ideal }
+        Self { encoding, primed: false, payload, ideal }
     }
 }
 
@@ -104,10 +104,10 @@ impl Encoded {
 pub fn stage(plain: &[u8]) -> Encoded {
     match zstd::bulk::compress(plain, 1) {
         Ok(z) if z.len() < plain.len() => match zstd::bulk::decompress(&z, plain.len()) {
-            Ok(back) if back == plain => Encoded::plain(Form::Zstd, z),
-            _ => Encoded::plain(Form::Raw, plain.to_vec()),
+            Ok(back) if back == plain => Encoded::plain(Encoding::Zstd, z),
+            _ => Encoded::plain(Encoding::Raw, plain.to_vec()),
         },
-        _ => Encoded::plain(Form::Raw, plain.to_vec()),
+        _ => Encoded::plain(Encoding::Raw, plain.to_vec()),
     }
 }
 
@@ -142,17 +142,17 @@ fn coder(payload: &[u8], lm: Option<&Lm>) -> Option<Arc<Lm>> {
 
 /// Codes with experts that learn it; with a language model in lanes.
 fn code(plain: &[u8], predictor: &mut Predictor, lm: Option<&Lm>) -> Result<Encoded, BlockError> {
-    let (form, mut coded) = match lm {
-        None => (Form::Fast, codec::encode(plain, 1, predictor, None)),
+    let (encoding, mut coded) = match lm {
+        None => (Encoding::Fast, codec::encode(plain, 1, predictor, None)),
         Some(lm) => {
             let lanes = lm.lanes_of(plain.len());
-            (Form::Lm, lm.code(|model| codec::encode(plain, lanes, predictor, model))?)
+            (Encoding::Lm, lm.code(|model| codec::encode(plain, lanes, predictor, model))?)
         }
     };
     if lm.is_some_and(Lm::is_without_network) {
         coded.bytes[0] = 0;
     }
-    Ok(Encoded { form, primed: false, payload: coded.bytes, ideal: coded.ideal })
+    Ok(Encoded { encoding, primed: false, payload: coded.bytes, ideal: coded.ideal })
 }
 
 /// Reverses [`code`], and leaves the experts in the same state.
@@ -261,7 +261,7 @@ fn candidates(
     if candidates.first().is_none_or(|c| c.payload.len() * ZSTD_SHARE > plain.len())
         && let Ok(payload) = zstd::bulk::compress(plain, ZSTD_LEVEL)
     {
-        candidates.push(Encoded::plain(Form::Zstd, payload));
+        candidates.push(Encoded::plain(Encoding::Zstd, payload));
     }
     candidates.retain(|c| c.payload.len() < plain.len());
     candidates.sort_by_key(|c| c.payload.len());
@@ -277,21 +277,23 @@ fn prove(
 ) -> Result<Encoded, BlockError> {
     for c in candidates {
         let primer = primer.filter(|_| c.primed);
-        match decode(c.form, &c.payload, plain.len() as u32, primer, lm) {
+        match decode(c.encoding, &c.payload, plain.len() as u32, primer, lm) {
             Ok(back) if back == plain => return Ok(c),
             Err(BlockError::Stopped) => return Err(BlockError::Stopped),
-            _ => log::error!("a block coded as {:?} did not decode to itself; not used", c.form),
+            _ => {
+                log::error!("a block coded as {:?} did not decode to itself; not used", c.encoding)
+            }
         }
     }
     Ok(raw(plain))
 }
 
-/// The form that any block may take.
+/// The encoding that any block may take.
 fn raw(plain: &[u8]) -> Encoded {
-    Encoded::plain(Form::Raw, plain.to_vec())
+    Encoded::plain(Encoding::Raw, plain.to_vec())
 }
 
-/// Codes a rested block in the smallest admissible form (raw, zstd, fast, with a language model).
+/// Codes a rested block in the smallest admissible encoding (raw, zstd, fast, with a language model).
 /// Verified by decoding. A block with a primer is coded with what the primer was made with.
 pub fn encode(plain: &[u8], primer: Option<&Primer>, tier: &Tier) -> Result<Encoded, BlockError> {
     let lm = primer.map_or(tier.lm.as_deref(), Primer::lm);
@@ -301,20 +303,20 @@ pub fn encode(plain: &[u8], primer: Option<&Primer>, tier: &Tier) -> Result<Enco
 /// Decodes a payload of `plain_len` bytes of plaintext. Never panics, whatever the bytes. `primer`
 /// and `lm` must be those that it was coded with, if any.
 pub fn decode(
-    form: Form,
+    encoding: Encoding,
     payload: &[u8],
     plain_len: u32,
     primer: Option<&Primer>,
     lm: Option<&Lm>,
 ) -> Result<Vec<u8>, BlockError> {
     let len = plain_len as usize;
-    let bytes = match form {
-        Form::Raw => payload.to_vec(),
-        Form::Zstd => {
+    let bytes = match encoding {
+        Encoding::Raw => payload.to_vec(),
+        Encoding::Zstd => {
             zstd::bulk::decompress(payload, len).map_err(|e| BlockError::Corrupt(e.to_string()))?
         }
-        Form::Fast => unmodelled(payload, plain_len, primer, None)?,
-        Form::Lm => {
+        Encoding::Fast => unmodelled(payload, plain_len, primer, None)?,
+        Encoding::Lm => {
             let lm = lm.ok_or(BlockError::NoModel)?;
             unmodelled(payload, plain_len, primer, Some(lm))?
         }
@@ -364,6 +366,6 @@ mod tests {
         .take(100_000)
         .collect();
         let coded = encode(&noise, None, &Tier::FAST).unwrap();
-        assert_eq!((coded.form, coded.payload.len()), (Form::Raw, noise.len()));
+        assert_eq!((coded.encoding, coded.payload.len()), (Encoding::Raw, noise.len()));
     }
 }

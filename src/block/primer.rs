@@ -2,7 +2,7 @@
 
 use super::{BlockError, Encoded, Lm, Tier, code, coder, decode, experts, prove, uncode};
 use crate::codec::{self, Predictor};
-use crate::types::Form;
+use crate::types::Encoding;
 use std::sync::Arc;
 
 /// A sample of a file that readies the experts for its blocks. Immutable; cheap to clone.
@@ -23,7 +23,7 @@ impl Primer {
     pub fn make(plain: Vec<u8>, tier: &Tier) -> Result<(Self, Encoded), BlockError> {
         let (primer, coded) = Self::code(plain, tier)?;
         let coded = prove(&primer.plain, vec![coded], None, primer.lm.as_deref())?;
-        if coded.form == Form::Raw {
+        if coded.encoding == Encoding::Raw {
             return Ok((Self::from_plain(primer.plain.to_vec()), coded));
         }
         Ok((primer, coded))
@@ -57,7 +57,7 @@ impl Primer {
 
     /// The same from the sample's payload: decoding teaches the experts what coding did.
     pub fn decode(
-        form: Form,
+        encoding: Encoding,
         payload: &[u8],
         plain_len: u32,
         lm: Option<&Arc<Lm>>,
@@ -65,11 +65,11 @@ impl Primer {
         if plain_len as usize > Self::LEN {
             return Err(BlockError::Corrupt(format!("a primer of {plain_len} bytes")));
         }
-        let lm = lm.filter(|_| form == Form::Lm);
-        if !matches!(form, Form::Fast | Form::Lm) {
-            return Ok(Self::from_plain(decode(form, payload, plain_len, None, None)?));
+        let lm = lm.filter(|_| encoding == Encoding::Lm);
+        if !matches!(encoding, Encoding::Fast | Encoding::Lm) {
+            return Ok(Self::from_plain(decode(encoding, payload, plain_len, None, None)?));
         }
-        if form == Form::Lm && lm.is_none() {
+        if encoding == Encoding::Lm && lm.is_none() {
             return Err(BlockError::NoModel);
         }
         let other = coder(payload, lm.map(|lm| &**lm));
@@ -115,12 +115,13 @@ mod tests {
         let block = text(Primer::LEN + 40_000)[Primer::LEN..].to_vec();
         for len in [Primer::LEN, 20_000] {
             let (made, stored) = Primer::make(text(len), &Tier::FAST).unwrap();
-            assert_eq!(stored.form, Form::Fast);
-            let read = Primer::decode(stored.form, &stored.payload, len as u32, None).unwrap();
+            assert_eq!(stored.encoding, Encoding::Fast);
+            let read = Primer::decode(stored.encoding, &stored.payload, len as u32, None).unwrap();
             let coded = encode(&block, Some(&made), &Tier::FAST).unwrap();
-            assert!(coded.primed && coded.form == Form::Fast);
+            assert!(coded.primed && coded.encoding == Encoding::Fast);
             let back =
-                decode(coded.form, &coded.payload, block.len() as u32, Some(&read), None).unwrap();
+                decode(coded.encoding, &coded.payload, block.len() as u32, Some(&read), None)
+                    .unwrap();
             assert!(back == block);
         }
     }
@@ -132,19 +133,20 @@ mod tests {
         for len in [Primer::LEN, Primer::LEN + 1, all.len()] {
             let coded = encode(&all[..len], Some(&primer), &Tier::FAST).unwrap();
             assert!(coded.primed && coded.payload.len() < stored.payload.len());
-            let read =
-                |len: usize| decode(coded.form, &coded.payload, len as u32, Some(&primer), None);
+            let read = |len: usize| {
+                decode(coded.encoding, &coded.payload, len as u32, Some(&primer), None)
+            };
             assert!(read(len).unwrap() == all[..len]);
             assert!(read(Primer::LEN - 1).is_err());
-            let (form, payload) = (coded.form, &coded.payload);
-            assert!(decode(form, payload, len as u32, None, None).is_err());
+            let (encoding, payload) = (coded.encoding, &coded.payload);
+            assert!(decode(encoding, payload, len as u32, None, None).is_err());
         }
     }
 
     #[test]
     fn a_primer_longer_than_any_is_refused() {
         let (_, stored) = Primer::make(text(Primer::LEN), &Tier::FAST).unwrap();
-        let decode = |len: u32| Primer::decode(stored.form, &stored.payload, len, None);
+        let decode = |len: u32| Primer::decode(stored.encoding, &stored.payload, len, None);
         assert!(decode(Primer::LEN as u32).is_ok());
         assert!(matches!(decode(Primer::LEN as u32 + 1), Err(BlockError::Corrupt(_))));
     }

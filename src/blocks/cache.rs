@@ -84,6 +84,17 @@ pub struct Flight<'a>(&'a Cache, Key);
 #[derive(Debug, Clone, Copy)]
 pub struct Landing(Key);
 
+/// What asking for something came to.
+#[derive(Debug)]
+pub enum Lookup<'a> {
+    /// Here it is.
+    Here(Value),
+    /// It is the caller's to decode.
+    Absent(Flight<'a>),
+    /// Somebody decodes it.
+    UnderWay(Landing),
+}
+
 impl Flight<'_> {
     /// Keeps what was decoded.
     pub fn land(self, value: Value) {
@@ -132,19 +143,19 @@ impl Cache {
     }
 
     /// What is here; else the right to decode it, or whom to wait for.
-    pub fn begin(&self, key: Key) -> Result<Value, Result<Flight<'_>, Landing>> {
+    pub fn look_up(&self, key: Key) -> Lookup<'_> {
         let mut s = self.state();
         if let Some(v) = s.entries.get(&key) {
             let v = v.clone();
             s.stats.hits += 1;
-            return Ok(v);
+            return Lookup::Here(v);
         }
         if s.flights.contains_key(&key) {
-            return Err(Err(Landing(key)));
+            return Lookup::UnderWay(Landing(key));
         }
         s.flights.insert(key, Vec::new());
         s.stats.misses += 1;
-        Err(Ok(Flight(self, key)))
+        Lookup::Absent(Flight(self, key))
     }
 
     /// Waits until a flight is over.
@@ -209,14 +220,14 @@ mod tests {
     /// Has `make` run unless the value is here or on its way.
     fn get(cache: &Cache, key: Key, make: impl Fn() -> Option<Value>) -> Option<Value> {
         loop {
-            match cache.begin(key) {
-                Ok(value) => return Some(value),
-                Err(Ok(flight)) => {
+            match cache.look_up(key) {
+                Lookup::Here(value) => return Some(value),
+                Lookup::Absent(flight) => {
                     let value = make()?;
                     flight.land(value.clone());
                     return Some(value);
                 }
-                Err(Err(landing)) => cache.wait(landing),
+                Lookup::UnderWay(landing) => cache.wait(landing),
             }
         }
     }
@@ -265,8 +276,8 @@ mod tests {
                 told.fetch_add(1, Ordering::SeqCst);
             })
         };
-        let Err(Ok(flight)) = cache.begin(Key::Primer(1)) else { panic!("nothing was here") };
-        let Err(Err(landing)) = cache.begin(Key::Primer(1)) else { panic!("it is under way") };
+        let Lookup::Absent(flight) = cache.look_up(Key::Primer(1)) else { panic!("here already") };
+        let Lookup::UnderWay(landing) = cache.look_up(Key::Primer(1)) else { panic!("not begun") };
         cache.when_landed(landing, tell(&told));
         assert_eq!(told.load(Ordering::SeqCst), 0);
         drop(flight);

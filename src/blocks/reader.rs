@@ -1,11 +1,11 @@
 //! A block's plaintext, checked end to end: store, then decoder, then the plaintext's hash.
 
-use super::cache::{Cache, CacheStats, Key, Landing, Value};
+use super::cache::{Cache, CacheStats, Key, Landing, Lookup, Value};
 use super::queue::{Urgency, WorkQueue};
 use super::{ReadError, StoreModels};
 use crate::block::{self, Lm, Primer};
-use crate::store::{Frame, Store, StoreError};
-use crate::types::{Extent, Form, FrameRef};
+use crate::store::{Store, StoreError};
+use crate::types::{Encoding, Extent, Frame, FrameRef};
 use std::sync::Arc;
 
 /// The primer used last by somebody who reads block after block.
@@ -21,12 +21,12 @@ pub enum Policy<'a> {
     Once(&'a mut LastPrimer),
 }
 
-/// What trying to read a block came to.
+/// What trying to read came to.
 #[derive(Debug)]
-pub enum Attempt {
-    /// Here it is, or why not.
-    Done(Result<Arc<Vec<u8>>, ReadError>),
-    /// Another thread decodes it or its primer.
+pub enum Attempt<T> {
+    /// Here it is.
+    Done(T),
+    /// Another thread decodes a block or primer that is needed.
     Pending(Landing),
 }
 
@@ -87,7 +87,7 @@ impl BlockReader {
     /// True if decoding the block takes much longer than reading it: it needs a network, or a model
     /// that is not loaded yet.
     pub fn is_slow(&self, extent: &Extent) -> bool {
-        extent.form == Form::Lm && self.models.is_slow(extent.model)
+        extent.meta.encoding == Encoding::Lm && self.models.is_slow(extent.meta.model)
     }
 
     /// The plaintext of the whole block that an extent is of; decodes it on this thread unless it is
@@ -98,8 +98,8 @@ impl BlockReader {
     pub fn read(&self, extent: &Extent, policy: Policy<'_>) -> Result<Arc<Vec<u8>>, ReadError> {
         match policy {
             Policy::Keep => loop {
-                match self.attempt(extent) {
-                    Attempt::Done(result) => return result,
+                match self.attempt(extent)? {
+                    Attempt::Done(plain) => return Ok(plain),
                     Attempt::Pending(landing) => self.cache.wait(landing),
                 }
             },
@@ -107,38 +107,35 @@ impl BlockReader {
                 if let Some(plain) = self.peek(extent.frame) {
                     return Ok(plain);
                 }
-                let known = last.as_ref().is_some_and(|(id, _)| *id == extent.primer);
-                if extent.primer != 0 && !known {
-                    let primer = self.decode_primer(extent.primer, extent.frame)?;
-                    *last = Some((extent.primer, primer));
+                let known = last.as_ref().is_some_and(|(id, _)| *id == extent.meta.primer);
+                if extent.meta.primer != 0 && !known {
+                    let primer = self.decode_primer(extent.meta.primer, extent.frame)?;
+                    *last = Some((extent.meta.primer, primer));
                 }
-                let primer = last.as_ref().filter(|_| extent.primer != 0).map(|(_, p)| p);
+                let primer = last.as_ref().filter(|_| extent.meta.primer != 0).map(|(_, p)| p);
                 Ok(Arc::new(self.decode(extent, primer)?))
             }
         }
     }
 
     /// As [`Self::read`] with [`Policy::Keep`], but does not wait for another thread.
-    pub fn attempt(&self, extent: &Extent) -> Attempt {
-        let flight = match self.cache.begin(Key::Frame(extent.frame)) {
-            Ok(Value::Plain(plain)) => return Attempt::Done(Ok(plain)),
-            Ok(Value::Primer(_)) => return Attempt::Done(Err(ReadError::Other(extent.frame))),
-            Err(Ok(flight)) => flight,
-            Err(Err(landing)) => return Attempt::Pending(landing),
+    pub fn attempt(&self, extent: &Extent) -> Result<Attempt<Arc<Vec<u8>>>, ReadError> {
+        let flight = match self.cache.look_up(Key::Frame(extent.frame)) {
+            Lookup::Here(Value::Plain(plain)) => return Ok(Attempt::Done(plain)),
+            Lookup::Here(Value::Primer(_)) => return Err(ReadError::Other(extent.frame)),
+            Lookup::Absent(flight) => flight,
+            Lookup::UnderWay(landing) => return Ok(Attempt::Pending(landing)),
         };
-        let primer = match extent.primer {
+        let primer = match extent.meta.primer {
             0 => None,
-            id => match self.cached_primer(id, extent.frame) {
-                Ok(Ok(primer)) => Some(primer),
-                Ok(Err(landing)) => return Attempt::Pending(landing),
-                Err(e) => return Attempt::Done(Err(e)),
+            id => match self.cached_primer(id, extent.frame)? {
+                Attempt::Done(primer) => Some(primer),
+                Attempt::Pending(landing) => return Ok(Attempt::Pending(landing)),
             },
         };
-        let plain = self.decode(extent, primer.as_ref()).map(Arc::new);
-        if let Ok(plain) = &plain {
-            flight.land(Value::Plain(Arc::clone(plain)));
-        }
-        Attempt::Done(plain)
+        let plain = Arc::new(self.decode(extent, primer.as_ref())?);
+        flight.land(Value::Plain(Arc::clone(&plain)));
+        Ok(Attempt::Done(plain))
     }
 
     /// Calls `then` once what an attempt was refused for has been decoded, or given up.
@@ -167,25 +164,21 @@ impl BlockReader {
     pub fn primer(&self, id: u64, frame: FrameRef) -> Result<Primer, ReadError> {
         loop {
             match self.cached_primer(id, frame)? {
-                Ok(primer) => return Ok(primer),
-                Err(landing) => self.cache.wait(landing),
+                Attempt::Done(primer) => return Ok(primer),
+                Attempt::Pending(landing) => self.cache.wait(landing),
             }
         }
     }
 
-    fn cached_primer(
-        &self,
-        id: u64,
-        frame: FrameRef,
-    ) -> Result<Result<Primer, Landing>, ReadError> {
-        match self.cache.begin(Key::Primer(id)) {
-            Ok(Value::Primer(primer)) => Ok(Ok(primer)),
-            Ok(Value::Plain(_)) => Err(ReadError::NoPrimer { frame, primer: id }),
-            Err(Err(landing)) => Ok(Err(landing)),
-            Err(Ok(flight)) => {
+    fn cached_primer(&self, id: u64, frame: FrameRef) -> Result<Attempt<Primer>, ReadError> {
+        match self.cache.look_up(Key::Primer(id)) {
+            Lookup::Here(Value::Primer(primer)) => Ok(Attempt::Done(primer)),
+            Lookup::Here(Value::Plain(_)) => Err(ReadError::NoPrimer { frame, primer: id }),
+            Lookup::UnderWay(landing) => Ok(Attempt::Pending(landing)),
+            Lookup::Absent(flight) => {
                 let primer = self.decode_primer(id, frame)?;
                 flight.land(Value::Primer(primer.clone()));
-                Ok(Ok(primer))
+                Ok(Attempt::Done(primer))
             }
         }
     }
@@ -206,16 +199,13 @@ impl BlockReader {
         let at = extent.frame;
         let f = self.store.read_frame(at)?;
         let begins = extent.off.checked_sub(u64::from(extent.frame_off));
-        if f.generation != extent.generation
-            || f.plain_len != extent.plain_len
-            || f.form != extent.form
-            || begins != Some(f.off)
-        {
+        if f.meta != extent.meta || begins != Some(f.off) {
             return Err(ReadError::Other(at));
         }
         let lm = self.model(&f)?;
-        let bytes = block::decode(f.form, &f.payload, f.plain_len, primer, lm.as_deref())
-            .map_err(|source| ReadError::Block { frame: at, source })?;
+        let bytes =
+            block::decode(f.meta.encoding, &f.payload, f.meta.plain_len, primer, lm.as_deref())
+                .map_err(|source| ReadError::Block { frame: at, source })?;
         if block::plain_hash(&bytes) == f.plain_hash { Ok(bytes) } else { Err(ReadError::Hash(at)) }
     }
 
@@ -224,13 +214,13 @@ impl BlockReader {
         let at = self.store.primer(id)?.ok_or(ReadError::NoPrimer { frame, primer: id })?;
         let f = self.store.read_frame(at)?;
         let lm = self.model(&f)?;
-        let primer = Primer::decode(f.form, &f.payload, f.plain_len, lm.as_ref())
+        let primer = Primer::decode(f.meta.encoding, &f.payload, f.meta.plain_len, lm.as_ref())
             .map_err(|source| ReadError::Block { frame: at, source })?;
         let same = block::plain_hash(primer.plain()) == f.plain_hash;
         if same { Ok(primer) } else { Err(ReadError::Hash(at)) }
     }
 
     fn model(&self, f: &Frame) -> Result<Option<Arc<Lm>>, ReadError> {
-        Ok(if f.form == Form::Lm { Some(self.models.lm(f.model)?) } else { None })
+        Ok(if f.meta.encoding == Encoding::Lm { Some(self.models.lm(f.meta.model)?) } else { None })
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::block::{ENGINE, Lm, Tier};
 use crate::models::{ModelError, embedded, find, hex, ready};
-use crate::store::{ModelEntry, Op, Store, StoreError, Txn};
+use crate::store::{ModelEntry, Record, Store, StoreError};
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -191,7 +191,7 @@ impl StoreModels {
         }
         let number = entries.iter().map(|e| e.number).max().unwrap_or(0) + 1;
         let entry = ModelEntry { number, id: lm.id(), engine: ENGINE, name: lm.name().to_owned() };
-        self.store.append(Txn { ops: vec![Op::PutModel(entry)], ..Txn::default() })?;
+        self.store.append(Record::PutModel(entry).into())?;
         self.keep(number, lm);
         Ok(number)
     }

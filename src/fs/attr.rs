@@ -1,9 +1,10 @@
 //! Attributes: what stat shows and what chmod, chown, truncate and utimens change.
 
+use super::acl;
 use super::names::Entry;
 use super::node::{Node, NodeState};
 use super::{Fs, FsError, MAX_SIZE, Result};
-use crate::store::{Op, Txn};
+use crate::store::Record;
 use crate::types::{Attr, Ino, Time};
 
 /// Attributes to be set; `None` stays as it is.
@@ -112,8 +113,14 @@ impl Fs {
         attr.mtime = set.mtime.unwrap_or(attr.mtime);
         if attr != s.attr || set.size.is_none() {
             attr.ctime = Time::now();
-            let op = Op::PutInode(ino, s.durable(attr));
-            self.store.append(Txn { ops: vec![op], ..Txn::default() })?;
+            let mut records = vec![Record::PutInode(ino, s.durable(attr))];
+            if let Some(mode) = set.mode
+                && let Some(mut acl) = self.access_acl(ino)?
+            {
+                acl.set_mode(mode);
+                records.push(Record::PutXattr(ino, acl::ACCESS.to_vec(), acl.encode()));
+            }
+            self.store.append(records.into())?;
             s.attr = attr;
         }
         drop(s);

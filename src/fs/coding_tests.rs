@@ -31,7 +31,8 @@ fn staged(dir: &Path, at: u64, blocks: u64) -> Ino {
     let options = MkfsOptions { block_size: None, model: "fast".into(), ecc: Ecc::None };
     Store::create(dir, &options).unwrap();
     let fs = open(dir, false);
-    let new = NewInode { mode: libc::S_IFREG | 0o644, rdev: 0, uid: 0, gid: 0, target: None };
+    let new =
+        NewInode { mode: libc::S_IFREG | 0o644, umask: 0, rdev: 0, uid: 0, gid: 0, target: None };
     let ino = fs.make(Ino::ROOT, b"a", new).unwrap().ino;
     for n in 0..blocks {
         fs.write(ino, at + n * BLOCK, &text(BLOCK), false).unwrap();

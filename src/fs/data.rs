@@ -6,8 +6,8 @@ use super::node::{Node, NodeState};
 use super::{Fs, FsError, MAX_SIZE, Result, lock};
 use crate::block;
 use crate::blocks::Urgency;
-use crate::store::{NewFrame, Op, Txn};
-use crate::types::{Ino, Time};
+use crate::store::{Record, Txn};
+use crate::types::{Frame, FrameMeta, Ino, Time};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -106,15 +106,14 @@ impl Fs {
             (staging, s.attr.size, std::mem::take(&mut s.reserved))
         };
         let frames = encode(node.ino, &staging, self.store.next_generation());
-        let ops = (0..frames.len()).map(|frame| Op::PutExtent { frame });
         let mut s = node.state();
         let mut attr = s.attr;
         if attr.is_file() {
             attr.size = size;
         }
-        let ops = ops.chain([Op::PutInode(node.ino, attr)]).collect();
         let any = !frames.is_empty();
-        let result = self.store.append(Txn { frames, ops, ..Txn::default() });
+        let txn = frames.into_iter().fold(Txn::default(), Txn::map);
+        let result = self.store.append(txn.then(Record::PutInode(node.ino, attr)));
         s.staging = Arc::default();
         drop(reserved);
         match result {
@@ -169,7 +168,7 @@ impl Fs {
         let old = s.attr;
         let gone = change(&mut s)?;
         let before = s.dirty.memory();
-        let mut ops = Vec::new();
+        let mut txn = Txn::default();
         let mut removed = Dirty::default();
         if let Some((off, end)) = gone {
             for (at, bytes) in s.dirty.ranges_from(off).take_while(|(at, _)| *at < end) {
@@ -178,7 +177,7 @@ impl Fs {
             }
             s.dirty.cut(off, end);
             if off < s.stored_size {
-                ops.push(Op::Punch { ino: node.ino, off, len: end - off });
+                txn = txn.then(Record::Punch { ino: node.ino, off, len: end - off });
             }
         }
         let now = Time::now();
@@ -186,9 +185,8 @@ impl Fs {
         s.attr.ctime = now;
         let frames = encode(node.ino, &s.dirty, self.store.next_generation());
         let any = !frames.is_empty();
-        ops.extend((0..frames.len()).map(|frame| Op::PutExtent { frame }));
-        ops.push(Op::PutInode(node.ino, s.attr));
-        if let Err(e) = self.store.append(Txn { frames, ops, ..Txn::default() }) {
+        let txn = frames.into_iter().fold(txn, Txn::map);
+        if let Err(e) = self.store.append(txn.then(Record::PutInode(node.ino, s.attr))) {
             s.attr = old;
             s.attr_dirty = true;
             s.dirty.put_below(removed);
@@ -372,20 +370,22 @@ fn note_mapped(s: &mut NodeState, staged: &Dirty) {
 }
 
 /// Staged frames of what was written, one per range, coded on several threads where it pays.
-fn encode(ino: Ino, dirty: &Dirty, generation: u64) -> Vec<NewFrame> {
+fn encode(ino: Ino, dirty: &Dirty, generation: u64) -> Vec<Frame> {
     let ranges: Vec<(u64, &[u8])> = dirty.ranges().collect();
     let one = |(off, plain): (u64, &[u8])| {
         let e = block::stage(plain);
-        NewFrame {
+        Frame {
             ino,
             off,
-            form: e.form,
-            staged: true,
-            generation,
-            plain_len: plain.len() as u32,
+            meta: FrameMeta {
+                encoding: e.encoding,
+                staged: true,
+                model: 0,
+                plain_len: plain.len() as u32,
+                generation,
+                primer: 0,
+            },
             plain_hash: block::plain_hash(plain),
-            primer: 0,
-            model: 0,
             payload: e.payload,
         }
     };

@@ -4,7 +4,7 @@ use super::{Fs, FsOptions};
 use crate::blocks::{BlockReader, LastPrimer, Policy};
 use crate::recode::RecodeOptions;
 use crate::store::{Store, hostile};
-use crate::types::{Extent, Form, Ino};
+use crate::types::{Encoding, Extent, Ino};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ fn inodes(store: &Store) -> Vec<Ino> {
 }
 
 fn short(e: &Extent) -> bool {
-    matches!(e.form, Form::Raw | Form::Zstd) || e.plain_len <= LONGEST
+    matches!(e.meta.encoding, Encoding::Raw | Encoding::Zstd) || e.meta.plain_len <= LONGEST
 }
 
 /// Reads names, attributes and extents and decodes the frames; `served`, also through [`Fs`].
@@ -48,9 +48,9 @@ pub fn explore(store: &Arc<Store>, served: bool) {
         let extents = store.extents_in(*ino, 0, u64::MAX).unwrap_or_default();
         all_short &= extents.iter().all(short);
         for e in extents.iter().filter(|e| short(e)).take(MOST) {
-            let primer = store.primer(e.primer).ok().flatten();
+            let primer = store.primer(e.meta.primer).ok().flatten();
             let primer = primer.and_then(|at| store.read_frame(at).ok());
-            if primer.is_none_or(|f| f.plain_len <= LONGEST) {
+            if primer.is_none_or(|f| f.meta.plain_len <= LONGEST) {
                 let _ = blocks.read(e, Policy::Once(&mut last));
             }
         }
@@ -95,7 +95,7 @@ mod tests {
             assert_eq!(extents.len(), 3);
             for e in &extents {
                 let plain = blocks.read(e, Policy::Keep).unwrap();
-                assert_eq!(plain.len(), e.plain_len as usize);
+                assert_eq!(plain.len(), e.meta.plain_len as usize);
             }
             explore(&store, true);
         }

@@ -1,5 +1,6 @@
 //! POSIX meaning: namespace, inodes, byte ranges, dirty data, extended attributes.
 
+mod acl;
 mod attr;
 #[cfg(test)]
 mod coding_tests;
@@ -27,7 +28,7 @@ pub use xattr::{Coding, SetHow};
 use crate::block::Tier;
 use crate::blocks::{BlockReader, WorkQueue};
 use crate::recode::{RecodeOptions, Recoder};
-use crate::store::{Op, Store, StoreError, Txn};
+use crate::store::{Record, Store, StoreError};
 use crate::types::{FrameRef, Ino};
 use node::{Held, Nodes};
 use std::collections::{HashMap, HashSet};
@@ -143,7 +144,7 @@ impl Fs {
         if !store.read_only() {
             let orphans = store.orphans()?;
             for ino in orphans {
-                store.append(Txn { ops: vec![Op::DelInode(ino)], ..Txn::default() })?;
+                store.append(Record::DelInode(ino).into())?;
             }
         }
         let recoder = Recoder::start(Arc::clone(&blocks), options.recode.clone());
@@ -249,7 +250,7 @@ impl Fs {
             return Ok(());
         }
         for ino in self.store.orphans()? {
-            self.store.append(Txn { ops: vec![Op::DelInode(ino)], ..Txn::default() })?;
+            self.store.append(Record::DelInode(ino).into())?;
         }
         Ok(())
     }
@@ -310,7 +311,7 @@ impl Fs {
                     return Ok(());
                 }
             }
-            self.store.append(Txn { ops: vec![Op::DelInode(ino)], ..Txn::default() })?;
+            self.store.append(Record::DelInode(ino).into())?;
             s.gone = true;
             self.account(s.dirty.memory(), 0);
             s.dirty = dirty::Dirty::default();

@@ -1,9 +1,10 @@
 //! The namespace: names come, go and move. One lock serialises all changes of names.
 
+use super::acl::{self, Acl};
 use super::node::{Held, StateGuard};
 use super::{Fs, FsError, Result, lock};
 use crate::recode::MODEL_XATTR;
-use crate::store::{Dirent, Op, Txn};
+use crate::store::{Dirent, Record};
 use crate::types::{Attr, Ino, Time};
 use std::collections::HashSet;
 
@@ -24,8 +25,10 @@ pub struct Entry {
 /// What a new inode is to be.
 #[derive(Debug, Clone, Copy)]
 pub struct NewInode<'a> {
-    /// Type and permission bits, umask applied.
+    /// Type and permission bits as asked for.
     pub mode: u32,
+    /// Permission bits that it does not get, unless the directory's default list says what it gets.
+    pub umask: u32,
     /// Device number.
     pub rdev: u32,
     /// Owner.
@@ -45,6 +48,14 @@ pub enum RenameHow {
     NoReplace,
     /// Swap the two.
     Exchange,
+    /// Replace it, and leave a whiteout (a character device 0/0, for the upper layer of an overlay)
+    /// of this user and group under the old name.
+    Whiteout {
+        /// User.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
 }
 
 /// Several locked inodes and their attributes to be.
@@ -78,13 +89,13 @@ impl<'a> Edit<'a> {
         }
     }
 
-    fn commit(mut self, fs: &Fs, mut ops: Vec<Op>) -> Result<()> {
+    fn commit(mut self, fs: &Fs, mut records: Vec<Record>) -> Result<()> {
         for (ino, s, attr) in &self.parts {
             if *attr != s.attr {
-                ops.push(Op::PutInode(*ino, s.durable(*attr)));
+                records.push(Record::PutInode(*ino, s.durable(*attr)));
             }
         }
-        fs.store.append(Txn { ops, ..Txn::default() })?;
+        fs.store.append(records.into())?;
         for (_, s, attr) in &mut self.parts {
             s.attr = *attr;
         }
@@ -151,8 +162,12 @@ impl Fs {
         let mut edit = Edit::begin(&held);
         let dir = edit.dir(parent)?;
         let is_dir = new.mode & libc::S_IFMT == libc::S_IFDIR;
+        let is_link = new.mode & libc::S_IFMT == libc::S_IFLNK;
+        let default = if is_link { None } else { self.store.xattr(parent, acl::DEFAULT)? };
+        let inherited = default.as_deref().and_then(Acl::decode).map(|d| d.inherit(new.mode));
+        let masked = new.mode & !(new.umask & 0o777);
         let mut attr = Attr {
-            mode: new.mode,
+            mode: inherited.as_ref().map_or(masked, |(_, mode)| *mode),
             uid: new.uid,
             gid: new.gid,
             nlink: if is_dir { 2 } else { 1 },
@@ -174,9 +189,15 @@ impl Fs {
         dir.nlink += u32::from(is_dir);
         let ino = self.store.next_ino();
         let kind = attr.file_type();
-        let mut ops = vec![Op::PutInode(ino, attr)];
+        let mut records = vec![Record::PutInode(ino, attr)];
+        if let Some((acl, _)) = inherited.filter(|(acl, _)| !acl.is_minimal()) {
+            records.push(Record::PutXattr(ino, acl::ACCESS.to_vec(), acl.encode()));
+        }
+        if let Some(default) = default.filter(|_| is_dir) {
+            records.push(Record::PutXattr(ino, acl::DEFAULT.to_vec(), default));
+        }
         if let Some(target) = new.target {
-            ops.push(Op::PutSymlink(ino, target.to_vec()));
+            records.push(Record::PutSymlink(ino, target.to_vec()));
         }
         if is_dir || attr.is_file() {
             let inherited = self.store.xattr(parent, MODEL_XATTR)?;
@@ -185,11 +206,11 @@ impl Fs {
             if let Some(model) = wish
                 && (is_dir || model != self.store.superblock().model.as_bytes())
             {
-                ops.push(Op::PutXattr(ino, MODEL_XATTR.to_vec(), model));
+                records.push(Record::PutXattr(ino, MODEL_XATTR.to_vec(), model));
             }
         }
-        ops.push(Op::PutDirent { parent, name: name.to_vec(), ino, kind });
-        edit.commit(self, ops)?;
+        records.push(Record::PutDirent { parent, name: name.to_vec(), ino, kind });
+        edit.commit(self, records)?;
         self.learned(ino);
         Ok(Entry { ino, attr, mapped: 0 })
     }
@@ -223,7 +244,7 @@ impl Fs {
             _ => {}
         }
         let orphan = self.drop_name(&mut edit, parent, ino, Time::now())?;
-        edit.commit(self, vec![Op::DelDirent { parent, name: name.to_vec() }])?;
+        edit.commit(self, vec![Record::DelDirent { parent, name: name.to_vec() }])?;
         if orphan {
             lock(&self.known).orphans.insert(ino);
         }
@@ -273,7 +294,7 @@ impl Fs {
         attr.ctime = now;
         let kind = attr.file_type();
         touched(edit.dir(parent)?, now);
-        edit.commit(self, vec![Op::PutDirent { parent, name: name.to_vec(), ino, kind }])?;
+        edit.commit(self, vec![Record::PutDirent { parent, name: name.to_vec(), ino, kind }])?;
         drop((held, names));
         let entry = self.entry(ino)?;
         self.learned(ino);
@@ -315,9 +336,9 @@ impl Fs {
         let held = self.hold_all(&inos)?;
         let mut edit = Edit::begin(&held);
         let now = Time::now();
-        let mut ops = Vec::new();
+        let mut records = Vec::new();
         let mut orphan = None;
-        if let (Some(d), RenameHow::Replace) = (&dst, how) {
+        if let (Some(d), RenameHow::Replace | RenameHow::Whiteout { .. }) = (&dst, how) {
             match (src.kind == libc::S_IFDIR, d.kind == libc::S_IFDIR) {
                 (true, false) => return Err(FsError::NotDir),
                 (false, true) => return Err(FsError::IsDir),
@@ -328,16 +349,26 @@ impl Fs {
             }
         }
         if let (Some(d), RenameHow::Exchange) = (&dst, how) {
-            ops.push(put(from, from_name, d));
+            records.push(put(from, from_name, d));
             moved(&mut edit, d, to, from, now)?;
+        } else if let RenameHow::Whiteout { uid, gid } = how {
+            let attr = Attr { uid, gid, ..Attr::made_now(libc::S_IFCHR) };
+            let whiteout = Dirent {
+                name: from_name.to_vec(),
+                ino: self.store.next_ino(),
+                kind: libc::S_IFCHR,
+                cookie: 0,
+            };
+            records.push(Record::PutInode(whiteout.ino, attr));
+            records.push(put(from, from_name, &whiteout));
         } else {
-            ops.push(Op::DelDirent { parent: from, name: from_name.to_vec() });
+            records.push(Record::DelDirent { parent: from, name: from_name.to_vec() });
         }
-        ops.push(put(to, to_name, &src));
+        records.push(put(to, to_name, &src));
         moved(&mut edit, &src, from, to, now)?;
         touched(edit.dir(from)?, now);
         touched(edit.dir(to)?, now);
-        edit.commit(self, ops)?;
+        edit.commit(self, records)?;
         if let Some(ino) = orphan {
             lock(&self.known).orphans.insert(ino);
         }
@@ -372,8 +403,8 @@ impl Fs {
     }
 }
 
-fn put(parent: Ino, name: &[u8], d: &Dirent) -> Op {
-    Op::PutDirent { parent, name: name.to_vec(), ino: d.ino, kind: d.kind }
+fn put(parent: Ino, name: &[u8], d: &Dirent) -> Record {
+    Record::PutDirent { parent, name: name.to_vec(), ino: d.ino, kind: d.kind }
 }
 
 /// What moved from one directory to another.

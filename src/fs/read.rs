@@ -3,7 +3,7 @@
 use super::dirty::Dirty;
 use super::node::NodeState;
 use super::{Fs, FsError, Result, lock};
-use crate::blocks::{Attempt, Landing, Policy, ReadError, Urgency};
+use crate::blocks::{Attempt, Policy, ReadError, Urgency};
 use crate::store::StoreError;
 use crate::types::{Extent, Ino};
 use std::sync::Arc;
@@ -19,6 +19,14 @@ struct Picture {
     len: u64,
     extents: Vec<Extent>,
     top: Dirty,
+}
+
+/// What of a range needs no decoding.
+enum InMemory {
+    /// All of it.
+    Whole(Vec<u8>),
+    /// Not all; whether decoding takes long.
+    Not { slow: bool },
 }
 
 impl Picture {
@@ -51,8 +59,8 @@ impl Fs {
         done: impl FnOnce(Result<Vec<u8>>) + Send + 'static,
     ) {
         match self.read_in_memory(ino, off, len) {
-            Ok(Ok(bytes)) => done(Ok(bytes)),
-            Ok(Err(slow)) => self.read_later(ino, off, len, slow, done),
+            Ok(InMemory::Whole(bytes)) => done(Ok(bytes)),
+            Ok(InMemory::Not { slow }) => self.read_later(ino, off, len, slow, done),
             Err(e) => done(Err(e)),
         }
         self.decode_ahead(ino, off + len);
@@ -70,9 +78,9 @@ impl Fs {
         let fs = Arc::clone(self);
         self.blocks.workers().run(Urgency::Wanted, slow, move || {
             match fs.assemble(ino, off, len, |e| fs.blocks.attempt(e)) {
-                Ok(Ok(bytes)) => done(Ok(bytes)),
+                Ok(Attempt::Done(bytes)) => done(Ok(bytes)),
                 // Not on this thread: others have use for it.
-                Ok(Err(landing)) => {
+                Ok(Attempt::Pending(landing)) => {
                     let again = Arc::clone(&fs);
                     fs.blocks.when_landed(landing, move || {
                         again.read_later(ino, off, len, slow, done);
@@ -102,13 +110,7 @@ impl Fs {
         Ok(Picture { off, len: end - off, extents, top })
     }
 
-    /// What can be answered from memory; else whether decoding takes long.
-    fn read_in_memory(
-        &self,
-        ino: Ino,
-        off: u64,
-        len: u64,
-    ) -> Result<std::result::Result<Vec<u8>, bool>> {
+    fn read_in_memory(&self, ino: Ino, off: u64, len: u64) -> Result<InMemory> {
         let node = self.hold(ino)?;
         let mut s = node.state();
         self.accessed(&mut s);
@@ -119,19 +121,20 @@ impl Fs {
         let mut out = picture.base();
         for e in &picture.extents {
             let Some(plain) = self.blocks.peek(e.frame) else {
-                return Ok(Err(picture.extents.iter().any(|e| self.blocks.is_slow(e))));
+                let slow = picture.extents.iter().any(|e| self.blocks.is_slow(e));
+                return Ok(InMemory::Not { slow });
             };
             picture.lay(&mut out, e, &plain).map_err(|s| damaged(ino, e, &picture, s))?;
         }
         picture.top.overlay(off, &mut out);
-        Ok(Ok(out))
+        Ok(InMemory::Whole(out))
     }
 
     /// Reads, decoding on the calling thread what must be.
     pub fn read_now(&self, ino: Ino, off: u64, len: u64) -> Result<Vec<u8>> {
         loop {
-            let read = |e: &Extent| Attempt::Done(self.blocks.read(e, Policy::Keep));
-            if let Ok(bytes) = self.assemble(ino, off, len, read)? {
+            let read = |e: &Extent| self.blocks.read(e, Policy::Keep).map(Attempt::Done);
+            if let Attempt::Done(bytes) = self.assemble(ino, off, len, read)? {
                 return Ok(bytes);
             }
         }
@@ -144,26 +147,27 @@ impl Fs {
         ino: Ino,
         off: u64,
         len: u64,
-        block: impl Fn(&Extent) -> Attempt,
-    ) -> Result<std::result::Result<Vec<u8>, Landing>> {
+        block: impl Fn(&Extent) -> std::result::Result<Attempt<Arc<Vec<u8>>>, ReadError>,
+    ) -> Result<Attempt<Vec<u8>>> {
         let node = self.hold(ino)?;
         loop {
             let picture = self.picture(ino, &node.state(), off, len)?;
             let mut out = picture.base();
             let mut failed = None;
             for e in &picture.extents {
-                let plain = match block(e) {
-                    Attempt::Done(plain) => plain,
-                    Attempt::Pending(landing) => return Ok(Err(landing)),
+                let laid = match block(e) {
+                    Ok(Attempt::Done(plain)) => picture.lay(&mut out, e, &plain),
+                    Ok(Attempt::Pending(landing)) => return Ok(Attempt::Pending(landing)),
+                    Err(why) => Err(why),
                 };
-                if let Err(why) = plain.and_then(|p| picture.lay(&mut out, e, &p)) {
+                if let Err(why) = laid {
                     failed = Some((e, why));
                     break;
                 }
             }
             let Some((e, why)) = failed else {
                 picture.top.overlay(off, &mut out);
-                return Ok(Ok(out));
+                return Ok(Attempt::Done(out));
             };
             // The frame may have been coded anew or moved meanwhile; then its extent says so.
             let now = self.store.extents_in(ino, e.off, e.len)?;

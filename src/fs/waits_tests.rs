@@ -9,7 +9,8 @@ fn options() -> FsOptions {
 }
 
 fn create(fs: &Fs, name: &[u8]) -> Ino {
-    let new = NewInode { mode: libc::S_IFREG | 0o644, rdev: 0, uid: 1, gid: 2, target: None };
+    let new =
+        NewInode { mode: libc::S_IFREG | 0o644, umask: 0, rdev: 0, uid: 1, gid: 2, target: None };
     fs.make(Ino::ROOT, name, new).unwrap().ino
 }
 

@@ -1,9 +1,10 @@
 //! Extended attributes, among them lmfs' own.
 
+use super::acl::{self, Acl};
 use super::{Fs, FsError, Result};
 use crate::recode::{MODEL_OFF, MODEL_XATTR};
-use crate::store::{Op, Txn};
-use crate::types::{Form, Ino, Time};
+use crate::store::Record;
+use crate::types::{Attr, Encoding, Ino, Time};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
@@ -39,7 +40,11 @@ fn check(name: &[u8]) -> Result<()> {
         return Err(FsError::NameTooLong);
     }
     let known = [&b"user."[..], b"trusted.", b"security."].iter().any(|p| name.starts_with(p));
-    if known { Ok(()) } else { Err(FsError::NotSupported) }
+    if known || is_acl(name) { Ok(()) } else { Err(FsError::NotSupported) }
+}
+
+fn is_acl(name: &[u8]) -> bool {
+    matches!(name, acl::ACCESS | acl::DEFAULT)
 }
 
 fn is_virtual(name: &[u8]) -> bool {
@@ -84,7 +89,8 @@ impl Fs {
             (SetHow::Replace, false) => return Err(FsError::NoAttr),
             _ => {}
         }
-        self.change_xattr(ino, Op::PutXattr(ino, name.to_vec(), value.to_vec()))?;
+        let put = Record::PutXattr(ino, name.to_vec(), value.to_vec());
+        self.change_xattr(ino, |_| Ok(put))?;
         if name == MODEL_XATTR {
             self.recoder.touch(ino);
         }
@@ -99,16 +105,64 @@ impl Fs {
             return Err(FsError::NotPermitted("this attribute is computed"));
         }
         self.store.xattr(ino, name)?.ok_or(FsError::NoAttr)?;
-        self.change_xattr(ino, Op::DelXattr(ino, name.to_vec()))
+        self.change_xattr(ino, |_| Ok(Record::DelXattr(ino, name.to_vec())))
     }
 
-    fn change_xattr(&self, ino: Ino, op: Op) -> Result<()> {
+    /// The list that governs access, if it says more than the mode.
+    pub(super) fn access_acl(&self, ino: Ino) -> Result<Option<Acl>> {
+        Ok(self.store.xattr(ino, acl::ACCESS)?.as_deref().and_then(Acl::decode))
+    }
+
+    /// Sets an access control list; `keeps_set_gid` if that may leave the set-group-id bit, which it
+    /// may not for who is not in the file's group.
+    pub fn set_acl(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        keeps_set_gid: impl Fn(&Attr) -> bool,
+    ) -> Result<()> {
+        self.writable()?;
+        let acl = Acl::decode(value).ok_or(FsError::Invalid("not an access control list"))?;
+        let had = self.store.xattr(ino, name)?.is_some();
+        let put = || Record::PutXattr(ino, name.to_vec(), acl.encode());
+        self.change_xattr(ino, |attr| {
+            match (name == acl::DEFAULT, attr.file_type()) {
+                (_, libc::S_IFLNK) => return Err(FsError::NotSupported),
+                (true, libc::S_IFDIR) => return Ok(put()),
+                (true, _) => {
+                    return Err(FsError::NotPermitted("only a directory has a default list"));
+                }
+                (false, _) => {}
+            }
+            let keeps = attr.is_dir() || keeps_set_gid(attr);
+            attr.mode = attr.mode & !0o777 | acl.mode();
+            if !keeps {
+                attr.mode &= !libc::S_ISGID;
+            }
+            // The mode says it all.
+            let needless = acl.is_minimal();
+            Ok(match (needless, had) {
+                (false, _) => put(),
+                (true, true) => Record::DelXattr(ino, name.to_vec()),
+                (true, false) => Record::PutInode(ino, *attr),
+            })
+        })
+    }
+
+    /// Changes an attribute; `change` may also change what the inode is otherwise.
+    fn change_xattr(
+        &self,
+        ino: Ino,
+        change: impl FnOnce(&mut Attr) -> Result<Record>,
+    ) -> Result<()> {
         let node = self.hold(ino)?;
         let mut s = node.state();
         let mut attr = s.attr;
+        let record = change(&mut attr)?;
         attr.ctime = Time::now();
-        let ops = vec![op, Op::PutInode(ino, s.durable(attr))];
-        self.store.append(Txn { ops, ..Txn::default() })?;
+        let records = vec![record, Record::PutInode(ino, s.durable(attr))];
+        self.store.append(records.into())?;
         s.attr = attr;
         Ok(())
     }
@@ -146,13 +200,13 @@ impl Fs {
                 continue;
             }
             let old = self.store.xattr(at, MODEL_XATTR)?;
-            let op = match old {
-                Some(_) if default => Op::DelXattr(at, MODEL_XATTR.to_vec()),
+            let record = match old {
+                Some(_) if default => Record::DelXattr(at, MODEL_XATTR.to_vec()),
                 Some(m) if m == model => continue,
                 None if default => continue,
-                _ => Op::PutXattr(at, MODEL_XATTR.to_vec(), model.to_vec()),
+                _ => Record::PutXattr(at, MODEL_XATTR.to_vec(), model.to_vec()),
             };
-            self.change_xattr(at, op)?;
+            self.change_xattr(at, |_| Ok(record))?;
         }
         Ok(())
     }
@@ -164,18 +218,19 @@ impl Fs {
         let mut last = None;
         for e in self.store.extents_in(ino, 0, u64::MAX)? {
             stats.mapped += e.len;
-            stats.coded_size += u64::from(e.frame.len) * e.len / u64::from(e.plain_len.max(1));
+            stats.coded_size += u64::from(e.frame.len) * e.len / u64::from(e.meta.plain_len.max(1));
             if last.replace(e.frame) == Some(e.frame) {
                 continue;
             }
-            let codec = match e.form {
-                _ if e.staged => "staged",
-                Form::Raw => "raw",
-                Form::Zstd => "zstd",
-                Form::Fast => "fast",
-                Form::Lm => {
-                    models.iter().find(|m| m.number == e.model).map_or("lm", |m| m.name.as_str())
-                }
+            let codec = match e.meta.encoding {
+                _ if e.meta.staged => "staged",
+                Encoding::Raw => "raw",
+                Encoding::Zstd => "zstd",
+                Encoding::Fast => "fast",
+                Encoding::Lm => models
+                    .iter()
+                    .find(|m| m.number == e.meta.model)
+                    .map_or("lm", |m| m.name.as_str()),
             };
             *stats.codecs.entry(codec.to_owned()).or_default() += 1;
         }

@@ -58,8 +58,8 @@ fn kills_set_id(req: &Request) -> bool {
     req.uid() != 0
 }
 
-fn new_inode(req: &Request, mode: u32, rdev: u32) -> NewInode<'static> {
-    NewInode { mode, rdev, uid: req.uid(), gid: req.gid(), target: None }
+fn new_inode(req: &Request, mode: u32, umask: u32) -> NewInode<'static> {
+    NewInode { mode, umask, rdev: 0, uid: req.uid(), gid: req.gid(), target: None }
 }
 
 impl fuser::Filesystem for Adaptor {
@@ -72,6 +72,9 @@ impl fuser::Filesystem for Adaptor {
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_EXPORT_SUPPORT,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            // Access control lists; what a directory's default list says goes before the umask.
+            InitFlags::FUSE_POSIX_ACL,
+            InitFlags::FUSE_DONT_MASK,
         ] {
             // An older kernel does without.
             let _ = config.add_capabilities(wish);
@@ -137,12 +140,12 @@ impl fuser::Filesystem for Adaptor {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
         self.guarded("mknod", parent, |asked| {
-            let new = new_inode(req, mode, rdev);
+            let new = NewInode { rdev, ..new_inode(req, mode, umask) };
             reply_entry(
                 &asked.named(name.as_bytes()),
                 reply,
@@ -157,11 +160,11 @@ impl fuser::Filesystem for Adaptor {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         self.guarded("mkdir", parent, |asked| {
-            let new = new_inode(req, libc::S_IFDIR | (mode & 0o7777), 0);
+            let new = new_inode(req, libc::S_IFDIR | (mode & 0o7777), umask);
             reply_entry(
                 &asked.named(name.as_bytes()),
                 reply,
@@ -211,7 +214,7 @@ impl fuser::Filesystem for Adaptor {
 
     fn rename(
         &self,
-        _: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -226,6 +229,8 @@ impl fuser::Filesystem for Adaptor {
                 RenameHow::NoReplace
             } else if flags == RenameFlags::RENAME_EXCHANGE {
                 RenameHow::Exchange
+            } else if flags == RenameFlags::RENAME_WHITEOUT {
+                RenameHow::Whiteout { uid: req.uid(), gid: req.gid() }
             } else {
                 return reply.error(fuser::Errno::EINVAL);
             };
@@ -261,12 +266,12 @@ impl fuser::Filesystem for Adaptor {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _: u32,
+        umask: u32,
         _: i32,
         reply: ReplyCreate,
     ) {
         self.guarded("create", parent, |asked| {
-            let new = new_inode(req, libc::S_IFREG | (mode & 0o7777), 0);
+            let new = new_inode(req, libc::S_IFREG | (mode & 0o7777), umask);
             let result = self.fs.make(ino(parent), name.as_bytes(), new);
             match result.and_then(|e| self.fs.open_handle(e.ino).map(|()| e)) {
                 Ok(e) => reply.created(
@@ -423,7 +428,7 @@ impl fuser::Filesystem for Adaptor {
 
     fn setxattr(
         &self,
-        _: &Request,
+        req: &Request,
         n: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -437,7 +442,14 @@ impl fuser::Filesystem for Adaptor {
                 libc::XATTR_REPLACE => SetHow::Replace,
                 _ => SetHow::Put,
             };
-            reply_empty(&asked, reply, self.fs.setxattr(ino(n), name.as_bytes(), value, how));
+            let name = name.as_bytes();
+            let set = if name.starts_with(b"system.posix_acl_") {
+                let (uid, gid) = (req.uid(), req.gid());
+                self.fs.set_acl(ino(n), name, value, |a| uid == 0 || gid == a.gid)
+            } else {
+                self.fs.setxattr(ino(n), name, value, how)
+            };
+            reply_empty(&asked, reply, set);
         });
     }
 

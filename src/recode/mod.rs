@@ -425,7 +425,7 @@ impl Recoder {
             Arc::new(if idle { lm.in_background() } else { lm })
         });
         let extents = self.store().extents_in(ino, 0, u64::MAX)?;
-        let primer = extents.iter().map(|e| e.primer).find(|p| *p != 0 && !again).unwrap_or(0);
+        let primer = extents.iter().map(|e| e.meta.primer).find(|p| *p != 0 && !again).unwrap_or(0);
         // A file of one block would only pay for its primer.
         let wanted = attr.size > self.block() && attr.size > Primer::LEN as u64;
         Ok(Some(Recipe::new(tier, model, primer, wanted)))
@@ -437,7 +437,7 @@ impl Recoder {
         let store = self.store();
         let primer = |id: u64| if id == 0 { None } else { store.primer(id).ok().flatten() };
         run.extents.iter().any(|e| {
-            store.is_damaged(e.frame) || primer(e.primer).is_some_and(|f| store.is_damaged(f))
+            store.is_damaged(e.frame) || primer(e.meta.primer).is_some_and(|f| store.is_damaged(f))
         })
     }
 

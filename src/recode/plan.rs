@@ -98,12 +98,13 @@ fn consider(
     size: u64,
     rested: Rested,
 ) {
-    if !rested.again && !parts.iter().any(|e| e.staged) {
+    if !rested.again && !parts.iter().any(|e| e.meta.staged) {
         return;
     }
     let tail = end < limit && end >= size && parts.len() <= SHATTERED;
     let bar = if tail { rested.tail } else { rested.block };
-    let newest = parts.iter().filter(|e| e.staged).map(|e| e.generation).max().unwrap_or(0);
+    let newest =
+        parts.iter().filter(|e| e.meta.staged).map(|e| e.meta.generation).max().unwrap_or(0);
     if newest <= bar {
         plan.ready.push(Run { off: start, len: end - start, extents: parts.to_vec() });
     } else {
@@ -115,7 +116,7 @@ fn consider(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Form, FrameRef};
+    use crate::types::{FrameMeta, FrameRef};
 
     const BLOCK: u64 = 100;
 
@@ -125,12 +126,7 @@ mod tests {
             len,
             frame: FrameRef { segment: 1, offset: off as u32, len: len as u32 },
             frame_off: 0,
-            plain_len: len as u32,
-            form: Form::Raw,
-            staged,
-            generation,
-            primer: 0,
-            model: 0,
+            meta: FrameMeta { staged, plain_len: len as u32, generation, ..FrameMeta::default() },
         }
     }
 

@@ -3,8 +3,8 @@
 use super::plan::Run;
 use crate::block::{self, BlockError, Encoded, Lm, Primer, Tier};
 use crate::blocks::{BlockReader, LastPrimer, Policy, ReadError};
-use crate::store::{Guard, NewFrame, Op, StoreError, Txn};
-use crate::types::{Form, FrameRef, Ino};
+use crate::store::{Guard, StoreError, Txn};
+use crate::types::{Encoding, Frame, FrameMeta, FrameRef, Ino};
 use std::sync::{Mutex, PoisonError};
 
 /// How one inode's runs are coded: tier and primer. Shared by the workers.
@@ -85,17 +85,19 @@ impl Recipe {
     }
 
     /// The frame of something coded by this recipe.
-    fn frame(&self, ino: Ino, off: u64, generation: u64, plain: &[u8], e: Encoded) -> NewFrame {
-        NewFrame {
+    fn frame(&self, ino: Ino, off: u64, generation: u64, plain: &[u8], e: Encoded) -> Frame {
+        Frame {
             ino,
             off,
-            form: e.form,
-            staged: false,
-            generation,
-            plain_len: plain.len() as u32,
+            meta: FrameMeta {
+                encoding: e.encoding,
+                staged: false,
+                model: if e.encoding == Encoding::Lm { self.model } else { 0 },
+                plain_len: plain.len() as u32,
+                generation,
+                primer: 0,
+            },
             plain_hash: block::plain_hash(plain),
-            primer: 0,
-            model: if e.form == Form::Lm { self.model } else { 0 },
             payload: e.payload,
         }
     }
@@ -127,11 +129,9 @@ pub fn code_run(
             return Err(ReadError::Block { frame, source });
         }
     };
-    let generation = run.extents.iter().map(|e| e.generation).max().unwrap_or(0);
-    let mut txn = Txn {
-        guard: Some(Guard { ino, off: run.off, len: run.len, expect: run.extents.clone() }),
-        ..Txn::default()
-    };
+    let generation = run.extents.iter().map(|e| e.meta.generation).max().unwrap_or(0);
+    let unchanged = Guard { ino, off: run.off, len: run.len, expect: run.extents.clone() };
+    let mut txn = Txn::default().only_if(unchanged);
     // Held over the append, so that only one transaction brings the primer's frame along.
     let mut state = recipe.primer.lock().unwrap_or_else(PoisonError::into_inner);
     let mut primer_id = 0;
@@ -140,14 +140,13 @@ pub fn code_run(
     {
         primer_id = *id;
         if let Some(coded) = bring {
-            txn.ops.push(Op::PutPrimer { id: *id, frame: 0 });
-            txn.frames.push(recipe.frame(ino, 0, generation, primer.plain(), coded.clone()));
+            let frame = recipe.frame(ino, 0, generation, primer.plain(), coded.clone());
+            txn = txn.primer(*id, frame);
         }
     }
-    txn.ops.push(Op::PutExtent { frame: txn.frames.len() });
-    let frame = recipe.frame(ino, run.off, generation, &plain, encoded);
-    txn.frames.push(NewFrame { primer: primer_id, ..frame });
-    match blocks.store().append(txn) {
+    let mut frame = recipe.frame(ino, run.off, generation, &plain, encoded);
+    frame.meta.primer = primer_id;
+    match blocks.store().append(txn.map(frame)) {
         Ok(refs) => {
             if primer_id != 0
                 && let PrimerState::Ready { bring, .. } = &mut *state

@@ -1,6 +1,6 @@
-//! What the store takes and gives: errors, options, transactions, figures.
+//! What the store takes and gives: errors, options, figures.
 
-use crate::types::{Attr, Extent, Form, Ino};
+use crate::types::Ino;
 
 /// What can go wrong in the store.
 #[derive(Debug, thiserror::Error)]
@@ -113,31 +113,6 @@ pub struct Dirent {
     pub cookie: u64,
 }
 
-/// A frame to be appended, named by its place in [`Txn::frames`].
-#[derive(Debug, Clone)]
-pub struct NewFrame {
-    /// Inode that owns it.
-    pub ino: Ino,
-    /// Offset in the file of its first byte.
-    pub off: u64,
-    /// How the payload was made.
-    pub form: Form,
-    /// Left by a write (true) or chosen by the background coder (false).
-    pub staged: bool,
-    /// Content generation; see [`Store::next_generation`].
-    pub generation: u64,
-    /// Length of the plaintext in bytes.
-    pub plain_len: u32,
-    /// First 8 bytes (little-endian) of the plaintext's BLAKE3 hash.
-    pub plain_hash: u64,
-    /// Primer it was coded with; 0 for none.
-    pub primer: u64,
-    /// Store's number of the language model it was coded with; 0 for none.
-    pub model: u16,
-    /// The coded bytes.
-    pub payload: Vec<u8>,
-}
-
 /// A language model that frames of this store may name. Immutable once put.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelEntry {
@@ -149,108 +124,6 @@ pub struct ModelEntry {
     pub engine: u16,
     /// Name it goes by.
     pub name: String,
-}
-
-/// One change of state. A transaction's changes become visible and durable together.
-#[derive(Debug, Clone)]
-pub enum Op {
-    /// Create or replace an inode's attributes.
-    PutInode(Ino, Attr),
-    /// Remove an inode with its extents, extended attributes, symlink target and primers.
-    DelInode(Ino),
-    /// Set a symbolic link's target.
-    PutSymlink(Ino, Vec<u8>),
-    /// Create or replace a name. A replaced name keeps its cookie.
-    PutDirent {
-        /// Directory.
-        parent: Ino,
-        /// Name in it.
-        name: Vec<u8>,
-        /// What it names.
-        ino: Ino,
-        /// `S_IFMT` bits of what it names.
-        kind: u32,
-    },
-    /// Remove a name.
-    DelDirent {
-        /// Directory.
-        parent: Ino,
-        /// Name in it.
-        name: Vec<u8>,
-    },
-    /// Set an extended attribute.
-    PutXattr(Ino, Vec<u8>, Vec<u8>),
-    /// Remove an extended attribute.
-    DelXattr(Ino, Vec<u8>),
-    /// Map all of `frames[frame]`'s plaintext at its own offset; cuts what it covers.
-    PutExtent {
-        /// Index into [`Txn::frames`].
-        frame: usize,
-    },
-    /// Make `frames[frame]` (owner `ino`, whatever offset) the primer with this id.
-    PutPrimer {
-        /// Id, from [`Store::next_ino`].
-        id: u64,
-        /// Index into [`Txn::frames`].
-        frame: usize,
-    },
-    /// Enter a language model into the store's table, or rename it.
-    PutModel(ModelEntry),
-    /// Unmap a byte range (truncate, punch): it reads as zeros from now on.
-    Punch {
-        /// Inode.
-        ino: Ino,
-        /// First byte.
-        off: u64,
-        /// Length; `u64::MAX - off` for "to the end".
-        len: u64,
-    },
-}
-
-/// Compare-and-swap: the transaction is applied only if the extents that overlap the range are
-/// exactly these, in this order.
-#[derive(Debug, Clone)]
-pub struct Guard {
-    /// Inode.
-    pub ino: Ino,
-    /// First byte.
-    pub off: u64,
-    /// Length in bytes.
-    pub len: u64,
-    /// What [`Store::extents_in`] said when the rewriting began.
-    pub expect: Vec<Extent>,
-}
-
-/// One atomic change.
-#[derive(Debug, Clone, Default)]
-pub struct Txn {
-    /// Frames to append.
-    pub frames: Vec<NewFrame>,
-    /// Changes, applied in order.
-    pub ops: Vec<Op>,
-    /// Condition.
-    pub guard: Option<Guard>,
-}
-
-/// A frame as read and checked (header and payload checksums hold).
-#[derive(Debug, Clone)]
-pub struct Frame {
-    /// Inode that owns it.
-    pub ino: Ino,
-    /// Offset in the file of its first byte.
-    pub off: u64,
-    /// How the payload was made.
-    pub form: Form,
-    /// Content generation.
-    pub generation: u64,
-    /// Length of the plaintext in bytes.
-    pub plain_len: u32,
-    /// First 8 bytes (little-endian) of the plaintext's BLAKE3 hash.
-    pub plain_hash: u64,
-    /// Store's number of the language model it was coded with; 0 for none.
-    pub model: u16,
-    /// The coded bytes.
-    pub payload: Vec<u8>,
 }
 
 /// Figures of a store, in bytes unless said otherwise.

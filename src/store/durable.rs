@@ -42,12 +42,12 @@ impl Store {
         self.commit(&turn)
     }
 
-    /// Closes the group, makes the whole log durable, then deletes what a checkpoint left behind.
+    /// Closes the batch, makes the whole log durable, then deletes what a checkpoint left behind.
     pub(super) fn commit(&self, _turn: &MutexGuard<'_, ()>) -> Result<()> {
         let (seq, position, blobs, dead) = {
             let mut w = self.writer();
             w.usable()?;
-            w.close_group(self.durable.load(Ordering::Acquire))?;
+            w.close_batch(self.durable.load(Ordering::Acquire))?;
             w.flush()?;
             // Chosen here, while all that has happened is about to become durable: a segment that
             // only a later change empties must not go before that change is safe.
@@ -87,7 +87,7 @@ impl Store {
     }
 
     pub(super) fn checkpoint_if_due(&self, w: &mut Writer) -> Result<()> {
-        /// Bytes of groups after which a checkpoint is worth its while.
+        /// Bytes of batches after which a checkpoint is worth its while.
         const DUE: u64 = 16 << 20;
         if w.since_checkpoint > DUE.max(lock(&self.checkpoint).1) {
             match self.write_checkpoint(w) {
@@ -104,7 +104,7 @@ impl Store {
 
     pub(super) fn write_checkpoint(&self, w: &mut Writer) -> Result<()> {
         w.admits()?;
-        w.close_group(self.durable.load(Ordering::Acquire))?;
+        w.close_batch(self.durable.load(Ordering::Acquire))?;
         let segment = w.number() + 1;
         let len = checkpoint::write(w, &self.state, &self.live)?;
         *lock(&self.checkpoint) = (segment, len);

@@ -5,7 +5,7 @@
 
 use super::api::{CleanReport, Result, StoreError};
 use crate::store::log::frame::{self, Kind};
-use crate::store::log::record::Change;
+use crate::store::log::record::Record;
 use crate::store::log::writer::RESERVE;
 use crate::store::{Store, lock};
 use std::sync::atomic::Ordering;
@@ -79,7 +79,7 @@ fn run(
         w.admits()?;
         let current = w.number();
         if victims.contains(&current) {
-            w.close_group(store.durable.load(Ordering::Acquire))?;
+            w.close_batch(store.durable.load(Ordering::Acquire))?;
             match w.roll(false) {
                 Err(StoreError::NoSpace { .. }) => victims.retain(|n| *n != current),
                 rolled => rolled?,
@@ -130,7 +130,7 @@ fn run(
 
 /// True if a segment's live frames, and the checkpoint after them, find room.
 fn fits(store: &Store, number: u32) -> bool {
-    /// For groups, footers and sidecars.
+    /// For batches, footers and sidecars.
     const SLACK: u64 = if cfg!(test) { 256 << 10 } else { 1 << 20 };
     let live = store.state().totals.live.get(&number).copied().unwrap_or(0);
     if live == 0 {
@@ -165,7 +165,7 @@ fn empty(store: &Store, number: u32, go_on: &dyn Fn() -> Result<()>) -> Result<u
             let mut w = store.writer();
             w.admits()?;
             if w.number() == number {
-                w.close_group(store.durable.load(Ordering::Acquire))?;
+                w.close_batch(store.durable.load(Ordering::Acquire))?;
                 w.roll(false)?;
             }
         }
@@ -183,7 +183,7 @@ fn empty(store: &Store, number: u32, go_on: &dyn Fn() -> Result<()>) -> Result<u
         for (frame, live) in batch {
             let bytes = store.segments.frame(frame).map(|(_, mut bytes)| {
                 // Parity that is damaged must not be copied as it is.
-                let whole = frame::mend(&mut bytes);
+                let whole = frame::repair(&mut bytes);
                 debug_assert!(whole.is_ok());
                 bytes
             });
@@ -206,11 +206,11 @@ fn empty(store: &Store, number: u32, go_on: &dyn Fn() -> Result<()>) -> Result<u
             }
             w.ensure(bytes.len() as u64 + 64, true)?;
             let kind = if live.primer == 0 { Kind::Data } else { Kind::Primer };
-            if w.group_is_full(64) {
-                w.close_group(store.durable.load(Ordering::Acquire))?;
+            if w.batch_is_full(64) {
+                w.close_batch(store.durable.load(Ordering::Acquire))?;
             }
             let to = w.append(kind, &bytes)?;
-            let change = Change::Move { from: frame, to };
+            let change = Record::Move { from: frame, to };
             draft.table.seq = w.seq + 1;
             w.log(&change);
             if let Err(e) = draft.apply(&change) {

@@ -1,6 +1,6 @@
 //! The store: a log of self-describing frames (the truth) and an index derived from it.
 //!
-//! Every change is a [`Txn`], appended to the running group and visible at once; a group becomes
+//! Every change is a [`Txn`], appended to the running batch and visible at once; a batch becomes
 //! durable as a whole when [`Store::sync`] returns. Nothing here knows what a file's bytes mean.
 //!
 //! Lock order: `cleaning` → `sync` → `writer` → the flusher's turn → the tail → `state`.
@@ -31,19 +31,21 @@ mod txn;
 mod worker;
 
 pub use self::log::frame::HEADER as FRAME_HEADER;
+pub use self::log::record::Record;
 pub use self::log::superblock::FORMAT;
 pub use api::*;
 pub use models::ModelId;
 pub use repair::report::{Checked, Problem, SegmentCheck};
 pub use space::Reservation;
+pub use txn::{Guard, Txn};
 
 use self::log::frame::{self, Header, Kind};
-use self::log::record::{self, Change};
+use self::log::record::BATCH_MAX;
 use self::log::replay::Loss;
 use self::log::segments::{self, Segments};
 use self::log::superblock;
 use self::log::writer::Writer;
-use crate::types::{Attr, Extent, FrameRef, Ino};
+use crate::types::{Attr, Extent, Frame, FrameMeta, FrameRef, Ino};
 use index::flusher;
 use index::live::Live;
 use index::state::State;
@@ -52,7 +54,6 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use txn::{change, data_frame, op_bytes};
 
 /// Bytes of the frame of a payload of so many bytes, its own parity included.
 pub fn frame_len(ecc: Ecc, payload: usize) -> u64 {
@@ -71,7 +72,7 @@ pub struct Store {
     state: Arc<RwLock<State>>,
     live: Arc<Live>,
     sync: Mutex<()>,
-    /// Groups up to this are durable.
+    /// Batches up to this are durable.
     durable: AtomicU64,
     /// The segment (upper half) and how much of it (lower half) that is durable.
     synced: AtomicU64,
@@ -241,8 +242,8 @@ impl Store {
             // In pages, so that nobody waits for long.
             let page = self.view().extents_from(ino, off, PAGE)?;
             for (_, e) in &page {
-                if e.model != 0 && last.replace(e.frame) != Some(e.frame) {
-                    *counts.entry(e.model).or_default() += 1;
+                if e.meta.model != 0 && last.replace(e.frame) != Some(e.frame) {
+                    *counts.entry(e.meta.model).or_default() += 1;
                 }
             }
             let full = page.len() == PAGE;
@@ -251,55 +252,34 @@ impl Store {
         Ok(counts)
     }
 
-    /// Appends a change to the running group: atomic, visible at once, durable after `sync`.
+    /// Appends a change to the running batch: atomic, visible at once, durable after `sync`.
     ///
     /// On error nothing of it has happened. `Conflict` if the guard does not hold, or a primer or
-    /// model that a frame names is not there. Returns where each of `txn.frames` lies.
-    #[allow(clippy::needless_pass_by_value)]
+    /// model that a frame names is not there. Returns where each of the frames lies.
     pub fn append(&self, txn: Txn) -> Result<Vec<FrameRef>> {
         if self.read_only {
             return Err(StoreError::ReadOnly);
         }
-        let primers = txn.ops.iter().filter_map(|op| match op {
-            Op::PutPrimer { id, frame } => Some((*frame, *id)),
-            _ => None,
-        });
-        let primers: HashMap<usize, u64> = primers.collect();
-        let frames: Vec<(Kind, Vec<u8>)> = txn
-            .frames
-            .iter()
-            .enumerate()
-            .map(|(n, f)| {
-                let id = primers.get(&n).copied();
-                let kind = if id.is_some() { Kind::Primer } else { Kind::Data };
-                Ok((kind, data_frame(self.segments.stamp, kind, id.unwrap_or(f.primer), f)?))
-            })
-            .collect::<Result<_>>()?;
+        txn.check()?;
+        let frames = txn.encode_frames(self.segments.stamp)?;
         let mut w = self.writer();
         w.admits()?;
         self.admit(&txn)?;
-        let frees = txn.frames.is_empty()
-            && txn.ops.iter().any(|op| {
-                matches!(
-                    op,
-                    Op::DelInode(_) | Op::DelDirent { .. } | Op::DelXattr(..) | Op::Punch { .. }
-                )
-            });
         let bytes: u64 = frames.iter().map(|(_, f)| f.len() as u64).sum();
-        let meta = op_bytes(&txn.ops);
-        if meta > record::GROUP_MAX / 2 {
+        let meta = txn.record_bytes();
+        if meta > BATCH_MAX / 2 {
             return Err(StoreError::Refused(format!("a change of {meta} bytes is too large")));
         }
-        w.ensure(bytes + meta as u64, frees)?;
-        if w.group_is_full(meta) {
-            w.close_group(self.durable.load(Ordering::Acquire))?;
+        w.ensure(bytes + meta as u64, txn.frees())?;
+        if w.batch_is_full(meta) {
+            w.close_batch(self.durable.load(Ordering::Acquire))?;
         }
         let mut refs = Vec::with_capacity(frames.len());
         for (kind, f) in &frames {
             refs.push(w.append(*kind, f)?);
         }
         // Half of a change must not become durable, nor anything behind it.
-        if let Err(e) = self.apply(&mut w, &txn, &refs) {
+        if let Err(e) = self.apply(&mut w, txn, &refs) {
             w.fail(&e.to_string());
             return Err(e);
         }
@@ -336,49 +316,35 @@ impl Store {
     /// Checks everything that a transaction needs to hold before it may begin.
     fn admit(&self, txn: &Txn) -> Result<()> {
         let state = self.view();
-        if let Some(g) = &txn.guard
+        if let Some(g) = txn.guard()
             && self.extents_in(g.ino, g.off, g.len)? != g.expect
         {
             return Err(StoreError::Conflict);
         }
-        for f in &txn.frames {
-            let brought = |op: &Op| matches!(op, Op::PutPrimer { id, .. } if *id == f.primer);
-            if f.primer != 0 && state.primer(f.primer)?.is_none() && !txn.ops.iter().any(brought) {
+        for FrameMeta { primer, model, .. } in txn.data().map(|f| f.meta) {
+            if primer != 0 && !txn.brings_primer(primer) && state.primer(primer)?.is_none() {
                 return Err(StoreError::Conflict);
             }
-            if f.model != 0 && !state.models()?.iter().any(|m| m.number == f.model) {
+            if model != 0 && !state.models()?.iter().any(|m| m.number == model) {
                 return Err(StoreError::Conflict);
             }
-        }
-        if let Some(f) = txn.frames.iter().find(|f| f.plain_len == 0) {
-            return Err(StoreError::Refused(format!("inode {}: a frame of no bytes", f.ino)));
-        }
-        let bad_frame = |op: &Op| {
-            matches!(op, Op::PutExtent { frame } | Op::PutPrimer { frame, .. }
-                if *frame >= txn.frames.len())
-        };
-        if txn.ops.iter().any(bad_frame) {
-            return Err(StoreError::Refused(
-                "a change names a frame that it does not bring".into(),
-            ));
         }
         Ok(())
     }
 
-    fn apply(&self, w: &mut Writer, txn: &Txn, refs: &[FrameRef]) -> Result<()> {
+    fn apply(&self, w: &mut Writer, txn: Txn, refs: &[FrameRef]) -> Result<()> {
         let mut draft = self.draft(w);
-        for op in &txn.ops {
-            let change = change(op, &txn.frames, refs);
-            if let Some(cut) = draft.instead(&change)? {
+        for record in txn.placed(refs) {
+            if let Some(cut) = draft.instead(&record)? {
                 w.log(&cut);
                 draft.apply(&cut)?;
                 self.sweeper.wake();
-                if matches!(change, Change::Punch { .. }) {
+                if matches!(record, Record::Punch { .. }) {
                     continue;
                 }
             }
-            w.log(&change);
-            draft.apply(&change)?;
+            w.log(&record);
+            draft.apply(&record)?;
         }
         self.publish(w, draft);
         Ok(())
@@ -397,11 +363,8 @@ impl Store {
             Ok(Frame {
                 ino: Ino(h.ino),
                 off: h.off,
-                form: h.form,
-                generation: h.generation,
-                plain_len: h.plain_len,
+                meta: h.meta,
                 plain_hash: h.plain_hash,
-                model: h.model,
                 payload: h.payload(&bytes).to_vec(),
             })
         });
@@ -476,7 +439,7 @@ impl Store {
         waiting.saturating_add(unprotected).saturating_add(lock(&self.checkpoint).1)
     }
 
-    /// Syncs, closes the index and appends the clean-unmount record. Later calls of others fail; a
+    /// Syncs, closes the index and appends the clean-shutdown record. Later calls of others fail; a
     /// second call says how the first ended.
     pub fn close(&self) -> Result<()> {
         open::close(self)

@@ -10,7 +10,7 @@ use crate::store::repair::read_repair::{differing, read_whole, write_back};
 use crate::store::repair::rebuild;
 use crate::store::repair::report::Checked;
 use crate::store::repair::sidecar::{self, Sidecar};
-use crate::types::Form;
+use crate::types::FrameMeta;
 use std::io;
 use std::sync::atomic::Ordering;
 
@@ -71,15 +71,14 @@ fn frames(segments: &Segments, id: &ModelId, bytes: &[u8]) -> Vec<u8> {
     for (n, chunk) in bytes.chunks(CHUNK).enumerate() {
         let header = Header {
             kind: Kind::Data,
-            form: Form::Raw,
-            staged: false,
-            model: 0,
             payload_len: 0,
-            plain_len: chunk.len() as u32,
             ino: 0,
             off: (n * CHUNK) as u64,
-            generation: number(id),
-            primer: 0,
+            meta: FrameMeta {
+                plain_len: chunk.len() as u32,
+                generation: number(id),
+                ..FrameMeta::default()
+            },
             code: code(segments.ecc),
             plain_hash: crate::block::plain_hash(chunk),
             payload_crc: 0,
@@ -146,12 +145,12 @@ impl Store {
         if is_id(id, &plain) {
             return Ok(plain);
         }
-        let (_, plain) = self.mend_model(id, &bytes, !self.read_only)?;
+        let (_, plain) = self.repair_model(id, &bytes, !self.read_only)?;
         Ok(plain)
     }
 
-    /// Mends a model file whose bytes these are; `write` puts it right on disk too.
-    fn mend_model(&self, id: &ModelId, before: &[u8], write: bool) -> Result<(Checked, Vec<u8>)> {
+    /// Repairs a model file whose bytes these are; `write` puts it right on disk too.
+    fn repair_model(&self, id: &ModelId, before: &[u8], write: bool) -> Result<(Checked, Vec<u8>)> {
         let (segments, at) = (&self.segments, path(id));
         // One that cannot be had now may be whole, and stays.
         let (blob, there) = match segments.volume.open(&sidecar_path(id), false) {
@@ -213,7 +212,7 @@ impl Store {
         let blob = self.segments.volume.open(&at, false).map_err(io_error("open", &at))?;
         let len = measure(&*blob, &at)?;
         let (bytes, _) = read_whole(&*blob, len);
-        self.mend_model(id, &bytes, repair && !self.read_only).map(|(check, _)| check)
+        self.repair_model(id, &bytes, repair && !self.read_only).map(|(check, _)| check)
     }
 
     /// Names of all model files.

@@ -12,7 +12,7 @@ use crate::store::index::memtable::Table;
 use crate::store::index::state::State;
 use crate::store::index::totals::Totals;
 use crate::store::log::frame::{self, Kind, Stamp, meta_frame, squeeze};
-use crate::store::log::record::{Change, In, Out};
+use crate::store::log::record::{In, Out, Record};
 use crate::store::log::replay;
 use crate::store::log::segments::{Segments, code, io_error, segment_path};
 use crate::store::log::superblock::{self, FILES, FORMAT, SEGMENT_HEADER, SegmentHeader};
@@ -106,20 +106,20 @@ pub fn create_as(
     let header = SegmentHeader { number: 1, uuid, checkpoint: true };
     let table = Table::new(Arc::new(NoBase));
     let mut state = State::new(table, Totals::default(), code(options.ecc))?;
-    state.apply(&Change::PutInode(Ino::ROOT, root))?;
+    state.apply(&Record::PutInode(Ino::ROOT, root))?;
     let mut o = Out::default();
     for (k, v) in state.table.scan(&[], &[0xff], usize::MAX)? {
         o.bytes(&k).bytes(&v);
     }
     let mut bytes = header.encode();
     let stamp = Stamp { tag: frame::tag(&uuid), code: code(options.ecc) };
-    let (form, plain_len, payload) = squeeze(o.0);
-    bytes.extend(meta_frame(stamp, Kind::Checkpoint, 0, plain_len, form, &payload));
+    let (encoding, plain_len, payload) = squeeze(o.0);
+    bytes.extend(meta_frame(stamp, Kind::Checkpoint, 0, plain_len, encoding, &payload));
     let mut o = Out::default();
     o.u32(1).u64(0).u64(0);
     state.totals.encode(&mut o);
-    let (form, plain_len, payload) = squeeze(o.0);
-    bytes.extend(meta_frame(stamp, Kind::CheckpointEnd, 0, plain_len, form, &payload));
+    let (encoding, plain_len, payload) = squeeze(o.0);
+    bytes.extend(meta_frame(stamp, Kind::CheckpointEnd, 0, plain_len, encoding, &payload));
     let write = |path: &str, bytes: &[u8]| -> std::io::Result<()> {
         let blob = volume.create(path)?;
         blob.write_at(bytes, 0)?;
@@ -324,10 +324,10 @@ enum Left {
 }
 
 fn left(path: &Path, superblock: &Superblock, segments: &Arc<Segments>) -> Left {
-    let Some((group, mark, number, len)) = replay::clean_mark(segments) else {
+    let Some((batch, mark, number, len)) = replay::shutdown_record(segments) else {
         return Left::Nothing;
     };
-    let Change::Clean { index, digest, since_checkpoint, checkpoint, totals } = mark else {
+    let Record::Shutdown { index, digest, since_checkpoint, checkpoint, totals } = mark else {
         return Left::Nothing;
     };
     let Some(dir) = disk::place(path, &index) else { return Left::Nothing };
@@ -354,13 +354,13 @@ fn left(path: &Path, superblock: &Superblock, segments: &Arc<Segments>) -> Left 
             crate::store::log::footer::summary(segments, number, SEGMENT_HEADER as u64).ok()?.0;
         let mut writer =
             Writer::resume(Arc::clone(segments), superblock.uuid, number, len, lines).ok()?;
-        writer.seq = group.seq;
-        writer.chain = group.chain();
+        writer.seq = batch.seq;
+        writer.chain = batch.chain();
         writer.since_checkpoint = since_checkpoint;
         let state = State::new(Table::new(base), totals, segments.stamp.code).ok()?;
         let index_dir = Some(dir.clone());
         let loss = replay::Loss::default();
-        Some(Start { state, writer, index_dir, seq: group.seq, checkpoint, loss })
+        Some(Start { state, writer, index_dir, seq: batch.seq, checkpoint, loss })
     };
     let rooted = |s: &Start| !matches!(s.state.inode(Ino::ROOT), Ok(None));
     start().filter(rooted).map_or(Left::Nothing, |start| Left::Whole(Box::new(start)))
@@ -486,8 +486,8 @@ fn end(store: &Store) -> Result<()> {
         let since_checkpoint = w.since_checkpoint;
         let checkpoint = *lock(&store.checkpoint);
         let totals = totals.0;
-        w.log(&Change::Clean { index, digest, since_checkpoint, checkpoint, totals });
-        w.close_group(store.durable.load(Ordering::Acquire))?;
+        w.log(&Record::Shutdown { index, digest, since_checkpoint, checkpoint, totals });
+        w.close_batch(store.durable.load(Ordering::Acquire))?;
         w.flush()?;
         for (number, blob) in w.unsynced() {
             blob.sync().map_err(|e| io_error("fdatasync", number, e))?;
@@ -508,9 +508,9 @@ fn end(store: &Store) -> Result<()> {
     Ok(())
 }
 
-/// A checkpoint is read back much faster than groups are replayed, should the index get lost.
+/// A checkpoint is read back much faster than batches are replayed, should the index get lost.
 fn checkpoint_at_close(store: &Store) {
-    /// Bytes of groups that are replayed in no time, and the part of the last checkpoint's length
+    /// Bytes of batches that are replayed in no time, and the part of the last checkpoint's length
     /// that they may reach. A small part: unmounts would take longer for nothing.
     const FEW: u64 = 1 << 20;
     const PART: u64 = 8;

@@ -61,8 +61,8 @@ pub fn step(store: &Store, max: usize) -> Result<bool> {
     let mut draft = store.draft(&w);
     let Some(change) = draft.next_sweep(max)? else { return Ok(false) };
     w.ensure(64, true)?;
-    if w.group_is_full(64) {
-        w.close_group(store.durable.load(Ordering::Acquire))?;
+    if w.batch_is_full(64) {
+        w.close_batch(store.durable.load(Ordering::Acquire))?;
     }
     // Half of a change must not become durable.
     let applied = catch_unwind(AssertUnwindSafe(|| {

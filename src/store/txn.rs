@@ -1,17 +1,150 @@
-//! From what a transaction asks for to what is written.
+//! Transactions: frames to append and log records that put them into use, all at once or not at all.
 
-use super::api::{NewFrame, Op, Result, StoreError};
+use super::api::{Result, StoreError};
 use crate::store::log::frame::{Header, Kind, MAX_LEN, MAX_U40, MAX_U48, Stamp};
-use crate::store::log::record::Change;
-use crate::types::{Extent, FrameRef};
+use crate::store::log::record::Record;
+use crate::types::{Extent, Frame, FrameRef, Ino};
 
-/// The frame of a file's data, or a primer; `primer` is the one it was coded with, or that it is.
-pub fn data_frame(stamp: Stamp, kind: Kind, primer: u64, f: &NewFrame) -> Result<Vec<u8>> {
+/// Compare-and-swap: the transaction is applied only if the extents that overlap the range are
+/// exactly these, in this order.
+#[derive(Debug, Clone)]
+pub struct Guard {
+    /// Inode.
+    pub ino: Ino,
+    /// First byte.
+    pub off: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// What [`Store::extents_in`] said when the rewriting began.
+    pub expect: Vec<Extent>,
+}
+
+/// One atomic change of the store.
+#[derive(Debug, Clone, Default)]
+pub struct Txn {
+    /// Applied in order. Those that name a frame come from [`Self::map`] and [`Self::primer`].
+    records: Vec<Record>,
+    frames: Vec<(Kind, Frame)>,
+    guard: Option<Guard>,
+}
+
+impl From<Vec<Record>> for Txn {
+    fn from(records: Vec<Record>) -> Self {
+        Self { records, ..Self::default() }
+    }
+}
+
+impl From<Record> for Txn {
+    fn from(record: Record) -> Self {
+        vec![record].into()
+    }
+}
+
+impl Txn {
+    /// Then this.
+    #[must_use]
+    pub fn then(mut self, record: Record) -> Self {
+        self.records.push(record);
+        self
+    }
+
+    /// Then append a frame and map all of its plaintext at its own offset, in place of what is there.
+    #[must_use]
+    pub fn map(mut self, frame: Frame) -> Self {
+        let extent = Extent {
+            off: frame.off,
+            len: frame.meta.plain_len.into(),
+            frame: FrameRef::unplaced(self.frames.len()),
+            frame_off: 0,
+            meta: frame.meta,
+        };
+        self.records.push(Record::PutExtent(frame.ino, extent));
+        self.frames.push((Kind::Data, frame));
+        self
+    }
+
+    /// Then append a frame and keep it as the primer of this id, from [`super::Store::next_ino`].
+    #[must_use]
+    pub fn primer(mut self, id: u64, mut frame: Frame) -> Self {
+        frame.meta.primer = id;
+        let place = FrameRef::unplaced(self.frames.len());
+        self.records.push(Record::PutPrimer { id, ino: frame.ino, frame: place });
+        self.frames.push((Kind::Primer, frame));
+        self
+    }
+
+    /// Only if this holds.
+    #[must_use]
+    pub fn only_if(mut self, guard: Guard) -> Self {
+        self.guard = Some(guard);
+        self
+    }
+
+    /// What has to hold.
+    pub(super) fn guard(&self) -> Option<&Guard> {
+        self.guard.as_ref()
+    }
+
+    /// The frames of files' data.
+    pub(super) fn data(&self) -> impl Iterator<Item = &Frame> {
+        self.frames.iter().filter(|(kind, _)| *kind == Kind::Data).map(|(_, f)| f)
+    }
+
+    /// True if it keeps this primer.
+    pub(super) fn brings_primer(&self, id: u64) -> bool {
+        self.frames.iter().any(|(kind, f)| *kind == Kind::Primer && f.meta.primer == id)
+    }
+
+    /// True if it can only make room.
+    pub(super) fn frees(&self) -> bool {
+        let frees = |r: &Record| {
+            use Record::{DelDirent, DelInode, DelXattr, Punch};
+            matches!(r, DelInode(_) | DelDirent { .. } | DelXattr(..) | Punch { .. })
+        };
+        self.frames.is_empty() && self.records.iter().any(frees)
+    }
+
+    /// An upper bound on what its records take in a batch, in bytes.
+    pub(super) fn record_bytes(&self) -> usize {
+        self.records.iter().map(Record::max_len).sum()
+    }
+
+    /// Refuses what only the store itself may log, a frame of no bytes, and what the format cannot
+    /// hold.
+    pub(super) fn check(&self) -> Result<()> {
+        let own = |r: &&Record| {
+            use Record::{Cut, Move, Shutdown};
+            let places = r.frame().is_some_and(|f| f.number_in(self.frames.len()).is_none());
+            places || matches!(r, Shutdown { .. } | Cut { .. } | Move { .. })
+        };
+        if let Some(r) = self.records.iter().find(own) {
+            return Err(StoreError::Refused(format!("not for a transaction: {r:?}")));
+        }
+        if let Some((_, f)) = self.frames.iter().find(|(_, f)| f.meta.plain_len == 0) {
+            return Err(StoreError::Refused(format!("inode {}: a frame of no bytes", f.ino)));
+        }
+        Ok(())
+    }
+
+    /// The frames as they are written.
+    pub(super) fn encode_frames(&self, stamp: Stamp) -> Result<Vec<(Kind, Vec<u8>)>> {
+        let encode = |(kind, f): &(Kind, Frame)| Ok((*kind, encode(stamp, *kind, f)?));
+        self.frames.iter().map(encode).collect()
+    }
+
+    /// The records, once its frames lie where `places` says.
+    pub(super) fn placed(self, places: &[FrameRef]) -> impl Iterator<Item = Record> {
+        self.records.into_iter().map(|r| r.placed(places))
+    }
+}
+
+/// The frame of a file's data, or a primer, as it is written.
+pub(super) fn encode(stamp: Stamp, kind: Kind, f: &Frame) -> Result<Vec<u8>> {
     let fits = f.payload.len() <= MAX_LEN
-        && f.plain_len as usize <= MAX_LEN
+        && f.meta.plain_len as usize <= MAX_LEN
         && f.ino.0 <= MAX_U40
-        && f.generation <= MAX_U40
-        && primer <= MAX_U40
+        && f.meta.generation <= MAX_U40
+        && f.meta.primer <= MAX_U40
         && f.off <= MAX_U48;
     if !fits {
         return Err(StoreError::Refused(format!(
@@ -21,67 +154,13 @@ pub fn data_frame(stamp: Stamp, kind: Kind, primer: u64, f: &NewFrame) -> Result
     }
     let header = Header {
         kind,
-        form: f.form,
-        staged: f.staged,
-        model: f.model,
         payload_len: 0,
-        plain_len: f.plain_len,
         ino: f.ino.0,
         off: f.off,
-        generation: f.generation,
-        primer,
+        meta: f.meta,
         code: stamp.code,
         plain_hash: f.plain_hash,
         payload_crc: 0,
     };
     Ok(header.frame(&f.payload))
-}
-
-/// An upper bound on what the changes take in a group, in bytes.
-pub fn op_bytes(ops: &[Op]) -> usize {
-    let variable = |op: &Op| match op {
-        Op::PutSymlink(_, t) => t.len(),
-        Op::PutDirent { name, .. } | Op::DelDirent { name, .. } => name.len(),
-        Op::PutXattr(_, n, v) => n.len() + v.len(),
-        Op::DelXattr(_, n) => n.len(),
-        Op::PutModel(m) => m.name.len(),
-        _ => 0,
-    };
-    ops.iter().map(|op| 128 + variable(op)).sum()
-}
-
-/// The change that an operation amounts to once its frames lie where `refs` says.
-pub fn change(op: &Op, frames: &[NewFrame], refs: &[FrameRef]) -> Change {
-    match op {
-        Op::PutInode(i, a) => Change::PutInode(*i, *a),
-        Op::DelInode(i) => Change::DelInode(*i),
-        Op::PutSymlink(i, t) => Change::PutSymlink(*i, t.clone()),
-        Op::PutDirent { parent, name, ino, kind } => {
-            Change::PutDirent { parent: *parent, name: name.clone(), ino: *ino, kind: *kind }
-        }
-        Op::DelDirent { parent, name } => Change::DelDirent { parent: *parent, name: name.clone() },
-        Op::PutXattr(i, n, v) => Change::PutXattr(*i, n.clone(), v.clone()),
-        Op::DelXattr(i, n) => Change::DelXattr(*i, n.clone()),
-        Op::PutExtent { frame } => {
-            let f = &frames[*frame];
-            let extent = Extent {
-                off: f.off,
-                len: u64::from(f.plain_len),
-                frame: refs[*frame],
-                frame_off: 0,
-                plain_len: f.plain_len,
-                form: f.form,
-                staged: f.staged,
-                generation: f.generation,
-                primer: f.primer,
-                model: f.model,
-            };
-            Change::PutExtent(f.ino, extent)
-        }
-        Op::PutPrimer { id, frame } => {
-            Change::PutPrimer { id: *id, ino: frames[*frame].ino, frame: refs[*frame] }
-        }
-        Op::PutModel(m) => Change::PutModel(m.clone()),
-        Op::Punch { ino, off, len } => Change::Punch { ino: *ino, off: *off, len: *len },
-    }
 }

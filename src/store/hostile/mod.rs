@@ -11,14 +11,14 @@ use super::api::{Ecc, OpenOptions, Superblock};
 use super::io::{Blob, Volume};
 use super::{Store, lock, open};
 use crate::store::log::frame::{self, HEADER, Header, Kind, Stamp};
-use crate::store::log::record::{Group, In, Out};
+use crate::store::log::record::{Batch, In, Out};
 use crate::store::log::segments::{Segments, code, segment_path, sidecar_path};
 use crate::store::log::superblock::{self, FILES, FORMAT, SEGMENT_HEADER, SegmentHeader};
 use crate::store::log::{footer, replay};
 use crate::store::repair::ecc::rs::Code;
 use crate::store::repair::rebuild;
 use crate::store::repair::sidecar::Sidecar;
-use crate::types::Form;
+use crate::types::{Encoding, FrameMeta};
 use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Result as IoResult};
 use std::path::PathBuf;
@@ -78,13 +78,13 @@ fn seal(bytes: &mut [u8], from: usize) {
 /// A frame of any bytes is refused, or read; and a good one hit anywhere is refused, or what it was.
 pub fn one_frame(bytes: &[u8]) {
     let _ = (Header::first(bytes), Header::second(bytes), frame::check(bytes));
-    let mut mended = bytes.to_vec();
-    if frame::mend(&mut mended).is_err() {
-        assert!(mended == bytes);
+    let mut whole = bytes.to_vec();
+    if frame::repair(&mut whole).is_err() {
+        assert!(whole == bytes);
     }
     let mut sealed = bytes.to_vec();
     seal(&mut sealed, 0);
-    if let Ok((h, _)) = frame::mend(&mut sealed) {
+    if let Ok((h, _)) = frame::repair(&mut sealed) {
         assert!(frame::check(&sealed).is_ok_and(|c| c == h));
     }
     // Pairs of bytes say where a good frame is hit and with what.
@@ -96,13 +96,13 @@ pub fn one_frame(bytes: &[u8]) {
             let at = usize::from(hit[0]) * 257 % good.len();
             hurt[at] ^= hit[1];
         }
-        if frame::mend(&mut hurt).is_ok() {
+        if frame::repair(&mut hurt).is_ok() {
             assert!(hurt == good);
         }
     }
 }
 
-/// A segment and a sidecar of any bytes are walked, mended and summarised.
+/// A segment and a sidecar of any bytes are walked, repaired and summarised.
 pub fn segment(bytes: &[u8]) {
     let mut i = In(bytes);
     let head = (|| Some((i.u8()?, i.u16()?)))();
@@ -126,7 +126,7 @@ pub fn segment(bytes: &[u8]) {
     let Ok(segments) = Segments::open(Arc::new(volume), &superblock(ecc), true) else { return };
     let len = segments.get(1).map_or(0, |s| s.len);
     let _ = segments.examine(1, len);
-    let _ = replay::clean_mark(&segments);
+    let _ = replay::shutdown_record(&segments);
     if let Ok((lines, _)) = footer::summary(&segments, 1, SEGMENT_HEADER as u64) {
         for l in lines {
             let _ = segments.frame(l.frame);
@@ -145,17 +145,21 @@ fn data_header(fields: &[u8]) -> Header {
     let mut i = In(fields);
     let mut word =
         |n| i.take(n).unwrap_or_default().iter().rev().fold(0, |v, b| v << 8 | u64::from(*b));
-    Header {
-        kind: Kind::Data,
-        form: Form::from_u8(word(1) as u8 & 3).unwrap_or(Form::Raw),
+    let mut meta = FrameMeta {
+        encoding: Encoding::from_u8(word(1) as u8 & 3).unwrap_or(Encoding::Raw),
         staged: word(1) & 1 == 1,
         model: word(2) as u16,
-        payload_len: 0,
         plain_len: (word(3) as u32).min(LONGEST),
-        ino: word(5),
-        off: word(6),
-        generation: word(5),
-        primer: word(5),
+        ..FrameMeta::default()
+    };
+    let (ino, off) = (word(5), word(6));
+    (meta.generation, meta.primer) = (word(5), word(5));
+    Header {
+        kind: Kind::Data,
+        payload_len: 0,
+        ino,
+        off,
+        meta,
         code: Code::None,
         plain_hash: word(8),
         payload_crc: 0,
@@ -163,7 +167,7 @@ fn data_header(fields: &[u8]) -> Header {
 }
 
 /// A log of any records, each a kind (u8), a length (u24) and that many bytes; the first byte of all
-/// is the store's level. Kinds: 0 data, 1 primer (header fields, payload), 2 a group's changes, 3 part
+/// is the store's level. Kinds: 0 data, 1 primer (header fields, payload), 2 a batch's records, 3 part
 /// and 4 end of a checkpoint, 5 footer, 6 the next segment, 7 bytes as they are, 8 the sidecar of
 /// what there is of the segment. Sequence, chain and checksums are put right.
 #[derive(Debug, Default)]
@@ -195,7 +199,7 @@ impl Log {
 
     fn meta(&mut self, kind: Kind, payload: &[u8]) {
         let stamp = Stamp { tag: frame::tag(&UUID), code: code(level(self.ecc)) };
-        let frame = frame::meta_frame(stamp, kind, self.seq, payload.len(), Form::Raw, payload);
+        let frame = frame::meta_frame(stamp, kind, self.seq, payload.len(), Encoding::Raw, payload);
         self.bytes.extend(frame);
     }
 
@@ -209,12 +213,12 @@ impl Log {
             }
             2 => {
                 let (seq, prev, durable) = (self.seq + 1, self.chain, self.seq);
-                let group = Group { seq, prev, durable, changes: body.to_vec() };
+                let batch = Batch { seq, prev, durable, changes: body.to_vec() };
                 let mut o = Out::default();
                 o.u64(seq).u64(prev).u64(durable);
                 o.0.extend_from_slice(body);
-                self.meta(Kind::Group, &o.0);
-                (self.seq, self.chain) = (seq, group.chain());
+                self.meta(Kind::Batch, &o.0);
+                (self.seq, self.chain) = (seq, batch.chain());
             }
             3 => {
                 self.parts += 1;
@@ -370,7 +374,7 @@ mod tests {
     use crate::block::mutate::mutated;
 
     #[test]
-    fn mutated_frames_are_refused_or_mended() {
+    fn mutated_frames_are_refused_or_repaired() {
         let seeds = seeds::frames();
         for bytes in seeds.iter().cloned().chain(mutated(&seeds, 20_000)) {
             one_frame(&bytes);

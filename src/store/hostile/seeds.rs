@@ -5,12 +5,12 @@ use crate::block::{Primer, Tier, encode, plain_hash};
 use crate::store::api::ModelEntry;
 use crate::store::index::totals::Totals;
 use crate::store::log::frame::{Header, Kind, Stamp, tag};
-use crate::store::log::record::{Change, Out};
+use crate::store::log::record::{Out, Record};
 use crate::store::log::segments::code;
 use crate::store::log::superblock::SEGMENT_HEADER;
 use crate::store::repair::ecc::rs::Code;
 use crate::store::repair::sidecar;
-use crate::types::{Attr, Extent, Form, FrameRef, Ino, Time};
+use crate::types::{Attr, Encoding, Extent, FrameMeta, FrameRef, Ino, Time};
 
 /// Records as they are written, and what they amount to.
 struct Writing {
@@ -38,20 +38,20 @@ impl Writing {
 
     fn data(&mut self, kind: u8, h: Header, payload: &[u8]) -> FrameRef {
         let mut o = Out::default();
-        o.u8(h.form as u8).u8(h.staged.into()).u16(h.model);
+        o.u8(h.meta.encoding as u8).u8(h.meta.staged.into()).u16(h.meta.model);
         let mut word = |v: u64, n: usize| o.0.extend_from_slice(&v.to_le_bytes()[..n]);
-        word(h.plain_len.into(), 3);
+        word(h.meta.plain_len.into(), 3);
         word(h.ino, 5);
         word(h.off, 6);
-        word(h.generation, 5);
-        word(h.primer, 5);
+        word(h.meta.generation, 5);
+        word(h.meta.primer, 5);
         word(h.plain_hash, 8);
         o.0.resize(DATA, 0);
         o.0.extend_from_slice(payload);
         self.put(kind, &o.0)
     }
 
-    fn group(&mut self, changes: &[Change]) {
+    fn batch(&mut self, changes: &[Record]) {
         let mut o = Out::default();
         for c in changes {
             c.encode(&mut o);
@@ -91,18 +91,20 @@ fn text(lines: usize) -> Vec<u8> {
     (0..lines).flat_map(|n| format!("{n} user{} logs in\n", n % 7).into_bytes()).collect()
 }
 
-fn header(ino: u64, off: u64, form: Form, plain: &[u8], primer: u64) -> Header {
+fn header(ino: u64, off: u64, encoding: Encoding, plain: &[u8], primer: u64) -> Header {
     Header {
         kind: Kind::Data,
-        form,
-        staged: form != Form::Fast,
-        model: 0,
         payload_len: 0,
-        plain_len: plain.len() as u32,
         ino,
         off,
-        generation: 3,
-        primer,
+        meta: FrameMeta {
+            encoding,
+            staged: encoding != Encoding::Fast,
+            model: 0,
+            plain_len: plain.len() as u32,
+            generation: 3,
+            primer,
+        },
         code: Code::None,
         plain_hash: plain_hash(plain),
         payload_crc: 0,
@@ -110,18 +112,7 @@ fn header(ino: u64, off: u64, form: Form, plain: &[u8], primer: u64) -> Header {
 }
 
 fn extent(h: &Header, frame: FrameRef) -> Extent {
-    Extent {
-        off: h.off,
-        len: h.plain_len.into(),
-        frame,
-        frame_off: 0,
-        plain_len: h.plain_len,
-        form: h.form,
-        staged: h.staged,
-        generation: h.generation,
-        primer: h.primer,
-        model: h.model,
-    }
+    Extent { off: h.off, len: h.meta.plain_len.into(), frame, frame_off: 0, meta: h.meta }
 }
 
 /// A small store with every kind of record.
@@ -136,25 +127,25 @@ fn store(ecc: u8) -> Vec<u8> {
     pairs.bytes(&key).bytes(&value.0);
     w.put(3, &pairs.0);
     w.checkpoint(&Totals::default());
-    let name = |parent, name: &[u8], ino, kind| Change::PutDirent {
+    let name = |parent, name: &[u8], ino, kind| Record::PutDirent {
         parent: Ino(parent),
         name: name.to_vec(),
         ino: Ino(ino),
         kind,
     };
     let (reg, dir) = (libc::S_IFREG | 0o644, libc::S_IFDIR | 0o755);
-    let raw = header(2, 0, Form::Raw, b"hello world", 0);
+    let raw = header(2, 0, Encoding::Raw, b"hello world", 0);
     let raw_at = w.data(0, raw, b"hello world");
-    w.group(&[
-        Change::PutInode(Ino(2), attr(reg, 11)),
+    w.batch(&[
+        Record::PutInode(Ino(2), attr(reg, 11)),
         name(1, b"hello", 2, libc::S_IFREG),
-        Change::PutExtent(Ino(2), extent(&raw, raw_at)),
-        Change::PutXattr(Ino(2), b"user.a".to_vec(), b"b".to_vec()),
-        Change::PutInode(Ino(3), attr(dir, 0)),
+        Record::PutExtent(Ino(2), extent(&raw, raw_at)),
+        Record::PutXattr(Ino(2), b"user.a".to_vec(), b"b".to_vec()),
+        Record::PutInode(Ino(3), attr(dir, 0)),
         name(1, b"dir", 3, libc::S_IFDIR),
-        Change::PutInode(Ino(4), attr(libc::S_IFLNK | 0o777, 5)),
+        Record::PutInode(Ino(4), attr(libc::S_IFLNK | 0o777, 5)),
         name(3, b"link", 4, libc::S_IFLNK),
-        Change::PutSymlink(Ino(4), b"hello".to_vec()),
+        Record::PutSymlink(Ino(4), b"hello".to_vec()),
     ]);
     // A coded file with its primer, a piece of which is written over.
     let sample = text(60);
@@ -162,26 +153,26 @@ fn store(ecc: u8) -> Vec<u8> {
     if let Ok((primer, coded)) = Primer::make(sample.clone(), &Tier::FAST)
         && let Ok(block) = encode(&plain, Some(&primer), &Tier::FAST)
     {
-        let id = header(5, 0, coded.form, &sample, 0);
+        let id = header(5, 0, coded.encoding, &sample, 0);
         let primer_at = w.data(1, id, &coded.payload);
-        let h = header(5, 0, block.form, &plain, 9);
+        let h = header(5, 0, block.encoding, &plain, 9);
         let at = w.data(0, h, &block.payload);
-        let over = header(5, 50, Form::Raw, b"over", 0);
+        let over = header(5, 50, Encoding::Raw, b"over", 0);
         let over_at = w.data(0, over, b"over");
-        w.group(&[
-            Change::PutPrimer { id: 9, ino: Ino(5), frame: primer_at },
-            Change::PutInode(Ino(5), attr(reg, plain.len() as u64)),
+        w.batch(&[
+            Record::PutPrimer { id: 9, ino: Ino(5), frame: primer_at },
+            Record::PutInode(Ino(5), attr(reg, plain.len() as u64)),
             name(3, b"log", 5, libc::S_IFREG),
-            Change::PutExtent(Ino(5), extent(&h, at)),
-            Change::PutExtent(Ino(5), extent(&over, over_at)),
+            Record::PutExtent(Ino(5), extent(&h, at)),
+            Record::PutExtent(Ino(5), extent(&over, over_at)),
         ]);
     }
     let model = ModelEntry { number: 1, id: [3; 32], engine: 0, name: "m".into() };
-    w.group(&[
-        Change::PutModel(model),
-        Change::Punch { ino: Ino(2), off: 2, len: 3 },
+    w.batch(&[
+        Record::PutModel(model),
+        Record::Punch { ino: Ino(2), off: 2, len: 3 },
         name(1, b"gone", 2, libc::S_IFREG),
-        Change::DelDirent { parent: Ino(1), name: b"gone".to_vec() },
+        Record::DelDirent { parent: Ino(1), name: b"gone".to_vec() },
     ]);
     let bytes = w.log.bytes.clone();
     if let Ok(side) = sidecar::make(level(ecc), stamp(ecc), 1, &bytes)
@@ -191,15 +182,15 @@ fn store(ecc: u8) -> Vec<u8> {
     }
     w.put(6, &[0]);
     let moved = w.data(0, raw, b"hello world");
-    w.group(&[
-        Change::Move { from: raw_at, to: moved },
-        Change::DelXattr(Ino(2), b"user.a".to_vec()),
-        Change::PutInode(Ino(2), Attr { nlink: 0, ..attr(reg, 11) }),
-        Change::DelInode(Ino(4)),
+    w.batch(&[
+        Record::Move { from: raw_at, to: moved },
+        Record::DelXattr(Ino(2), b"user.a".to_vec()),
+        Record::PutInode(Ino(2), Attr { nlink: 0, ..attr(reg, 11) }),
+        Record::DelInode(Ino(4)),
     ]);
     let mut totals = Out::default();
     Totals { last_ino: 9, inodes: 4, ..Totals::default() }.encode(&mut totals);
-    w.group(&[Change::Clean {
+    w.batch(&[Record::Shutdown {
         index: "index".into(),
         digest: [4; 32],
         since_checkpoint: 1,
@@ -227,11 +218,11 @@ pub fn segments() -> Vec<Vec<u8>> {
     let one = |ecc: u8| {
         let mut w = Writing::new(ecc);
         w.checkpoint(&Totals::default());
-        let h = header(2, 0, Form::Raw, b"hello world", 0);
+        let h = header(2, 0, Encoding::Raw, b"hello world", 0);
         let at = w.data(0, h, b"hello world");
-        w.group(&[Change::PutExtent(Ino(2), extent(&h, at))]);
+        w.batch(&[Record::PutExtent(Ino(2), extent(&h, at))]);
         w.put(7, &[0; 100]);
-        w.group(&[Change::DelInode(Ino(2))]);
+        w.batch(&[Record::DelInode(Ino(2))]);
         let mut lines = Out::default();
         lines.u32(at.offset).u32(at.len).u8(0);
         w.put(5, &lines.0);
@@ -248,7 +239,7 @@ pub fn segments() -> Vec<Vec<u8>> {
 /// Inputs of [`super::one_frame`].
 pub fn frames() -> Vec<Vec<u8>> {
     let one = |code: Code| {
-        let h = Header { code, ..header(2, 5, Form::Raw, b"hello world", 7) };
+        let h = Header { code, ..header(2, 5, Encoding::Raw, b"hello world", 7) };
         h.frame(b"hello world")
     };
     [Code::None, Code::Two, Code::Four].map(one).to_vec()

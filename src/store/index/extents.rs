@@ -4,7 +4,7 @@ use super::base::Pair;
 use super::cuts;
 use super::state::{Live, State, add, after, bad, key, key2, tail_u64};
 use crate::store::api::Result;
-use crate::store::log::record::{Change, In, Out};
+use crate::store::log::record::{In, Out, Record};
 use crate::store::sweep::STEP;
 use crate::types::{Extent, Ino};
 use std::ops::Range;
@@ -22,17 +22,17 @@ impl State {
         let fresh = Live {
             len: e.frame.len,
             refs: 1,
-            staged: e.staged,
+            staged: e.meta.staged,
             primer: 0,
             ino,
             off: e.off.saturating_sub(e.frame_off.into()),
-            plain_len: e.plain_len,
+            plain_len: e.meta.plain_len,
         };
         self.hold(e.frame, fresh)?;
-        self.name_primer(e.primer, true)?;
-        self.stage_count(ino, e.staged, true)?;
+        self.name_primer(e.meta.primer, true)?;
+        self.stage_count(ino, e.meta.staged, true)?;
         add(&mut self.totals.logical, e.len);
-        self.totals.last_generation = self.totals.last_generation.max(e.generation);
+        self.totals.last_generation = self.totals.last_generation.max(e.meta.generation);
         let mut o = Out::default();
         o.extent(e);
         self.put(key2(b'e', ino.0, e.off), o.0)
@@ -41,17 +41,17 @@ impl State {
     fn drop_extent(&mut self, ino: Ino, e: &Extent) -> Result<()> {
         self.del(key2(b'e', ino.0, e.off))?;
         self.totals.logical = self.totals.logical.saturating_sub(e.len);
-        self.stage_count(ino, e.staged, false)?;
-        self.name_primer(e.primer, false)?;
+        self.stage_count(ino, e.meta.staged, false)?;
+        self.name_primer(e.meta.primer, false)?;
         self.release(e.frame)
     }
 
     pub(in crate::store) fn put_extent(&mut self, ino: Ino, e: &Extent) -> Result<()> {
         // The primer must not go with an old extent if the new one names it too.
-        self.name_primer(e.primer, true)?;
+        self.name_primer(e.meta.primer, true)?;
         self.punch(ino, e.off, e.len)?;
         self.add_extent(ino, e)?;
-        self.name_primer(e.primer, false)
+        self.name_primer(e.meta.primer, false)
     }
 
     /// Unmaps a range.
@@ -107,25 +107,25 @@ impl State {
 
     /// The change that goes before another, or in place of it, because that one would take too many
     /// extents at once.
-    pub fn instead(&self, change: &Change) -> Result<Option<Change>> {
-        let (ino, off, len) = match change {
-            Change::Punch { ino, off, len } => (*ino, *off, *len),
-            Change::DelInode(ino) => (*ino, 0, u64::MAX),
+    pub fn instead(&self, record: &Record) -> Result<Option<Record>> {
+        let (ino, off, len) = match record {
+            Record::Punch { ino, off, len } => (*ino, *off, *len),
+            Record::DelInode(ino) => (*ino, 0, u64::MAX),
             _ => return Ok(None),
         };
         let (lo, hi) = extent_keys(ino, &(off..off.saturating_add(len)));
         let many = self.table.scan(&lo, &hi, STEP + 1)?.len() > STEP;
-        Ok(many.then_some(Change::Cut { ino, off, len }))
+        Ok(many.then_some(Record::Cut { ino, off, len }))
     }
 
     /// The change that removes the last `max` extents of a range that was cut.
-    pub fn next_sweep(&self, max: usize) -> Result<Option<Change>> {
+    pub fn next_sweep(&self, max: usize) -> Result<Option<Record>> {
         let Some((ino, range)) = self.cuts.last() else { return Ok(None) };
         let (lo, hi) = extent_keys(ino, &range);
         let some = self.table.scan_back(&lo, &hi, max)?;
         let first = some.last().filter(|_| some.len() == max);
         let off = first.map_or(range.start, |(k, _)| tail_u64(k).max(range.start));
-        Ok(Some(Change::Punch { ino, off, len: range.end - off }))
+        Ok(Some(Record::Punch { ino, off, len: range.end - off }))
     }
 
     /// Removes all extents of a range.
@@ -147,15 +147,15 @@ impl State {
                 self.drop_extent(ino, &e)?;
                 continue;
             }
-            self.name_primer(e.primer, true)?;
+            self.name_primer(e.meta.primer, true)?;
             let anchor = Live {
                 len: e.frame.len,
                 refs: 1,
-                staged: e.staged,
+                staged: e.meta.staged,
                 primer: 0,
                 ino,
                 off: 0,
-                plain_len: e.plain_len,
+                plain_len: e.meta.plain_len,
             };
             self.hold(e.frame, anchor)?;
             self.drop_extent(ino, &e)?;
@@ -163,7 +163,7 @@ impl State {
                 self.add_extent(ino, p)?;
             }
             self.release(e.frame)?;
-            self.name_primer(e.primer, false)?;
+            self.name_primer(e.meta.primer, false)?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 #[derive(Debug, Clone)]
 pub(in crate::store) struct Slot {
-    /// The group that the change belongs to.
+    /// The batch that the change belongs to.
     seq: u64,
     value: Option<Vec<u8>>,
 }
@@ -69,7 +69,7 @@ pub struct Table {
     /// Times that changes began to move into the base. As long as it stays the same, the base does,
     /// but for keys that the overlay has, too.
     moves: u64,
-    /// The group that changes belong to from now on.
+    /// The batch that changes belong to from now on.
     pub seq: u64,
 }
 
@@ -245,7 +245,7 @@ impl Table {
         self.overlay.range::<[u8], _>((Bound::Included(lo), Bound::Excluded(hi)))
     }
 
-    /// At most `max` changes of groups up to `seq`, for [`Base::write`].
+    /// At most `max` changes of batches up to `seq`, for [`Base::write`].
     pub fn ripe(&self, seq: u64, max: usize) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         let old = self.overlay.iter().filter(|(_, s)| s.seq <= seq);
         old.take(max).map(|(k, s)| (k.clone(), s.value.clone())).collect()

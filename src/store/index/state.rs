@@ -11,7 +11,7 @@ use super::memtable::Table;
 use super::totals::Totals;
 use crate::store::api::{Dirent, ModelEntry, Result, StoreError};
 use crate::store::log::frame::OVERHEAD;
-use crate::store::log::record::{Change, In, Out};
+use crate::store::log::record::{In, Out, Record};
 use crate::store::repair::ecc::rs::Code;
 use crate::types::{Attr, Extent, FrameRef, Ino};
 
@@ -190,36 +190,36 @@ impl State {
     }
 
     /// Applies one change. An error means that the index failed; the state is then not to be used.
-    pub fn apply(&mut self, change: &Change) -> Result<()> {
-        match change {
-            Change::PutInode(ino, attr) => self.put_inode(*ino, attr),
-            Change::DelInode(ino) => self.del_inode(*ino),
-            Change::PutSymlink(ino, target) => self.put(key(b'l', ino.0), target.clone()),
-            Change::PutDirent { parent, name, ino, kind } => {
+    pub fn apply(&mut self, record: &Record) -> Result<()> {
+        match record {
+            Record::PutInode(ino, attr) => self.put_inode(*ino, attr),
+            Record::DelInode(ino) => self.del_inode(*ino),
+            Record::PutSymlink(ino, target) => self.put(key(b'l', ino.0), target.clone()),
+            Record::PutDirent { parent, name, ino, kind } => {
                 self.put_dirent(*parent, name, *ino, *kind)
             }
-            Change::DelDirent { parent, name } => {
+            Record::DelDirent { parent, name } => {
                 if let Some(v) = self.del(key_name(b'd', parent.0, name))? {
                     let cookie = In(&v).u64().ok_or_else(|| bad("name"))?;
                     self.del(key2(b'c', parent.0, cookie))?;
                 }
                 Ok(())
             }
-            Change::PutXattr(ino, name, value) => {
+            Record::PutXattr(ino, name, value) => {
                 self.put(key_name(b'x', ino.0, name), value.clone())
             }
-            Change::DelXattr(ino, name) => self.del(key_name(b'x', ino.0, name)).map(drop),
-            Change::PutExtent(ino, e) => self.put_extent(*ino, e),
-            Change::PutPrimer { id, ino, frame } => self.put_primer(*id, *ino, *frame),
-            Change::PutModel(m) => {
+            Record::DelXattr(ino, name) => self.del(key_name(b'x', ino.0, name)).map(drop),
+            Record::PutExtent(ino, e) => self.put_extent(*ino, e),
+            Record::PutPrimer { id, ino, frame } => self.put_primer(*id, *ino, *frame),
+            Record::PutModel(m) => {
                 let mut o = Out::default();
                 o.model(m);
                 self.put(key(b'm', m.number.into()), o.0)
             }
-            Change::Punch { ino, off, len } => self.punch(*ino, *off, *len),
-            Change::Cut { ino, off, len } => self.cut(*ino, *off..off.saturating_add(*len)),
-            Change::Move { from, to } => self.relocate(*from, *to),
-            Change::Clean { .. } => Ok(()),
+            Record::Punch { ino, off, len } => self.punch(*ino, *off, *len),
+            Record::Cut { ino, off, len } => self.cut(*ino, *off..off.saturating_add(*len)),
+            Record::Move { from, to } => self.relocate(*from, *to),
+            Record::Shutdown { .. } => Ok(()),
         }
     }
 

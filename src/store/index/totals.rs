@@ -1,4 +1,4 @@
-//! Running sums over the table, and their form in checkpoints and clean-unmount records.
+//! Running sums over the table, and their form in checkpoints and clean-shutdown records.
 
 use crate::store::log::record::{In, Out};
 use std::collections::BTreeMap;
@@ -54,7 +54,7 @@ impl Totals {
         }
     }
 
-    /// For the checkpoint's end and the clean-unmount record.
+    /// For the checkpoint's end and the clean-shutdown record.
     pub fn encode(&self, o: &mut Out) {
         o.u64(self.files).u64(self.inodes).u64(self.logical).u64(self.coded).u64(self.staged);
         o.u64(self.parity)

@@ -27,9 +27,9 @@ const PART: usize = 1 << 20;
 pub struct End {
     /// Parts before it.
     pub parts: u32,
-    /// The last group it contains.
+    /// The last batch it contains.
     pub seq: u64,
-    /// Chain hash after that group.
+    /// Chain hash after that batch.
     pub chain: u64,
     /// The totals.
     pub totals: Totals,
@@ -47,8 +47,8 @@ pub fn write(w: &mut Writer, state: &RwLock<State>, live: &Live) -> Result<u64> 
     let mut total = 0;
     let mut out = Out::default();
     let mut emit = |w: &mut Writer, out: &mut Out| -> Result<()> {
-        let (form, plain_len, payload) = squeeze(std::mem::take(&mut out.0));
-        let bytes = meta_frame(w.stamp(), Kind::Checkpoint, w.seq, plain_len, form, &payload);
+        let (encoding, plain_len, payload) = squeeze(std::mem::take(&mut out.0));
+        let bytes = meta_frame(w.stamp(), Kind::Checkpoint, w.seq, plain_len, encoding, &payload);
         w.ensure(bytes.len() as u64, true)?;
         w.append(Kind::Checkpoint, &bytes)?;
         parts += 1;
@@ -84,8 +84,8 @@ pub fn write(w: &mut Writer, state: &RwLock<State>, live: &Live) -> Result<u64> 
     let mut o = Out::default();
     o.u32(parts).u64(w.seq).u64(w.chain);
     read(state).totals.encode(&mut o);
-    let (form, plain_len, payload) = squeeze(o.0);
-    let bytes = meta_frame(w.stamp(), Kind::CheckpointEnd, w.seq, plain_len, form, &payload);
+    let (encoding, plain_len, payload) = squeeze(o.0);
+    let bytes = meta_frame(w.stamp(), Kind::CheckpointEnd, w.seq, plain_len, encoding, &payload);
     w.ensure(bytes.len() as u64, true)?;
     w.append(Kind::CheckpointEnd, &bytes)?;
     w.since_checkpoint = 0;
@@ -96,7 +96,7 @@ fn read(state: &RwLock<State>) -> RwLockReadGuard<'_, State> {
     state.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The table that a checkpoint is, its end, and where the groups after it start (segment, offset).
+/// The table that a checkpoint is, its end, and where the batches after it start (segment, offset).
 ///
 /// Over a base in memory it is packed as it is read. Else it stays above the base, which is faster
 /// for the first mount after an index was lost.
@@ -149,7 +149,7 @@ fn read_pairs(segments: &Segments, segment: u32, put: &mut Put<'_>) -> Result<(E
             return Err(broken("it has no end"));
         }
         for l in lines {
-            if l.kind == Kind::Footer {
+            if matches!(l.kind, Kind::Footer | Kind::Addition) {
                 continue;
             }
             if !matches!(l.kind, Kind::Checkpoint | Kind::CheckpointEnd) {
@@ -157,8 +157,8 @@ fn read_pairs(segments: &Segments, segment: u32, put: &mut Put<'_>) -> Result<(E
             }
             let (h, bytes) = segments.frame(l.frame)?;
             len += bytes.len() as u64;
-            let body =
-                unsqueeze(h.form, h.payload(&bytes), h.plain_len).ok_or_else(|| broken("part"))?;
+            let body = unsqueeze(h.meta.encoding, h.payload(&bytes), h.meta.plain_len)
+                .ok_or_else(|| broken("part"))?;
             let mut i = In(&body);
             if l.kind == Kind::CheckpointEnd {
                 let end = (|| {

@@ -120,11 +120,11 @@ fn footer(read: ReadAt<'_>, tag: u64, number: u32, len: u64) -> Result<Option<Ve
     let Some(h) = Header::second(&read(at, HEADER)?).filter(is_footer) else { return Ok(None) };
     let Some(start) = len.checked_sub(h.frame_len().into()) else { return Ok(None) };
     let mut bytes = read(start, h.frame_len() as usize)?;
-    if frame::mend(&mut bytes).is_err() {
+    if frame::repair(&mut bytes).is_err() {
         return Ok(None);
     }
     let parse = || {
-        let body = unsqueeze(h.form, h.payload(&bytes), h.plain_len)?;
+        let body = unsqueeze(h.meta.encoding, h.payload(&bytes), h.meta.plain_len)?;
         let mut i = In(&body);
         let mut lines = Vec::new();
         while !i.0.is_empty() {
@@ -132,9 +132,10 @@ fn footer(read: ReadAt<'_>, tag: u64, number: u32, len: u64) -> Result<Option<Ve
             let kind = match i.u8()? {
                 0 => Kind::Data,
                 1 => Kind::Primer,
-                2 => Kind::Group,
+                2 => Kind::Batch,
                 3 => Kind::Checkpoint,
                 4 => Kind::CheckpointEnd,
+                7 => Kind::Addition,
                 _ => return None,
             };
             lines.push(Line { frame: FrameRef { segment: number, offset, len }, kind });

@@ -2,7 +2,7 @@
 //! `docs/format.md` has the picture.
 
 use crate::store::repair::ecc::rs::Code;
-use crate::types::Form;
+use crate::types::{Encoding, FrameMeta};
 
 /// Bytes of a frame header.
 pub const HEADER: usize = 48;
@@ -27,8 +27,8 @@ pub enum Kind {
     Data = 0,
     /// A primer's sample.
     Primer = 1,
-    /// A group of changes with its commit mark.
-    Group = 2,
+    /// A batch of changes with its commit mark.
+    Batch = 2,
     /// A part of a namespace checkpoint.
     Checkpoint = 3,
     /// The end of a checkpoint: it counts only with this.
@@ -37,6 +37,8 @@ pub enum Kind {
     Footer = 5,
     /// In a sidecar: page checksums or a parity page.
     Parity = 6,
+    /// Something of a later version that this one can do without, and steps over.
+    Addition = 7,
 }
 
 impl Kind {
@@ -44,39 +46,30 @@ impl Kind {
         Some(match v {
             0 => Self::Data,
             1 => Self::Primer,
-            2 => Self::Group,
+            2 => Self::Batch,
             3 => Self::Checkpoint,
             4 => Self::CheckpointEnd,
             5 => Self::Footer,
             6 => Self::Parity,
+            7 => Self::Addition,
             _ => return None,
         })
     }
 }
 
-/// A frame header. For frames that are not data, `generation` is the group's sequence number.
+/// A frame header. For frames that are not data, `generation` is the batch's sequence number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// What the frame is for.
     pub kind: Kind,
-    /// How the payload was made.
-    pub form: Form,
-    /// Left by a write.
-    pub staged: bool,
-    /// Store's number of the language model; 0 for none.
-    pub model: u16,
     /// Payload length in bytes.
     pub payload_len: u32,
-    /// Plaintext length in bytes.
-    pub plain_len: u32,
     /// Inode, 40 bits.
     pub ino: u64,
     /// Offset in the file, 48 bits.
     pub off: u64,
-    /// Content generation, 40 bits.
-    pub generation: u64,
-    /// Primer, 40 bits.
-    pub primer: u64,
+    /// Of the plaintext; generation and primer have 40 bits.
+    pub meta: FrameMeta,
     /// Error-correcting code of the payload.
     pub code: Code,
     /// First 8 bytes of the plaintext's BLAKE3.
@@ -113,16 +106,17 @@ impl Header {
     }
 
     fn encode(&self, magic: u8) -> [u8; HEADER] {
+        let m = &self.meta;
         let mut b = [0; HEADER];
         b[0] = magic;
-        b[1] = self.kind as u8 | (self.form as u8) << 3 | u8::from(self.staged) << 7;
-        put(&mut b[2..4], self.model as u64);
+        b[1] = self.kind as u8 | (m.encoding as u8) << 3 | u8::from(m.staged) << 7;
+        put(&mut b[2..4], m.model as u64);
         put(&mut b[4..7], self.payload_len as u64);
-        put(&mut b[7..10], self.plain_len as u64);
+        put(&mut b[7..10], m.plain_len as u64);
         put(&mut b[10..15], self.ino);
         put(&mut b[15..21], self.off);
-        put(&mut b[21..26], self.generation);
-        put(&mut b[26..31], self.primer);
+        put(&mut b[21..26], m.generation);
+        put(&mut b[26..31], m.primer);
         b[31] = self.code as u8;
         put(&mut b[32..40], self.plain_hash);
         put(&mut b[40..44], self.payload_crc as u64);
@@ -148,15 +142,17 @@ impl Header {
         }
         Some(Self {
             kind: Kind::from_u8(b[1] & 7)?,
-            form: Form::from_u8(b[1] >> 3 & 15)?,
-            staged: b[1] >> 7 != 0,
-            model: get(&b[2..4]) as u16,
+            meta: FrameMeta {
+                encoding: Encoding::from_u8(b[1] >> 3 & 15)?,
+                staged: b[1] >> 7 != 0,
+                model: get(&b[2..4]) as u16,
+                plain_len: get(&b[7..10]) as u32,
+                generation: get(&b[21..26]),
+                primer: get(&b[26..31]),
+            },
             payload_len: get(&b[4..7]) as u32,
-            plain_len: get(&b[7..10]) as u32,
             ino: get(&b[10..15]),
             off: get(&b[15..21]),
-            generation: get(&b[21..26]),
-            primer: get(&b[26..31]),
             code: Code::from_u8(b[31])?,
             plain_hash: get(&b[32..40]),
             payload_crc: get(&b[40..44]) as u32,
@@ -201,7 +197,7 @@ pub fn check(bytes: &[u8]) -> Result<Header, String> {
 
 /// Makes a whole frame what it was when it was written, if that can be told: both headers, payload,
 /// parity. True if anything had to be changed; an error leaves the bytes as they are.
-pub fn mend(bytes: &mut [u8]) -> Result<(Header, bool), String> {
+pub fn repair(bytes: &mut [u8]) -> Result<(Header, bool), String> {
     let h = header(bytes)?;
     let (front, last) = bytes.split_at_mut(bytes.len() - HEADER);
     let (first, rest) = front.split_at_mut(HEADER);
@@ -256,20 +252,20 @@ pub fn meta_frame(
     kind: Kind,
     seq: u64,
     plain_len: usize,
-    form: Form,
+    encoding: Encoding,
     payload: &[u8],
 ) -> Vec<u8> {
     let header = Header {
         kind,
-        form,
-        staged: false,
-        model: 0,
+        meta: FrameMeta {
+            encoding,
+            plain_len: plain_len as u32,
+            generation: seq & MAX_U40,
+            ..FrameMeta::default()
+        },
         payload_len: 0,
-        plain_len: plain_len as u32,
         ino: stamp.tag,
         off: 0,
-        generation: seq & MAX_U40,
-        primer: 0,
         code: stamp.code,
         plain_hash: 0,
         payload_crc: 0,
@@ -278,11 +274,11 @@ pub fn meta_frame(
 }
 
 /// The bytes compressed, if that makes them smaller.
-pub fn squeeze(bytes: Vec<u8>) -> (Form, usize, Vec<u8>) {
+pub fn squeeze(bytes: Vec<u8>) -> (Encoding, usize, Vec<u8>) {
     let len = bytes.len();
     match zstd::bulk::compress(&bytes, 1) {
-        Ok(z) if z.len() < len => (Form::Zstd, len, z),
-        _ => (Form::Raw, len, bytes),
+        Ok(z) if z.len() < len => (Encoding::Zstd, len, z),
+        _ => (Encoding::Raw, len, bytes),
     }
 }
 
@@ -294,15 +290,17 @@ mod tests {
     fn sample() -> Header {
         Header {
             kind: Kind::Data,
-            form: Form::Fast,
-            staged: true,
-            model: 0x0102,
+            meta: FrameMeta {
+                encoding: Encoding::Fast,
+                staged: true,
+                model: 0x0102,
+                plain_len: 0x070605,
+                generation: 0x0908070605,
+                primer: 0x1122334455,
+            },
             payload_len: 3,
-            plain_len: 0x070605,
             ino: 0x0504030201,
             off: 0x060504030201,
-            generation: 0x0908070605,
-            primer: 0x1122334455,
             code: Code::Two,
             plain_hash: 0x8877665544332211,
             payload_crc: 0,
@@ -320,11 +318,11 @@ mod tests {
         let second = f.len() - HEADER;
         assert_eq!((f[second], &f[second + 1..second + 44]), (0xf6, &f[1..44]));
         assert_eq!((Header::first(&f[second..]), Header::second(&f)), (None, None));
-        assert_eq!(check(&f).map(|h| h.plain_len), Ok(0x070605));
+        assert_eq!(check(&f).map(|h| h.meta.plain_len), Ok(0x070605));
     }
 
     #[test]
-    fn every_flip_is_noticed_and_mended() {
+    fn every_flip_is_noticed_and_repaired() {
         let good = sample().frame(b"abc");
         assert_eq!(good.len(), OVERHEAD + 3 + 4);
         for bit in 0..good.len() * 8 {
@@ -332,20 +330,20 @@ mod tests {
             f[bit / 8] ^= 1 << (bit % 8);
             let in_parity = (HEADER + 3..HEADER + 7).contains(&(bit / 8));
             assert_eq!(check(&f).ok(), in_parity.then(|| check(&good).unwrap()));
-            assert_eq!(mend(&mut f).map(|(_, changed)| changed), Ok(true));
+            assert_eq!(repair(&mut f).map(|(_, changed)| changed), Ok(true));
             assert!(f == good, "{bit}");
         }
-        assert_eq!(mend(&mut good.clone()).map(|(_, changed)| changed), Ok(false));
+        assert_eq!(repair(&mut good.clone()).map(|(_, changed)| changed), Ok(false));
     }
 
     #[test]
-    fn a_frame_without_payload_is_mended_too() {
+    fn a_frame_without_payload_is_repaired_too() {
         for code in [Code::None, Code::Two, Code::Four] {
             let good = Header { code, ..sample() }.frame(b"");
             let mut f = good.clone();
-            assert_eq!(mend(&mut f).map(|(_, changed)| changed), Ok(false));
+            assert_eq!(repair(&mut f).map(|(_, changed)| changed), Ok(false));
             f[3] ^= 1;
-            assert_eq!(mend(&mut f).map(|(_, changed)| changed), Ok(true));
+            assert_eq!(repair(&mut f).map(|(_, changed)| changed), Ok(true));
             assert!(f == good);
         }
     }
@@ -357,7 +355,7 @@ mod tests {
             let mut f = good.clone();
             f[bit / 8] ^= 1 << (bit % 8);
             let hurt = f.clone();
-            assert!(mend(&mut f).is_err() && f == hurt);
+            assert!(repair(&mut f).is_err() && f == hurt);
         }
     }
 }

@@ -1,12 +1,13 @@
-//! Changes as they stand in a group's payload, and the fields that index values are made of.
+//! Log records as they stand in a batch's payload, and the fields that index values are made of.
 
 use super::frame::MAX_U48;
 use crate::store::api::ModelEntry;
-use crate::types::{Attr, Extent, Form, FrameRef, Ino, Time};
+use crate::types::{Attr, Encoding, Extent, FrameMeta, FrameRef, Ino, Time};
 
-/// One change of state with its frames in place: what is logged, and all that replay knows.
+/// A log record, one change of state: what a transaction holds, what is logged, and all that replay
+/// knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum Record {
     /// Create or replace attributes.
     PutInode(Ino, Attr),
     /// Remove an inode and all it has.
@@ -35,7 +36,7 @@ pub enum Change {
     PutXattr(Ino, Vec<u8>, Vec<u8>),
     /// Remove an extended attribute.
     DelXattr(Ino, Vec<u8>),
-    /// Map a new frame.
+    /// Map a new frame, in place of what is there.
     PutExtent(Ino, Extent),
     /// Keep a new frame as a primer.
     PutPrimer {
@@ -74,12 +75,12 @@ pub enum Change {
         to: FrameRef,
     },
     /// The store was closed: the index files had this digest.
-    Clean {
+    Shutdown {
         /// Directory of the index.
         index: String,
         /// BLAKE3 over names, lengths and bytes of its files.
         digest: [u8; 32],
-        /// Bytes of groups since the last checkpoint.
+        /// Bytes of batches since the last checkpoint.
         since_checkpoint: u64,
         /// Segment and length in bytes of the last checkpoint.
         checkpoint: (u32, u64),
@@ -133,9 +134,9 @@ impl Out {
     }
     /// An extent: 56 bytes.
     pub fn extent(&mut self, e: &Extent) -> &mut Self {
-        self.u64(e.off).u64(e.len).frame(e.frame).u32(e.frame_off).u32(e.plain_len);
-        self.u8(e.form as u8).u8(u8::from(e.staged)).u16(e.model);
-        self.u64(e.generation).u64(e.primer)
+        self.u64(e.off).u64(e.len).frame(e.frame).u32(e.frame_off).u32(e.meta.plain_len);
+        self.u8(e.meta.encoding as u8).u8(u8::from(e.meta.staged)).u16(e.meta.model);
+        self.u64(e.meta.generation).u64(e.meta.primer)
     }
     /// A model.
     pub fn model(&mut self, m: &ModelEntry) -> &mut Self {
@@ -217,15 +218,17 @@ impl<'a> In<'a> {
             len: self.u64()?,
             frame: self.frame()?,
             frame_off: self.u32()?,
-            plain_len: self.u32()?,
-            form: Form::from_u8(self.u8()?)?,
-            staged: self.u8()? != 0,
-            model: self.u16()?,
-            generation: self.u64()?,
-            primer: self.u64()?,
+            meta: FrameMeta {
+                plain_len: self.u32()?,
+                encoding: Encoding::from_u8(self.u8()?)?,
+                staged: self.u8()? != 0,
+                model: self.u16()?,
+                generation: self.u64()?,
+                primer: self.u64()?,
+            },
         };
         let in_file = e.off.checked_add(e.len).is_some_and(|end| end <= MAX_U48);
-        let in_frame = u64::from(e.frame_off).checked_add(e.len)? <= u64::from(e.plain_len);
+        let in_frame = u64::from(e.frame_off).checked_add(e.len)? <= u64::from(e.meta.plain_len);
         (e.len > 0 && in_file && in_frame).then_some(e)
     }
     /// A model.
@@ -239,8 +242,8 @@ impl<'a> In<'a> {
     }
 }
 
-impl Change {
-    /// Appends the change to a group's payload.
+impl Record {
+    /// Appends the change to a batch's payload.
     pub fn encode(&self, o: &mut Out) {
         match self {
             Self::PutInode(i, a) => o.u8(1).u64(i.0).attr(a),
@@ -257,7 +260,7 @@ impl Change {
             Self::PutModel(m) => o.u8(10).model(m),
             Self::Punch { ino, off, len } => o.u8(11).u64(ino.0).u64(*off).u64(*len),
             Self::Move { from, to } => o.u8(12).frame(*from).frame(*to),
-            Self::Clean { index, digest, since_checkpoint, checkpoint, totals } => {
+            Self::Shutdown { index, digest, since_checkpoint, checkpoint, totals } => {
                 o.u8(13).bytes(index.as_bytes());
                 o.0.extend_from_slice(digest);
                 o.u64(*since_checkpoint).u32(checkpoint.0).u64(checkpoint.1).bytes(totals)
@@ -288,11 +291,36 @@ impl Change {
                 let (index, digest) = (String::from_utf8(i.bytes()?).ok()?, i.array()?);
                 let since_checkpoint = i.u64()?;
                 let checkpoint = (i.u32()?, i.u64()?);
-                Self::Clean { index, digest, since_checkpoint, checkpoint, totals: i.bytes()? }
+                Self::Shutdown { index, digest, since_checkpoint, checkpoint, totals: i.bytes()? }
             }
             14 => Self::Cut { ino: i.ino()?, off: i.u64()?, len: i.u64()? },
             _ => return None,
         })
+    }
+
+    /// An upper bound on its encoding, in bytes.
+    pub fn max_len(&self) -> usize {
+        let variable = match self {
+            Self::PutSymlink(_, t) => t.len(),
+            Self::PutDirent { name, .. } | Self::DelDirent { name, .. } => name.len(),
+            Self::PutXattr(_, n, v) => n.len() + v.len(),
+            Self::DelXattr(_, n) => n.len(),
+            Self::PutModel(m) => m.name.len(),
+            Self::Shutdown { index, totals, .. } => index.len() + totals.len(),
+            _ => 0,
+        };
+        128 + variable
+    }
+
+    /// The same with frames that had no place where `places` says.
+    #[must_use]
+    pub fn placed(mut self, places: &[FrameRef]) -> Self {
+        if let Self::PutExtent(_, Extent { frame, .. }) | Self::PutPrimer { frame, .. } = &mut self
+            && let Some(number) = frame.number_in(places.len())
+        {
+            *frame = places[number];
+        }
+        self
     }
 
     /// The new frame that the change puts into use, if any.
@@ -306,14 +334,14 @@ impl Change {
     }
 }
 
-/// A group: changes that are applied together or not at all.
+/// A batch: changes that are applied together or not at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Group {
-    /// One more than that of the group before.
+pub struct Batch {
+    /// One more than that of the batch before.
     pub seq: u64,
-    /// Chain hash of the group before.
+    /// Chain hash of the batch before.
     pub prev: u64,
-    /// All groups up to this one had been made durable when this one was written.
+    /// All batches up to this one had been made durable when this one was written.
     pub durable: u64,
     /// The encoded changes.
     pub changes: Vec<u8>,
@@ -321,12 +349,12 @@ pub struct Group {
 
 /// Changes are compressed from this many bytes on.
 const SQUEEZE: usize = 256;
-/// Largest encoding of one group's changes.
-pub const GROUP_MAX: usize = 15 << 20;
+/// Largest encoding of one batch's records.
+pub const BATCH_MAX: usize = 15 << 20;
 
-impl Group {
-    /// Form and payload.
-    pub fn encode(&self) -> (Form, Vec<u8>) {
+impl Batch {
+    /// Encoding and payload.
+    pub fn encode(&self) -> (Encoding, Vec<u8>) {
         let mut o = Out::default();
         o.u64(self.seq).u64(self.prev).u64(self.durable);
         o.0.extend_from_slice(&self.changes);
@@ -334,24 +362,24 @@ impl Group {
             && let Ok(z) = zstd::bulk::compress(&o.0, 1)
             && z.len() < o.0.len()
         {
-            return (Form::Zstd, z);
+            return (Encoding::Zstd, z);
         }
-        (Form::Raw, o.0)
+        (Encoding::Raw, o.0)
     }
 
-    /// Reads a group from a frame's payload.
-    pub fn decode(form: Form, payload: &[u8], plain_len: u32) -> Option<Self> {
-        let bytes = unsqueeze(form, payload, plain_len)?;
+    /// Reads a batch from a frame's payload.
+    pub fn decode(encoding: Encoding, payload: &[u8], plain_len: u32) -> Option<Self> {
+        let bytes = unsqueeze(encoding, payload, plain_len)?;
         let mut i = In(&bytes);
         Some(Self { seq: i.u64()?, prev: i.u64()?, durable: i.u64()?, changes: i.0.to_vec() })
     }
 
     /// The changes one by one; `None` in place of one that cannot be read, which ends them.
-    pub fn changes(&self) -> Vec<Option<Change>> {
+    pub fn changes(&self) -> Vec<Option<Record>> {
         let mut i = In(&self.changes);
         let mut out = Vec::new();
         while !i.0.is_empty() {
-            let c = Change::decode(&mut i);
+            let c = Record::decode(&mut i);
             let end = c.is_none();
             out.push(c);
             if end {
@@ -361,7 +389,7 @@ impl Group {
         out
     }
 
-    /// Chain hash after this group: first 8 bytes of BLAKE3 over the uncompressed payload.
+    /// Chain hash after this batch: first 8 bytes of BLAKE3 over the uncompressed payload.
     pub fn chain(&self) -> u64 {
         let mut h = blake3::Hasher::new();
         for v in [self.seq, self.prev, self.durable] {
@@ -375,11 +403,11 @@ impl Group {
 }
 
 /// A metadata payload's bytes, of exactly `plain_len`.
-pub fn unsqueeze(form: Form, payload: &[u8], plain_len: u32) -> Option<Vec<u8>> {
-    let bytes = match form {
-        Form::Raw => payload.to_vec(),
-        Form::Zstd => zstd::bulk::decompress(payload, plain_len as usize).ok()?,
-        Form::Fast | Form::Lm => return None,
+pub fn unsqueeze(encoding: Encoding, payload: &[u8], plain_len: u32) -> Option<Vec<u8>> {
+    let bytes = match encoding {
+        Encoding::Raw => payload.to_vec(),
+        Encoding::Zstd => zstd::bulk::decompress(payload, plain_len as usize).ok()?,
+        Encoding::Fast | Encoding::Lm => return None,
     };
     (bytes.len() == plain_len as usize).then_some(bytes)
 }
@@ -410,29 +438,31 @@ mod tests {
             len: 2,
             frame,
             frame_off: 3,
-            plain_len: 5,
-            form: Form::Lm,
-            staged: true,
-            generation: 5,
-            primer: 6,
-            model: 7,
+            meta: FrameMeta {
+                plain_len: 5,
+                encoding: Encoding::Lm,
+                staged: true,
+                generation: 5,
+                primer: 6,
+                model: 7,
+            },
         };
         let model = ModelEntry { number: 1, id: [9; 32], engine: 2, name: "base".into() };
         let all = [
-            Change::PutInode(Ino(1), attr),
-            Change::DelInode(Ino(2)),
-            Change::PutSymlink(Ino(3), b"t".to_vec()),
-            Change::PutDirent { parent: Ino(1), name: b"n".to_vec(), ino: Ino(2), kind: 3 },
-            Change::DelDirent { parent: Ino(1), name: b"n".to_vec() },
-            Change::PutXattr(Ino(1), b"k".to_vec(), b"v".to_vec()),
-            Change::DelXattr(Ino(1), b"k".to_vec()),
-            Change::PutExtent(Ino(1), extent),
-            Change::PutPrimer { id: 1, ino: Ino(2), frame },
-            Change::PutModel(model),
-            Change::Punch { ino: Ino(1), off: 2, len: 3 },
-            Change::Cut { ino: Ino(1), off: 2, len: 3 },
-            Change::Move { from: frame, to: frame },
-            Change::Clean {
+            Record::PutInode(Ino(1), attr),
+            Record::DelInode(Ino(2)),
+            Record::PutSymlink(Ino(3), b"t".to_vec()),
+            Record::PutDirent { parent: Ino(1), name: b"n".to_vec(), ino: Ino(2), kind: 3 },
+            Record::DelDirent { parent: Ino(1), name: b"n".to_vec() },
+            Record::PutXattr(Ino(1), b"k".to_vec(), b"v".to_vec()),
+            Record::DelXattr(Ino(1), b"k".to_vec()),
+            Record::PutExtent(Ino(1), extent),
+            Record::PutPrimer { id: 1, ino: Ino(2), frame },
+            Record::PutModel(model),
+            Record::Punch { ino: Ino(1), off: 2, len: 3 },
+            Record::Cut { ino: Ino(1), off: 2, len: 3 },
+            Record::Move { from: frame, to: frame },
+            Record::Shutdown {
                 index: "index".into(),
                 digest: [1; 32],
                 since_checkpoint: 3,
@@ -444,26 +474,26 @@ mod tests {
             let mut o = Out::default();
             c.encode(&mut o);
             let mut i = In(&o.0);
-            assert_eq!(Change::decode(&mut i).as_ref(), Some(c));
+            assert_eq!(Record::decode(&mut i).as_ref(), Some(c));
             assert!(i.0.is_empty());
             for cut in 0..o.0.len() {
-                assert_eq!(Change::decode(&mut In(&o.0[..cut])), None);
+                assert_eq!(Record::decode(&mut In(&o.0[..cut])), None);
             }
         }
     }
 
     #[test]
-    fn golden_group() {
+    fn golden_batch() {
         let mut o = Out::default();
-        Change::DelDirent { parent: Ino(1), name: b"ab".to_vec() }.encode(&mut o);
-        let g = Group { seq: 2, prev: 3, durable: 1, changes: o.0 };
-        let (form, payload) = g.encode();
-        assert_eq!(form, Form::Raw);
+        Record::DelDirent { parent: Ino(1), name: b"ab".to_vec() }.encode(&mut o);
+        let g = Batch { seq: 2, prev: 3, durable: 1, changes: o.0 };
+        let (encoding, payload) = g.encode();
+        assert_eq!(encoding, Encoding::Raw);
         let hex = hex(&payload);
         assert_eq!(
             hex,
             "020000000000000003000000000000000100000000000000050100000000000000020000006162"
         );
-        assert_eq!(Group::decode(form, &payload, payload.len() as u32), Some(g));
+        assert_eq!(Batch::decode(encoding, &payload, payload.len() as u32), Some(g));
     }
 }

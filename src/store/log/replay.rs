@@ -1,12 +1,12 @@
-//! From the log to the state: the last checkpoint, then every group after it, in order.
+//! From the log to the state: the last checkpoint, then every batch after it, in order.
 //!
-//! A group that cannot be read is a *torn tail* if no later group proves that it had been durable:
+//! A batch that cannot be read is a *torn tail* if no later batch proves that it had been durable:
 //! the log ends before it. Otherwise it is *rot*: it is logged and stepped over, never cut off.
 
 use super::checkpoint;
 use super::footer::{Line, summary};
 use super::frame::{self, HEADER, Kind};
-use super::record::{Change, Group, unsqueeze};
+use super::record::{Batch, Record, unsqueeze};
 use super::segments::{Segments, io_error, segment_path};
 use super::superblock::{SEGMENT_HEADER, SegmentHeader};
 use crate::store::api::{Result, StoreError};
@@ -23,14 +23,14 @@ use std::sync::Arc;
 pub struct Loss {
     /// No checkpoint has a root directory.
     pub namespace: bool,
-    /// Groups are missing.
-    pub groups: bool,
+    /// Batches are missing.
+    pub batches: bool,
 }
 
 impl Loss {
     /// True if anything is missing.
     pub fn any(self) -> bool {
-        self.namespace || self.groups
+        self.namespace || self.batches
     }
 }
 
@@ -39,17 +39,17 @@ impl Loss {
 pub struct End {
     /// Last segment.
     pub segment: u32,
-    /// Its length up to the last good group.
+    /// Its length up to the last good batch.
     pub len: u64,
     /// Frames of that segment.
     pub lines: Vec<Line>,
-    /// Segment and offset up to which a later group says that the log had been durable.
+    /// Segment and offset up to which a later batch says that the log had been durable.
     pub vouched: (u32, u64),
-    /// Last group.
+    /// Last batch.
     pub seq: u64,
     /// Chain hash after it.
     pub chain: u64,
-    /// Bytes of groups since the checkpoint.
+    /// Bytes of batches since the checkpoint.
     pub since_checkpoint: u64,
     /// Segment of the checkpoint.
     pub checkpoint: u32,
@@ -62,22 +62,22 @@ pub struct End {
 /// A checkpoint that knows of no root directory. Nothing is replayed from it, but everything up to it
 /// was durable.
 struct Rootless {
-    /// Segment and offset of the first group after it.
+    /// Segment and offset of the first batch after it.
     place: (u32, u64),
     seq: u64,
     chain: u64,
     totals: Totals,
 }
 
-/// Changes by groups kept in memory while replaying, before they are handed to the base. What the
+/// Changes by batches kept in memory while replaying, before they are handed to the base. What the
 /// checkpoint brought stays there anyway until the mount is up.
 const OVERLAY_MAX: usize = 1_200_000;
 
-/// A group, or `None` if it is damaged. An error: nobody can tell, since it cannot be read.
-pub fn read_group(segments: &Segments, at: FrameRef) -> Result<Option<Group>> {
+/// A batch, or `None` if it is damaged. An error: nobody can tell, since it cannot be read.
+pub fn read_batch(segments: &Segments, at: FrameRef) -> Result<Option<Batch>> {
     match segments.frame(at) {
-        Ok((h, bytes)) if h.kind == Kind::Group => {
-            Ok(Group::decode(h.form, h.payload(&bytes), h.plain_len))
+        Ok((h, bytes)) if h.kind == Kind::Batch => {
+            Ok(Batch::decode(h.meta.encoding, h.payload(&bytes), h.meta.plain_len))
         }
         Err(e @ StoreError::Io { .. }) => Err(e),
         _ => Ok(None),
@@ -113,7 +113,7 @@ fn has_checkpoint(segments: &Segments, number: u32) -> Result<bool> {
 }
 
 /// Rebuilds the state over an empty `base`. `None` if no checkpoint has a root directory; with
-/// `salvage`, what groups tell is applied to nothing then.
+/// `salvage`, what batches tell is applied to nothing then.
 pub fn rebuild(
     segments: &Segments,
     base: &Arc<dyn Base>,
@@ -177,14 +177,14 @@ pub fn ends_empty(segments: &Segments) -> bool {
     let first_part = |number| {
         let (lines, _) = summary(segments, number, SEGMENT_HEADER as u64).ok()?;
         let (h, bytes) = segments.frame(lines.first()?.frame).ok()?;
-        unsqueeze(h.form, h.payload(&bytes), h.plain_len)
+        unsqueeze(h.meta.encoding, h.payload(&bytes), h.meta.plain_len)
     };
     let numbers = segments.lens().into_iter().rev().map(|(n, _)| n);
     let last = numbers.into_iter().find(|n| matches!(has_checkpoint(segments, *n), Ok(true)));
     last.and_then(first_part).is_some_and(|pairs| pairs.is_empty())
 }
 
-/// What all groups of the log amount to without a checkpoint. No number is used twice.
+/// What all batches of the log amount to without a checkpoint. No number is used twice.
 fn from_nothing(segments: &Segments, base: &Arc<dyn Base>, last: Rootless) -> Result<(State, End)> {
     let Totals { last_ino, last_generation, last_cookie, .. } = last.totals;
     let totals = Totals { last_ino, last_generation, last_cookie, ..Totals::default() };
@@ -201,7 +201,7 @@ fn from_nothing(segments: &Segments, base: &Arc<dyn Base>, last: Rootless) -> Re
         since_checkpoint: 0,
         checkpoint: first,
         checkpoint_len: 0,
-        loss: Loss { namespace: true, groups: false },
+        loss: Loss { namespace: true, batches: false },
     };
     replay(segments, &mut state, &mut end, Some(&last))?;
     Ok((state, end))
@@ -212,10 +212,10 @@ struct Found {
     seq: u64,
     durable: u64,
     /// What is in it, if it is kept.
-    group: Option<Group>,
+    batch: Option<Batch>,
 }
 
-/// Groups of so many bytes together are kept from the first pass for the second: where speed counts,
+/// Batches of so many bytes together are kept from the first pass for the second: where speed counts,
 /// and where memory does.
 const KEEP: (usize, usize) = (64 << 20, 4 << 20);
 
@@ -225,7 +225,7 @@ fn replay(
     end: &mut End,
     rootless: Option<&Rootless>,
 ) -> Result<()> {
-    // First pass: where the groups are, and which of them are known to have been durable.
+    // First pass: where the batches are, and which of them are known to have been durable.
     let in_memory = state.table.base().is_volatile();
     let keep = if in_memory { KEEP.1 } else { KEEP.0 };
     let mut found = Vec::new();
@@ -234,16 +234,16 @@ fn replay(
     for (number, _) in segments.lens().into_iter().filter(|(n, _)| *n >= end.segment) {
         let (lines, _) = summary(segments, number, from)?;
         from = SEGMENT_HEADER as u64;
-        for l in lines.into_iter().filter(|l| l.kind == Kind::Group) {
-            match read_group(segments, l.frame) {
+        for l in lines.into_iter().filter(|l| l.kind == Kind::Batch) {
+            match read_batch(segments, l.frame) {
                 Ok(Some(g)) => {
                     let (at, seq, durable) = (l.frame, g.seq, g.durable);
                     kept += g.changes.len();
-                    let group = (kept <= keep).then_some(g);
-                    found.push(Found { at, seq, durable, group });
+                    let batch = (kept <= keep).then_some(g);
+                    found.push(Found { at, seq, durable, batch });
                 }
                 Ok(None) => log::error!(
-                    "{} offset {}: unreadable group",
+                    "{} offset {}: unreadable batch",
                     segment_path(l.frame.segment),
                     l.frame.offset
                 ),
@@ -258,27 +258,27 @@ fn replay(
         if f.seq <= end.seq {
             continue;
         }
-        let group = match f.group.map_or_else(|| read_group(segments, f.at), |g| Ok(Some(g))) {
-            Ok(Some(group)) => group,
+        let batch = match f.batch.map_or_else(|| read_batch(segments, f.at), |g| Ok(Some(g))) {
+            Ok(Some(batch)) => batch,
             Ok(None) => break,
             Err(e) => {
                 unless_unreadable(segments, e)?;
                 break;
             }
         };
-        let follows = f.seq == end.seq + 1 && group.prev == end.chain;
+        let follows = f.seq == end.seq + 1 && batch.prev == end.chain;
         if !follows {
             if end.seq >= durable {
                 break;
             }
-            end.loss.groups = true;
+            end.loss.batches = true;
             log::error!(
-                "the log has lost groups {} to {}: what they changed is as it was before",
+                "the log has lost batches {} to {}: what they changed is as it was before",
                 end.seq + 1,
                 f.seq - 1
             );
         }
-        let changes = group.changes();
+        let changes = batch.changes();
         if f.seq > durable && !frames_are_there(segments, &changes)? {
             break;
         }
@@ -286,11 +286,11 @@ fn replay(
         for change in changes {
             match change {
                 Some(c) => state.apply(&c)?,
-                None => log::error!("group {}: a change that this version does not know", f.seq),
+                None => log::error!("batch {}: a change that this version does not know", f.seq),
             }
         }
         end.seq = f.seq;
-        end.chain = group.chain();
+        end.chain = batch.chain();
         end.since_checkpoint += u64::from(f.at.len);
         end.segment = f.at.segment;
         end.len = u64::from(f.at.offset) + u64::from(f.at.len);
@@ -310,8 +310,8 @@ fn replay(
     }
     if let Some(r) = rootless {
         if end.seq < r.seq {
-            log::error!("the log has lost groups {} to {}", end.seq + 1, r.seq);
-            end.loss.groups = true;
+            log::error!("the log has lost batches {} to {}", end.seq + 1, r.seq);
+            end.loss.batches = true;
             (end.seq, end.chain) = (r.seq, r.chain);
         }
         (end.segment, end.len) = (end.segment, end.len).max(r.place);
@@ -330,9 +330,9 @@ fn drain(state: &mut State, seq: u64) -> Result<()> {
     Ok(())
 }
 
-/// True if every frame that the changes put into use is whole: the group was not torn.
-fn frames_are_there(segments: &Segments, changes: &[Option<Change>]) -> Result<bool> {
-    for f in changes.iter().flatten().filter_map(Change::frame) {
+/// True if every frame that the changes put into use is whole: the batch was not torn.
+fn frames_are_there(segments: &Segments, changes: &[Option<Record>]) -> Result<bool> {
+    for f in changes.iter().flatten().filter_map(Record::frame) {
         match segments.frame(f) {
             Ok(_) => {}
             Err(e) => return unless_unreadable(segments, e).map(|()| false),
@@ -341,8 +341,8 @@ fn frames_are_there(segments: &Segments, changes: &[Option<Change>]) -> Result<b
     Ok(true)
 }
 
-/// The clean-unmount record, if it is the very last thing in the log.
-pub fn clean_mark(segments: &Segments) -> Option<(Group, Change, u32, u64)> {
+/// The clean-shutdown record, if it is the very last thing in the log.
+pub fn shutdown_record(segments: &Segments) -> Option<(Batch, Record, u32, u64)> {
     let (number, len) = segments.lens().pop()?;
     let find = |len: u64| {
         let blob = segments.get(number)?.blob;
@@ -360,7 +360,7 @@ pub fn clean_mark(segments: &Segments) -> Option<(Group, Change, u32, u64)> {
         }
         None => return None,
     };
-    let group = read_group(segments, place).ok()??;
-    let last = group.changes().pop()??;
-    matches!(last, Change::Clean { .. }).then_some((group, last, number, len))
+    let batch = read_batch(segments, place).ok()??;
+    let last = batch.changes().pop()??;
+    matches!(last, Record::Shutdown { .. }).then_some((batch, last, number, len))
 }

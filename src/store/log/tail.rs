@@ -7,13 +7,13 @@ use crate::store::io::{Blob, read_up_to};
 use std::io;
 use std::sync::Arc;
 
-/// Cuts off what a crash left behind the last good group, and makes durable what is left: whoever
+/// Cuts off what a crash left behind the last good batch, and makes durable what is left: whoever
 /// ended without a sync may have left it in the system's memory only. After a sync that failed the
 /// system may take that for written although it is not, so it is written again.
 pub fn cut(segments: &Segments, end: &replay::End) -> Result<()> {
     for (number, len) in segments.lens() {
         if number > end.segment {
-            log::warn!("segment {number}: {len} bytes after the last whole group, dropped");
+            log::warn!("segment {number}: {len} bytes after the last whole batch, dropped");
             segments.remove(number)?;
             continue;
         }
@@ -21,7 +21,7 @@ pub fn cut(segments: &Segments, end: &replay::End) -> Result<()> {
         if number == end.segment {
             if len > end.len {
                 log::warn!(
-                    "segment {number}: {} bytes after the last whole group, dropped",
+                    "segment {number}: {} bytes after the last whole batch, dropped",
                     len - end.len
                 );
             }

@@ -1,8 +1,8 @@
-//! The writer: appends frames and groups to the last segment.
+//! The writer: appends frames and batches to the last segment.
 
 use super::footer::Line;
 use super::frame::{self, Kind, Stamp, meta_frame, squeeze};
-use super::record::{Change, GROUP_MAX, Group, Out};
+use super::record::{BATCH_MAX, Batch, Out, Record};
 use super::segments::{Segment, Segments, io_error, segment_path};
 use super::superblock::{SEGMENT_HEADER, SegmentHeader};
 use crate::store::api::{Result, StoreError};
@@ -17,8 +17,8 @@ use std::sync::atomic::Ordering;
 pub const SEGMENT_MAX: u64 = if cfg!(test) { 32 << 10 } else { 64 << 20 };
 /// Bytes gathered in memory before they are handed to the operating system.
 const BUFFER: usize = 4 << 20;
-/// A group is closed once its changes have this many bytes.
-const GROUP_SOFT: usize = 1 << 20;
+/// A batch is closed once its changes have this many bytes.
+const BATCH_SOFT: usize = 1 << 20;
 /// Room is allocated in steps of this many bytes.
 const STEP: u64 = if cfg!(test) { 64 << 10 } else { 8 << 20 };
 /// Room kept for changes that free space, so that a full disk can be emptied.
@@ -54,13 +54,13 @@ pub struct Writer {
     lines: Vec<Line>,
     /// Segments before this one that are not durable yet.
     unsynced: Vec<(u32, Arc<dyn Blob>)>,
-    /// Sequence number of the last closed group.
+    /// Sequence number of the last closed batch.
     pub seq: u64,
     /// Chain hash after it.
     pub chain: u64,
-    /// Changes of the open group.
+    /// Changes of the open batch.
     changes: Out,
-    /// Bytes of groups since the last checkpoint.
+    /// Bytes of batches since the last checkpoint.
     pub since_checkpoint: u64,
     life: Life,
 }
@@ -102,7 +102,15 @@ impl Writer {
         let number = header.number;
         let path = segment_path(number);
         let make = || {
-            let blob = segments.volume.create(&path)?;
+            let blob = match segments.volume.create(&path) {
+                // An attempt failed, and so did removing what it left: nothing is in there.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    let blob = segments.volume.open(&path, true)?;
+                    blob.truncate(0)?;
+                    blob
+                }
+                created => created?,
+            };
             if let Err(e) = blob.write_at(&header.encode(), 0) {
                 let _ = segments.volume.remove(&path);
                 return Err(e);
@@ -184,12 +192,12 @@ impl Writer {
         r
     }
 
-    /// True if the open group has changes.
+    /// True if the open batch has changes.
     pub fn has_changes(&self) -> bool {
         !self.changes.0.is_empty()
     }
 
-    /// Makes sure that `bytes` more, and the open group, find room. Changes that free space may
+    /// Makes sure that `bytes` more, and the open batch, find room. Changes that free space may
     /// use the reserve. On error nothing has changed.
     pub fn ensure(&mut self, bytes: u64, frees: bool) -> Result<()> {
         if self.segments.tail.len() >= BUFFER {
@@ -303,33 +311,33 @@ impl Writer {
         self.segments.tail.len() >= BUFFER
     }
 
-    /// Adds a change to the open group.
-    pub fn log(&mut self, change: &Change) {
+    /// Adds a change to the open batch.
+    pub fn log(&mut self, change: &Record) {
         change.encode(&mut self.changes);
     }
 
-    /// True if the open group should be closed soon.
-    pub fn group_is_full(&self, more: usize) -> bool {
-        self.changes.0.len() + more > GROUP_SOFT
+    /// True if the open batch should be closed soon.
+    pub fn batch_is_full(&self, more: usize) -> bool {
+        self.changes.0.len() + more > BATCH_SOFT
     }
 
-    /// Closes the open group, if there is anything in it. `durable`: groups up to this are.
-    pub fn close_group(&mut self, durable: u64) -> Result<()> {
+    /// Closes the open batch, if there is anything in it. `durable`: batches up to this are.
+    pub fn close_batch(&mut self, durable: u64) -> Result<()> {
         if !self.has_changes() {
             return Ok(());
         }
         let changes = std::mem::take(&mut self.changes.0);
-        let group = Group { seq: self.seq + 1, prev: self.chain, durable, changes };
-        debug_assert!(group.changes.len() <= GROUP_MAX);
-        let (form, payload) = group.encode();
-        let plain_len = group.changes.len() + 24;
+        let batch = Batch { seq: self.seq + 1, prev: self.chain, durable, changes };
+        debug_assert!(batch.changes.len() <= BATCH_MAX);
+        let (encoding, payload) = batch.encode();
+        let plain_len = batch.changes.len() + 24;
         let frame =
-            meta_frame(self.segments.stamp, Kind::Group, group.seq, plain_len, form, &payload);
-        let r = self.append(Kind::Group, &frame);
+            meta_frame(self.segments.stamp, Kind::Batch, batch.seq, plain_len, encoding, &payload);
+        let r = self.append(Kind::Batch, &frame);
         self.or_fail(r)?;
         self.since_checkpoint += frame.len() as u64;
-        self.seq = group.seq;
-        self.chain = group.chain();
+        self.seq = batch.seq;
+        self.chain = batch.chain();
         Ok(())
     }
 
@@ -386,12 +394,12 @@ impl Writer {
         for l in std::mem::take(&mut self.lines) {
             o.u32(l.frame.offset).u32(l.frame.len).u8(l.kind as u8);
         }
-        let (form, plain_len, payload) = squeeze(o.0);
+        let (encoding, plain_len, payload) = squeeze(o.0);
         if payload.len() > frame::MAX_LEN {
             return Ok(());
         }
         let stamp = self.segments.stamp;
-        let footer = meta_frame(stamp, Kind::Footer, self.seq, plain_len, form, &payload);
+        let footer = meta_frame(stamp, Kind::Footer, self.seq, plain_len, encoding, &payload);
         let before = self.len;
         let written = self.append(Kind::Footer, &footer).and_then(|_| self.flush());
         match written {

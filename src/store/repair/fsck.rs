@@ -2,8 +2,9 @@
 
 use super::report::Problem;
 use crate::store::Store;
-use crate::store::api::{Op, Result, Txn};
+use crate::store::api::Result;
 use crate::store::log::record::In;
+use crate::store::log::record::Record;
 use crate::types::{Attr, Ino, Time};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +27,7 @@ struct Check {
     inodes: BTreeMap<u64, Attr>,
     names: Vec<Name>,
     problems: Vec<Problem>,
-    ops: Vec<Op>,
+    records: Vec<Record>,
 }
 
 fn shown(name: &[u8]) -> String {
@@ -44,7 +45,7 @@ impl Check {
 
     fn drop_name(&mut self, n: &Name, why: &str) {
         self.problem(n.ino, format!("name {:?} in inode {}: {why}", shown(&n.name), n.parent));
-        self.ops.push(Op::DelDirent { parent: Ino(n.parent), name: n.name.clone() });
+        self.records.push(Record::DelDirent { parent: Ino(n.parent), name: n.name.clone() });
     }
 
     /// Names that lead nowhere, or from nowhere, or are one too many for a directory.
@@ -72,7 +73,7 @@ impl Check {
             if kind != n.kind {
                 self.problem(n.ino, format!("name {:?} has the wrong type", shown(&n.name)));
                 let (parent, name, ino) = (Ino(n.parent), n.name.clone(), Ino(n.ino));
-                self.ops.push(Op::PutDirent { parent, name, ino, kind });
+                self.records.push(Record::PutDirent { parent, name, ino, kind });
             }
             self.names.push(Name { kind, ..n });
         }
@@ -146,7 +147,7 @@ impl Check {
                     Some(_) => format!("lost+found.{ino}").into_bytes(),
                 };
                 self.inodes.insert(ino.0, attr);
-                self.ops.push(Op::PutInode(ino, attr));
+                self.records.push(Record::PutInode(ino, attr));
                 self.link(root, name, ino.0, libc::S_IFDIR);
                 ino.0
             }
@@ -164,8 +165,9 @@ impl Check {
     }
 
     fn link(&mut self, parent: u64, name: Vec<u8>, ino: u64, kind: u32) {
-        let op = Op::PutDirent { parent: Ino(parent), name: name.clone(), ino: Ino(ino), kind };
-        self.ops.push(op);
+        let record =
+            Record::PutDirent { parent: Ino(parent), name: name.clone(), ino: Ino(ino), kind };
+        self.records.push(record);
         self.names.push(Name { parent, name, ino, kind });
     }
 
@@ -207,7 +209,7 @@ impl Check {
                 reasons.push(format!("parent {} should be {}", is.parent, want.parent));
             }
             self.problem(ino, reasons.join(", "));
-            self.ops.push(Op::PutInode(Ino(ino), want));
+            self.records.push(Record::PutInode(Ino(ino), want));
             self.inodes.insert(ino, want);
         }
     }
@@ -266,14 +268,14 @@ impl Store {
         stray.retain(|ino| !c.inodes.contains_key(ino));
         for ino in stray {
             c.problem(ino, "bytes of an inode that is not there".into());
-            c.ops.push(Op::Punch { ino: Ino(ino), off: 0, len: u64::MAX });
+            c.records.push(Record::Punch { ino: Ino(ino), off: 0, len: u64::MAX });
         }
         let mut attributes = Vec::new();
         self.pairs(b'x', |k, _| attributes.extend(number(k).map(|ino| (ino, k[9..].to_vec()))))?;
         for (ino, name) in attributes {
             if !c.inodes.contains_key(&ino) {
                 c.problem(ino, "attribute of an inode that is not there".into());
-                c.ops.push(Op::DelXattr(Ino(ino), name));
+                c.records.push(Record::DelXattr(Ino(ino), name));
             }
         }
         c.names();
@@ -284,8 +286,8 @@ impl Store {
             log::warn!("inode {}: {}", p.ino, p.reason);
         }
         if repair {
-            for ops in c.ops.chunks(BATCH) {
-                self.append(Txn { ops: ops.to_vec(), ..Txn::default() })?;
+            for some in c.records.chunks(BATCH) {
+                self.append(some.to_vec().into())?;
             }
             self.sync()?;
         }

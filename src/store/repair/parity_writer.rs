@@ -178,13 +178,13 @@ impl Segments {
         }
         let before = bytes.clone();
         let first = if done == 0 { SEGMENT_HEADER } else { 0 };
-        let mended = rebuild::file(bytes, first, self.stamp.tag, Some(old));
+        let whole = rebuild::file(bytes, first, self.stamp.tag, Some(old));
         let left = old.differing(bytes).len();
-        if left > 0 && (done > 0 || !mended.bad.is_empty()) {
+        if left > 0 && (done > 0 || !whole.bad.is_empty()) {
             return Err(format!("{left} pages of it are damaged beyond repair; the old one stays"));
         }
-        log::warn!("{} frames corrected, {} pages rebuilt", mended.frames, mended.pages);
-        self.repaired.fetch_add((mended.frames + mended.pages).max(1), Ordering::Relaxed);
+        log::warn!("{} frames corrected, {} pages rebuilt", whole.frames, whole.pages);
+        self.repaired.fetch_add((whole.frames + whole.pages).max(1), Ordering::Relaxed);
         self.restore(segment, done, bytes, &differing(&before, bytes));
         Ok(true)
     }

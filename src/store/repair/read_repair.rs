@@ -7,7 +7,7 @@
 
 use super::damage::Trouble;
 use super::ecc::pages::PAGE;
-use super::rebuild::{self, Mended};
+use super::rebuild::{self, Rebuilt};
 use super::sidecar::Sidecar;
 use crate::store::api::{Result, StoreError};
 use crate::store::io::{Blob, read_up_to};
@@ -141,7 +141,7 @@ pub struct Examined {
     /// After all repair.
     pub now: Vec<u8>,
     /// What was found.
-    pub found: Mended,
+    pub found: Rebuilt,
     /// Pages that the sidecar knows of, parity included.
     pub pages: u64,
     /// Some of the file, or its sidecar, could not be read at all.
@@ -163,7 +163,7 @@ impl Segments {
         };
         if let Ok(before) = &first {
             let mut bytes = before.clone();
-            if let Ok((h, _)) = frame::mend(&mut bytes) {
+            if let Ok((h, _)) = frame::repair(&mut bytes) {
                 log::warn!("{}: frame at {} corrected", segment_path(f.segment), f.offset);
                 self.repaired.fetch_add(1, Ordering::Relaxed);
                 self.replace(f, &bytes);
@@ -186,7 +186,7 @@ impl Segments {
         }
     }
 
-    /// False if mending the segment did not help a moment ago: it reads the whole segment.
+    /// False if repairing the segment did not help a moment ago: it reads the whole segment.
     fn may_heal(&self, number: u32) -> bool {
         const PAUSE: Duration = Duration::from_secs(60);
         lock(&self.hopeless).get(&number).is_none_or(|at| at.elapsed() > PAUSE)
@@ -227,7 +227,7 @@ impl Segments {
         }
     }
 
-    /// Looks at the first `len` bytes of a segment and mends them in memory.
+    /// Looks at the first `len` bytes of a segment and repairs them in memory.
     pub fn examine(&self, number: u32, len: u64) -> Result<Examined> {
         let Some(segment) = self.get(number) else {
             let source = io::ErrorKind::NotFound.into();
@@ -269,7 +269,7 @@ impl Segments {
         self.adopt(number, &e)
     }
 
-    /// Writes what was mended in a segment; true if there is anything.
+    /// Writes what was repaired in a segment; true if there is anything.
     pub fn adopt(&self, number: u32, e: &Examined) -> Result<bool> {
         let runs = differing(&e.before, &e.now);
         let Some(segment) = self.get(number).filter(|_| !runs.is_empty()) else {

@@ -5,9 +5,9 @@ use super::sidecar::Sidecar;
 use crate::store::log::frame::Header;
 use std::ops::Range;
 
-/// What mending a file came to.
+/// What repairing a file came to.
 #[derive(Debug, Default)]
-pub struct Mended {
+pub struct Rebuilt {
     /// Offsets and headers of frames that are whole now.
     pub whole: Vec<(usize, Header)>,
     /// Frames that had to be corrected.
@@ -20,9 +20,9 @@ pub struct Mended {
     pub sidecar_hurt: bool,
 }
 
-/// Mends a file's bytes: frames from `from` on, pages by the sidecar. Bytes that were cut off the end
+/// Repairs a file's bytes: frames from `from` on, pages by the sidecar. Bytes that were cut off the end
 /// come back too, if the sidecar covers them.
-pub fn file(bytes: &mut Vec<u8>, from: usize, tag: u64, sidecar: Option<&Sidecar>) -> Mended {
+pub fn file(bytes: &mut Vec<u8>, from: usize, tag: u64, sidecar: Option<&Sidecar>) -> Rebuilt {
     let covered = sidecar.map_or(0, Sidecar::covered) as usize;
     let len = bytes.len();
     let missing = covered.saturating_sub(len) as u64;
@@ -47,7 +47,7 @@ pub fn file(bytes: &mut Vec<u8>, from: usize, tag: u64, sidecar: Option<&Sidecar
         let end = found.whole.last().map_or(from, |(at, h)| at + h.frame_len() as usize);
         bytes.truncate(end.max(len));
     }
-    Mended {
+    Rebuilt {
         whole: found.whole,
         frames: corrected as u64,
         pages: pages as u64,

@@ -7,8 +7,8 @@ use super::report::Problem;
 use crate::store::api::{ModelEntry, Result, StoreError};
 use crate::store::log::footer::summary;
 use crate::store::log::frame::{Header, Kind};
-use crate::store::log::record::Change;
-use crate::store::log::replay::{Loss, read_group};
+use crate::store::log::record::Record;
+use crate::store::log::replay::{Loss, read_batch};
 use crate::store::log::superblock::SEGMENT_HEADER;
 use crate::store::{Store, lock};
 use crate::types::{Attr, Extent, FrameRef, Ino};
@@ -36,21 +36,16 @@ struct Found {
 
 impl Found {
     fn end(&self) -> u64 {
-        self.h.off.saturating_add(self.h.plain_len.into())
+        self.h.off.saturating_add(self.h.meta.plain_len.into())
     }
 
     fn extent(&self) -> Extent {
         Extent {
             off: self.h.off,
-            len: self.h.plain_len.into(),
+            len: self.h.meta.plain_len.into(),
             frame: self.at,
             frame_off: 0,
-            plain_len: self.h.plain_len,
-            form: self.h.form,
-            staged: self.h.staged,
-            generation: self.h.generation,
-            primer: self.h.primer,
-            model: self.h.model,
+            meta: self.h.meta,
         }
     }
 }
@@ -70,11 +65,11 @@ impl InLog {
     /// The primer of this id. Its frame says so; in stores of before, the owner's last one ahead of the
     /// first frame that names it is taken: they were written together.
     fn primer(&self, id: u64, owner: u64) -> Option<FrameRef> {
-        if let Some(p) = self.primers.iter().rev().find(|p| p.h.primer == id) {
+        if let Some(p) = self.primers.iter().rev().find(|p| p.h.meta.primer == id) {
             return Some(p.at);
         }
-        let first = self.data.iter().filter(|f| f.h.primer == id).map(|f| f.at).min()?;
-        let own = |p: &&Found| p.h.primer == 0 && p.h.ino == owner;
+        let first = self.data.iter().filter(|f| f.h.meta.primer == id).map(|f| f.at).min()?;
+        let own = |p: &&Found| p.h.meta.primer == 0 && p.h.ino == owner;
         let ahead = self.primers.iter().rev().filter(own).find(|p| p.at < first);
         ahead.or_else(|| self.primers.iter().find(own)).map(|p| p.at)
     }
@@ -100,14 +95,14 @@ impl Store {
         if loss.namespace {
             say("the archive has lost its namespace: no checkpoint has a root directory".into());
         }
-        if loss.groups {
-            say("the log has lost groups: what they changed is as it was before".into());
+        if loss.batches {
+            say("the log has lost batches: what they changed is as it was before".into());
         }
         if !loss.any() {
             return Ok(problems);
         }
-        // Where no group is missing, all that frames could tell is known, deletions too.
-        let all = if loss.groups { self.in_log()? } else { InLog::default() };
+        // Where no batch is missing, all that frames could tell is known, deletions too.
+        let all = if loss.batches { self.in_log()? } else { InLog::default() };
         let plan = self.plan(&all)?;
         let files: BTreeSet<u64> = plan.strangers.iter().map(|f| f.h.ino).collect();
         if !files.is_empty() {
@@ -138,11 +133,11 @@ impl Store {
                         Ok((h, _)) => all.primers.push(Found { at: line.frame, h }),
                         Err(e) => ::log::error!("{e}"),
                     },
-                    Kind::Group => {
-                        let group = read_group(&self.segments, line.frame)?;
-                        let changes = group.map_or_else(Vec::new, |g| g.changes());
+                    Kind::Batch => {
+                        let batch = read_batch(&self.segments, line.frame)?;
+                        let changes = batch.map_or_else(Vec::new, |g| g.changes());
                         all.deleted.extend(changes.into_iter().flatten().filter_map(|c| match c {
-                            Change::DelInode(ino) => Some(ino.0),
+                            Record::DelInode(ino) => Some(ino.0),
                             _ => None,
                         }));
                     }
@@ -156,13 +151,13 @@ impl Store {
     fn plan(&self, all: &InLog) -> Result<Plan> {
         let mut data = all.data.clone();
         // What was coded anew or moved has the generation it had, and lies behind.
-        data.sort_by_key(|f| (f.h.generation, f.at));
+        data.sort_by_key(|f| (f.h.meta.generation, f.at));
         let mut plan = Plan::default();
         let mut newest: BTreeMap<u64, Option<u64>> = BTreeMap::new();
         for f in data {
             let ino = Ino(f.h.ino);
             // No writer makes a frame of the root, or of no bytes.
-            if ino <= Ino::ROOT || all.deleted.contains(&f.h.ino) || f.h.plain_len == 0 {
+            if ino <= Ino::ROOT || all.deleted.contains(&f.h.ino) || f.h.meta.plain_len == 0 {
                 continue;
             }
             if self.inode(ino)?.is_none() {
@@ -174,10 +169,10 @@ impl Store {
                 Entry::Occupied(known) => *known.get(),
                 Entry::Vacant(to_be) => {
                     let there = self.extents_in(ino, 0, u64::MAX)?;
-                    *to_be.insert(there.iter().map(|e| e.generation).max())
+                    *to_be.insert(there.iter().map(|e| e.meta.generation).max())
                 }
             };
-            if known.is_none_or(|g| g < f.h.generation) {
+            if known.is_none_or(|g| g < f.h.meta.generation) {
                 plan.newer.push(f);
             }
         }
@@ -194,30 +189,30 @@ impl Store {
         let mut changes = Vec::new();
         if self.inode(Ino::ROOT)?.is_none() {
             let root = Attr::made_now(libc::S_IFDIR | 0o755);
-            changes.push(Change::PutInode(Ino::ROOT, Attr { nlink: 2, ..root }));
+            changes.push(Record::PutInode(Ino::ROOT, Attr { nlink: 2, ..root }));
         }
         for (ino, size) in sizes {
             let old = self.inode(Ino(ino))?;
             let attr = old.unwrap_or_else(|| Attr::made_now(libc::S_IFREG | 0o600));
             let attr = Attr { size: attr.size.max(size), ..attr };
-            changes.push(Change::PutInode(Ino(ino), attr));
+            changes.push(Record::PutInode(Ino(ino), attr));
         }
-        changes.extend(self.lost_models(frames().map(|f| f.h.model).collect())?);
+        changes.extend(self.lost_models(frames().map(|f| f.h.meta.model).collect())?);
         self.enter(&changes)?;
         for some in frames().collect::<Vec<_>>().chunks(BATCH) {
             let mut changes = Vec::new();
             for f in some {
-                let (id, owner) = (f.h.primer, f.h.ino);
+                let (id, owner) = (f.h.meta.primer, f.h.ino);
                 // It goes with the last extent that names it, and comes again with the next.
                 if id != 0
                     && self.primer(id)?.is_none()
                     && let Some(frame) = all.primer(id, owner)
                 {
-                    let primer = Change::PutPrimer { id, ino: Ino(owner), frame };
+                    let primer = Record::PutPrimer { id, ino: Ino(owner), frame };
                     self.enter(&std::mem::take(&mut changes))?;
                     changes.push(primer);
                 }
-                changes.push(Change::PutExtent(Ino(owner), f.extent()));
+                changes.push(Record::PutExtent(Ino(owner), f.extent()));
                 if id != 0 {
                     self.enter(&std::mem::take(&mut changes))?;
                 }
@@ -236,7 +231,7 @@ impl Store {
 
     /// Entries for models that frames name and the table does not know, if only one can be meant. What
     /// it does not decode to the right bytes stays unreadable.
-    fn lost_models(&self, named: BTreeSet<u16>) -> Result<Vec<Change>> {
+    fn lost_models(&self, named: BTreeSet<u16>) -> Result<Vec<Record>> {
         let known = self.models()?;
         let files = self.model_files()?;
         let unknown = named.into_iter().filter(|n| *n != 0 && known.iter().all(|m| m.number != *n));
@@ -247,17 +242,17 @@ impl Store {
             engine: crate::block::ENGINE,
             name: format!("lost-{number}"),
         };
-        Ok(unknown.map(|number| Change::PutModel(entry(number))).collect())
+        Ok(unknown.map(|number| Record::PutModel(entry(number))).collect())
     }
 
     /// Enters changes into the log and the table.
-    fn enter(&self, changes: &[Change]) -> Result<()> {
+    fn enter(&self, changes: &[Record]) -> Result<()> {
         for some in changes.chunks(BATCH) {
             let mut w = lock(&self.writer);
             w.admits()?;
             w.ensure(some.len() as u64 * 256, true)?;
-            if w.group_is_full(some.len() * 256) {
-                w.close_group(self.durable.load(Ordering::Acquire))?;
+            if w.batch_is_full(some.len() * 256) {
+                w.close_batch(self.durable.load(Ordering::Acquire))?;
             }
             let mut draft = self.draft(&w);
             for change in some {

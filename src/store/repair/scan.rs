@@ -28,7 +28,7 @@ pub fn frames(bytes: &mut [u8], from: usize, tag: u64) -> Found {
                 continue;
             }
         };
-        match frame::mend(&mut bytes[at..at + len]) {
+        match frame::repair(&mut bytes[at..at + len]) {
             Ok((h, changed)) => {
                 out.whole.push((at, h));
                 if changed {

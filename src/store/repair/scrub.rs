@@ -4,7 +4,7 @@ use super::read_repair::differing;
 use super::report::{Checked, SegmentCheck};
 use crate::store::api::{Ecc, Result, StoreError};
 use crate::store::io::write_file;
-use crate::store::log::record::Change;
+use crate::store::log::record::Record;
 use crate::store::log::replay;
 use crate::store::log::segments::io_error;
 use crate::store::log::superblock::{self, FILES};
@@ -149,8 +149,8 @@ impl Store {
 
     /// False if the log's last word vouches for an index that is not there as it was left.
     pub fn index_is_whole(&self) -> bool {
-        match replay::clean_mark(&self.segments) {
-            Some((_, Change::Clean { index, digest, .. }, ..)) => {
+        match replay::shutdown_record(&self.segments) {
+            Some((_, Record::Shutdown { index, digest, .. }, ..)) => {
                 let dir = crate::store::index::disk::place(&self.path, &index);
                 dir.is_some_and(|dir| {
                     crate::store::index::disk::digest(&dir).is_ok_and(|d| d == digest)

@@ -8,7 +8,7 @@ use super::scan;
 use crate::store::api::Ecc;
 use crate::store::log::frame::{Header, Kind, MAX_U40, Stamp};
 use crate::store::log::record::{In, Out};
-use crate::types::Form;
+use crate::types::FrameMeta;
 use std::collections::BTreeMap;
 
 /// Set in the offset field of the frame of a stripe's checksums; others hold a parity page.
@@ -50,15 +50,14 @@ pub fn part(ecc: Ecc, stamp: Stamp, id: u64, number: u64, bytes: &[u8]) -> Resul
     let frame = |off: u64, payload: &[u8]| {
         let header = Header {
             kind: Kind::Parity,
-            form: Form::Raw,
-            staged: false,
-            model: 0,
             payload_len: 0,
-            plain_len: payload.len() as u32,
             ino: stamp.tag,
             off,
-            generation: id & MAX_U40,
-            primer: 0,
+            meta: FrameMeta {
+                plain_len: payload.len() as u32,
+                generation: id & MAX_U40,
+                ..FrameMeta::default()
+            },
             code: stamp.code,
             plain_hash: 0,
             payload_crc: 0,
@@ -99,7 +98,7 @@ impl Sidecar {
         let mut pages = Vec::new();
         let mut tables = 0;
         for (at, h) in found.whole {
-            if h.kind != Kind::Parity || h.ino != stamp.tag || h.generation != id & MAX_U40 {
+            if h.kind != Kind::Parity || h.ino != stamp.tag || h.meta.generation != id & MAX_U40 {
                 continue;
             }
             let payload = h.payload(&bytes[at..]);

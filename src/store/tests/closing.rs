@@ -88,7 +88,7 @@ fn closing_amid_work_keeps_every_file() {
                     _ => {
                         let txn = || {
                             let ino = store.next_ino();
-                            Txn { ops: vec![Op::PutInode(ino, attr(0))], ..Txn::default() }
+                            Record::PutInode(ino, attr(0)).into()
                         };
                         while store.append(txn()).is_ok() {}
                     }

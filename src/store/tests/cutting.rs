@@ -27,7 +27,7 @@ fn there(store: &Store) -> usize {
 }
 
 fn punch(ino: Ino, off: u64, len: u64) -> Txn {
-    Txn { ops: vec![Op::Punch { ino, off, len }], ..Txn::default() }
+    Record::Punch { ino, off, len }.into()
 }
 
 fn in_memory() -> (tempfile::TempDir, Arc<MemVolume>, Arc<Store>) {
@@ -57,9 +57,9 @@ fn a_crash_at_any_step_leaves_no_wrong_byte() {
     plain[55..58].copy_from_slice(b"new");
     write(&store, a, 150, b"new").unwrap();
     plain[150..153].copy_from_slice(b"new");
-    store.append(Txn { ops: vec![Op::DelInode(b)], ..Txn::default() }).unwrap();
-    let dirent = Op::DelDirent { parent: Ino::ROOT, name: b"b".to_vec() };
-    store.append(Txn { ops: vec![dirent], ..Txn::default() }).unwrap();
+    store.append(Record::DelInode(b).into()).unwrap();
+    let dirent = Record::DelDirent { parent: Ino::ROOT, name: b"b".to_vec() };
+    store.append(vec![dirent].into()).unwrap();
     let second = tempfile::tempdir().unwrap();
     let mut steps = 0;
     loop {
@@ -93,7 +93,7 @@ fn a_change_takes_no_more_than_a_step_of_extents() {
     let before = there(&store);
     store.append(punch(a, 0, u64::MAX)).unwrap();
     assert_eq!(there(&store), before);
-    store.append(Txn { ops: vec![Op::DelInode(b)], ..Txn::default() }).unwrap();
+    store.append(Record::DelInode(b).into()).unwrap();
     assert_eq!(there(&store), before);
     assert_eq!(store.stats().unwrap().files, 1);
     // The cleaner moves what has not gone yet, and a checkpoint knows of it.
@@ -127,7 +127,7 @@ fn a_file_can_be_deleted_while_it_is_being_truncated() {
     let (a, _) = file(&store, b"a", 50);
     store.append(punch(a, 100, u64::MAX - 100)).unwrap();
     sweep::step(&store, 7).unwrap();
-    store.append(Txn { ops: vec![Op::DelInode(a)], ..Txn::default() }).unwrap();
+    store.append(Record::DelInode(a).into()).unwrap();
     while sweep::step(&store, 7).unwrap() {}
     assert_eq!((there(&store), store.stats().unwrap().frames), (0, 0));
     assert_eq!(store.stats().unwrap().logical_bytes, 0);

@@ -130,7 +130,7 @@ fn may_pass(call: Call, part: Part) -> bool {
         Call::SyncDir => matches!(part, Part::Checkpoint | Part::Clean),
         // The reserve is filled another time.
         Call::Create => matches!(part, Part::Sync | Part::Checkpoint | Part::Clean),
-        // What was mended is not written back.
+        // What was repaired is not written back.
         Call::Write => matches!(part, Part::RotAndRead | Part::RotAndScrub),
         _ => false,
     }

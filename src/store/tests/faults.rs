@@ -35,11 +35,26 @@ fn a_full_disk_refuses_writers_and_lets_files_go() {
     assert_eq!(store.extents_in(a, written, 1).unwrap(), []);
     assert!(contents(&store, a, 1000).unwrap() == [1; 1000]);
     store.sync().unwrap();
-    store.append(Txn { ops: vec![Op::DelInode(a)], ..Txn::default() }).unwrap();
+    store.append(Record::DelInode(a).into()).unwrap();
     store.sync().unwrap();
     volume.set_full(false);
     create(&store, b"b").unwrap();
     store.sync().unwrap();
+}
+
+#[test]
+fn what_a_failed_creation_of_a_segment_left_is_in_nobodys_way() {
+    let (dir, volume, store) = mem_store();
+    let a = create(&store, b"a").unwrap();
+    write(&store, a, 0, b"before").unwrap();
+    let left = segments::segment_path(store.writer().number() + 1);
+    volume.create(&left).unwrap().write_at(b"LMFSSEG\n half a header", 0).unwrap();
+    store.writer().roll(false).unwrap();
+    write(&store, a, 6, b" and after").unwrap();
+    store.sync().unwrap();
+    drop(store);
+    let store = open::open(dir.path(), &OpenOptions::default(), volume).unwrap();
+    assert_eq!(contents(&store, a, 16).unwrap(), b"before and after");
 }
 
 /// Room for changes that free some is set aside, and outlives a mount that found it scarce.
@@ -61,8 +76,8 @@ fn a_disk_that_is_full_at_mount_lets_files_go() {
     let ino = store.dirent(Ino::ROOT, b"a").unwrap().unwrap().ino;
     assert!(matches!(write(&store, ino, 0, &[2; 100_000]), Err(StoreError::NoSpace { .. })));
     let name = b"a".to_vec();
-    let ops = vec![Op::DelDirent { parent: Ino::ROOT, name }, Op::DelInode(ino)];
-    store.append(Txn { ops, ..Txn::default() }).unwrap();
+    let ops = vec![Record::DelDirent { parent: Ino::ROOT, name }, Record::DelInode(ino)];
+    store.append(ops.into()).unwrap();
     store.sync().unwrap();
     let before = volume.free_bytes().unwrap();
     store.clean(0).unwrap();
@@ -194,7 +209,11 @@ fn a_moved_frame_is_as_whole_as_the_day_it_was_written() {
         let moved = frame(&store);
         assert_ne!(moved, before);
         let bytes = store.frame_bytes(moved).unwrap().1;
-        assert_eq!(frame::mend(&mut bytes.clone()).map(|(_, changed)| changed), Ok(false), "{at}");
+        assert_eq!(
+            frame::repair(&mut bytes.clone()).map(|(_, changed)| changed),
+            Ok(false),
+            "{at}"
+        );
     }
 }
 
@@ -301,8 +320,8 @@ fn a_checkpoint_says_nothing_that_is_not_durable() {
     assert!(events[data..end].iter().any(synced), "{data} {end}");
 }
 
-/// Three durable groups, and where their frames lie.
-fn three_groups() -> (Arc<MemVolume>, Vec<FrameRef>) {
+/// Three durable batches, and where their frames lie.
+fn three_batches() -> (Arc<MemVolume>, Vec<FrameRef>) {
     let (_dir, volume, store) = mem_store();
     for name in [b"a", b"b", b"c"] {
         create(&store, name).unwrap();
@@ -310,8 +329,8 @@ fn three_groups() -> (Arc<MemVolume>, Vec<FrameRef>) {
     }
     let (lines, _) =
         footer::summary(&store.segments, 1, superblock::SEGMENT_HEADER as u64).unwrap();
-    let groups = lines.into_iter().filter(|l| l.kind == Kind::Group).map(|l| l.frame);
-    (volume, groups.collect())
+    let batches = lines.into_iter().filter(|l| l.kind == Kind::Batch).map(|l| l.frame);
+    (volume, batches.collect())
 }
 
 fn reopened(volume: Arc<MemVolume>) -> Vec<Vec<u8>> {
@@ -325,28 +344,28 @@ fn flip(volume: &MemVolume, at: u32) {
 }
 
 /// More than a frame's own code corrects.
-fn spoil(volume: &MemVolume, group: FrameRef) {
+fn spoil(volume: &MemVolume, batch: FrameRef) {
     for at in 0..24 {
-        flip(volume, group.offset + HEADER as u32 + at);
+        flip(volume, batch.offset + HEADER as u32 + at);
     }
 }
 
 #[test]
 fn a_rotten_group_is_stepped_over_and_a_torn_one_ends_the_log() {
-    let (volume, groups) = three_groups();
-    spoil(&volume, groups[1]);
+    let (volume, batches) = three_batches();
+    spoil(&volume, batches[1]);
     assert_eq!(reopened(volume), [b"a", b"c"]);
-    let (volume, groups) = three_groups();
-    spoil(&volume, groups[2]);
+    let (volume, batches) = three_batches();
+    spoil(&volume, batches[2]);
     assert_eq!(reopened(volume), [b"a", b"b"]);
 }
 
 #[test]
 fn a_flipped_bit_of_a_group_is_corrected_where_it_lies() {
     for which in 0..3 {
-        let (volume, groups) = three_groups();
+        let (volume, batches) = three_batches();
         let before = lock(&lock(&volume.files)[&segments::segment_path(1)].inner).bytes.clone();
-        flip(&volume, groups[which].offset + HEADER as u32 + 3);
+        flip(&volume, batches[which].offset + HEADER as u32 + 3);
         assert_eq!(reopened(Arc::clone(&volume)), [b"a", b"b", b"c"]);
         let after = lock(&lock(&volume.files)[&segments::segment_path(1)].inner).bytes.clone();
         assert!(after[..before.len()] == before);
@@ -357,9 +376,9 @@ fn a_flipped_bit_of_a_group_is_corrected_where_it_lies() {
 fn one_header_of_a_group_is_enough() {
     for which in 0..3 {
         for second in [false, true] {
-            let (volume, groups) = three_groups();
-            let at = if second { groups[which].len - 20 } else { 20 };
-            flip(&volume, groups[which].offset + at);
+            let (volume, batches) = three_batches();
+            let at = if second { batches[which].len - 20 } else { 20 };
+            flip(&volume, batches[which].offset + at);
             assert_eq!(reopened(volume), [b"a", b"b", b"c"], "{which} {second}");
         }
     }
@@ -367,7 +386,7 @@ fn one_header_of_a_group_is_enough() {
 
 #[test]
 fn the_log_of_another_store_in_a_file_is_not_replayed() {
-    let (other, _) = three_groups();
+    let (other, _) = three_batches();
     let foreign = lock(&lock(&other.files)[&segments::segment_path(1)].inner).bytes.clone();
     let (_dir, volume, store) = mem_store();
     let ino = create(&store, b"x").unwrap();
@@ -394,9 +413,9 @@ fn golden_footer() {
     let (lines, end) = footer::summary(&store.segments, 1, 0).unwrap();
     assert_eq!(end as usize, bytes.len());
     let kinds: Vec<Kind> = lines.iter().map(|l| l.kind).collect();
-    assert_eq!(kinds, [Kind::Checkpoint, Kind::CheckpointEnd, Kind::Group]);
+    assert_eq!(kinds, [Kind::Checkpoint, Kind::CheckpointEnd, Kind::Batch]);
     let h = Header::second(&bytes[bytes.len() - HEADER..]).unwrap();
-    assert_eq!((h.kind, h.form, h.plain_len), (Kind::Footer, Form::Raw, 27));
+    assert_eq!((h.kind, h.meta.encoding, h.meta.plain_len), (Kind::Footer, Encoding::Raw, 27));
     let payload = &bytes[bytes.len() - HEADER - 4 - 27..bytes.len() - HEADER - 4];
     let want: Vec<String> = lines
         .iter()

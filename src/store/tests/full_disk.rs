@@ -70,8 +70,8 @@ fn cycles(mib: u64, gc: bool) {
         let gone: Vec<u64> = files.keys().copied().filter(doomed).collect();
         for name in &gone {
             let ino = files.remove(name).unwrap();
-            let dirent = Op::DelDirent { parent: Ino::ROOT, name: name.to_be_bytes().to_vec() };
-            store.append(Txn { ops: vec![dirent, Op::DelInode(ino)], ..Txn::default() }).unwrap();
+            let dirent = Record::DelDirent { parent: Ino::ROOT, name: name.to_be_bytes().to_vec() };
+            store.append(vec![dirent, Record::DelInode(ino)].into()).unwrap();
         }
         store.sync().unwrap();
         if gc {

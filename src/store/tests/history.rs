@@ -62,8 +62,8 @@ pub fn perform_or(store: &Store, model: &mut Files, s: &Step) -> Result<()> {
         Step::Unlink(f) => {
             if let Some(i) = ino(f)? {
                 let name = vec![f];
-                let ops = vec![Op::DelDirent { parent: Ino::ROOT, name }, Op::DelInode(i)];
-                store.append(Txn { ops, ..Txn::default() })?;
+                let ops = vec![Record::DelDirent { parent: Ino::ROOT, name }, Record::DelInode(i)];
+                store.append(ops.into())?;
                 model.remove(&f);
             }
         }
@@ -75,16 +75,16 @@ pub fn perform_or(store: &Store, model: &mut Files, s: &Step) -> Result<()> {
         }
         Step::Punch(f, off, n) => {
             if let Some(i) = ino(f)? {
-                let op = Op::Punch { ino: i, off: off.into(), len: n.into() };
-                store.append(Txn { ops: vec![op], ..Txn::default() })?;
+                let op = Record::Punch { ino: i, off: off.into(), len: n.into() };
+                store.append(vec![op].into())?;
                 let end = usize::from(off + n).min(LEN);
                 model.get_mut(&f).unwrap().0[off.into()..end].fill(0);
             }
         }
         Step::Xattr(f, v) => {
             if let Some(i) = ino(f)? {
-                let op = Op::PutXattr(i, b"user.x".to_vec(), vec![v]);
-                store.append(Txn { ops: vec![op], ..Txn::default() })?;
+                let op = Record::PutXattr(i, b"user.x".to_vec(), vec![v]);
+                store.append(vec![op].into())?;
                 model.get_mut(&f).unwrap().1 = Some(v);
             }
         }
@@ -139,9 +139,9 @@ proptest! {
     }
 }
 
-/// Closes the group and writes it, without a sync: it may be torn.
+/// Closes the batch and writes it, without a sync: it may be torn.
 pub fn hand_over(store: &Store) {
     let mut w = lock(&store.writer);
-    w.close_group(store.durable.load(Ordering::SeqCst)).unwrap();
+    w.close_batch(store.durable.load(Ordering::SeqCst)).unwrap();
     w.flush().unwrap();
 }

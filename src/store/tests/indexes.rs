@@ -47,8 +47,8 @@ fn left() -> Left {
     let store = open(dir.path());
     let ino = store.dirent(Ino::ROOT, b"7").unwrap().unwrap().ino;
     write(&store, ino, 0, b"newer").unwrap();
-    let ops = vec![Op::DelDirent { parent: Ino::ROOT, name: b"8".to_vec() }];
-    store.append(Txn { ops, ..Txn::default() }).unwrap();
+    let ops = vec![Record::DelDirent { parent: Ino::ROOT, name: b"8".to_vec() }];
+    store.append(ops.into()).unwrap();
     store.close().unwrap();
     Left { dir, older }
 }

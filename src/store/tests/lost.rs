@@ -29,7 +29,7 @@ fn filled() -> (tempfile::TempDir, BTreeMap<Ino, Vec<u8>>) {
             plain[20..35].copy_from_slice(b"newer than this");
         }
         let size = plain.len() as u64;
-        store.append(Txn { ops: vec![Op::PutInode(ino, attr(size))], ..Txn::default() }).unwrap();
+        store.append(Record::PutInode(ino, attr(size)).into()).unwrap();
         files.insert(ino, plain);
         if n % 50 == 0 {
             store.sync().unwrap();
@@ -50,19 +50,19 @@ fn forget(dir: &Path) {
     let mut totals = Out::default();
     store.state().totals.encode(&mut totals);
     store.close().unwrap();
-    // What closing wrote is a group more.
+    // What closing wrote is a batch more.
     let (seq, chain) = {
-        let (group, ..) = replay::clean_mark(&store.segments).unwrap();
-        assert!(group.seq > seq || group.chain() == chain);
-        (group.seq, group.chain())
+        let (batch, ..) = replay::shutdown_record(&store.segments).unwrap();
+        assert!(batch.seq > seq || batch.chain() == chain);
+        (batch.seq, batch.chain())
     };
     let number = store.segments.lens().last().unwrap().0 + 1;
     drop(store);
     let header = SegmentHeader { number, uuid, checkpoint: true };
     let mut bytes = header.encode();
     let mut part = |kind, payload: Vec<u8>| {
-        let (form, plain_len, payload) = squeeze(payload);
-        bytes.extend(meta_frame(stamp, kind, seq, plain_len, form, &payload));
+        let (encoding, plain_len, payload) = squeeze(payload);
+        bytes.extend(meta_frame(stamp, kind, seq, plain_len, encoding, &payload));
     };
     part(Kind::Checkpoint, Vec::new());
     let mut end = Out::default();
@@ -187,7 +187,7 @@ fn a_lost_namespace_is_no_empty_archive_and_every_byte_comes_back() {
 fn names_that_groups_still_tell_come_back_too() {
     let (dir, files) = filled();
     forget(dir.path());
-    keep(dir.path(), &[Kind::Data, Kind::Primer, Kind::Group]);
+    keep(dir.path(), &[Kind::Data, Kind::Primer, Kind::Batch]);
     refused(dir.path());
     let store = Store::open_to_check(dir.path(), false, false).unwrap();
     assert!(!store.salvage(true).unwrap().is_empty());
@@ -208,7 +208,7 @@ fn a_primer_is_found_with_the_frames_that_name_it() {
     let ino = create(&store, b"a").unwrap();
     write(&store, ino, 0, &[7; 500]).unwrap();
     power::recode(&store, b'a').unwrap();
-    let id = store.extents_in(ino, 0, 1).unwrap()[0].primer;
+    let id = store.extents_in(ino, 0, 1).unwrap()[0].meta.primer;
     assert!(id != 0);
     store.close().unwrap();
     drop(store);
@@ -216,7 +216,7 @@ fn a_primer_is_found_with_the_frames_that_name_it() {
     keep(dir.path(), &[Kind::Data, Kind::Primer]);
     let store = Store::open_to_check(dir.path(), false, false).unwrap();
     store.salvage(true).unwrap();
-    assert_eq!(store.extents_in(ino, 0, 1).unwrap()[0].primer, id);
+    assert_eq!(store.extents_in(ino, 0, 1).unwrap()[0].meta.primer, id);
     let at = store.primer(id).unwrap().unwrap();
     assert_eq!(store.read_frame(at).unwrap().payload, b"sample");
     assert_eq!(contents(&store, ino, 500).unwrap(), [7; 500]);
@@ -228,8 +228,9 @@ fn an_empty_archive_is_not_lost() {
     let store = open(dir.path());
     let ino = create(&store, b"a").unwrap();
     write(&store, ino, 0, b"hello").unwrap();
-    let ops = vec![Op::DelDirent { parent: Ino::ROOT, name: b"a".to_vec() }, Op::DelInode(ino)];
-    store.append(Txn { ops, ..Txn::default() }).unwrap();
+    let ops =
+        vec![Record::DelDirent { parent: Ino::ROOT, name: b"a".to_vec() }, Record::DelInode(ino)];
+    store.append(ops.into()).unwrap();
     store.close().unwrap();
     drop(store);
     for read_only in [true, false] {
@@ -254,7 +255,7 @@ fn a_file_whose_groups_are_lost_is_found_by_its_frames() {
     let store = Store::open_to_check(dir.path(), false, false).unwrap();
     assert!(names(&store).len() < FILES as usize / 2);
     let told = store.salvage(true).unwrap();
-    assert!(told.iter().any(|p| p.reason.contains("lost groups")), "{told:?}");
+    assert!(told.iter().any(|p| p.reason.contains("lost batches")), "{told:?}");
     store.check_namespace(true).unwrap();
     for (ino, plain) in &files {
         assert_eq!(&contents(&store, *ino, plain.len()).unwrap(), plain, "inode {ino}");

@@ -24,10 +24,10 @@ use super::log::{footer, replay};
 use super::repair::parity_writer;
 use super::*;
 use crate::store::log::frame::HEADER;
-use crate::types::{Form, Time};
+use crate::types::{Encoding, Time};
 
 thread_local! {
-    /// Bytes of groups at most that this thread's stores leave behind the last checkpoint when they
+    /// Bytes of batches at most that this thread's stores leave behind the last checkpoint when they
     /// are closed.
     pub static FEW: std::cell::Cell<u64> = const { std::cell::Cell::new(u64::MAX) };
 }
@@ -67,31 +67,27 @@ fn attr(size: u64) -> Attr {
     }
 }
 
-fn data(ino: Ino, off: u64, bytes: &[u8], generation: u64) -> NewFrame {
-    NewFrame {
+fn data(ino: Ino, off: u64, bytes: &[u8], generation: u64) -> Frame {
+    let plain_len = bytes.len() as u32;
+    Frame {
         ino,
         off,
-        form: Form::Raw,
-        staged: true,
-        generation,
-        plain_len: bytes.len() as u32,
+        meta: FrameMeta { staged: true, plain_len, generation, ..FrameMeta::default() },
         plain_hash: crate::block::plain_hash(bytes),
-        primer: 0,
-        model: 0,
         payload: bytes.to_vec(),
     }
 }
 
 fn write(store: &Store, ino: Ino, off: u64, bytes: &[u8]) -> Result<()> {
     let frame = data(ino, off, bytes, store.next_generation());
-    let txn = Txn { frames: vec![frame], ops: vec![Op::PutExtent { frame: 0 }], guard: None };
-    store.append(txn).map(drop)
+    store.append(Txn::default().map(frame)).map(drop)
 }
 
 fn create(store: &Store, name: &[u8]) -> Result<Ino> {
     let ino = store.next_ino();
-    let dirent = Op::PutDirent { parent: Ino::ROOT, name: name.to_vec(), ino, kind: libc::S_IFREG };
-    store.append(Txn { ops: vec![Op::PutInode(ino, attr(0)), dirent], ..Txn::default() })?;
+    let dirent =
+        Record::PutDirent { parent: Ino::ROOT, name: name.to_vec(), ino, kind: libc::S_IFREG };
+    store.append(vec![Record::PutInode(ino, attr(0)), dirent].into())?;
     Ok(ino)
 }
 
@@ -100,7 +96,7 @@ fn contents(store: &Store, ino: Ino, len: usize) -> Result<Vec<u8>> {
     let mut out = vec![0; len];
     for e in store.extents_in(ino, 0, len as u64)? {
         let f = store.read_frame(e.frame)?;
-        assert_eq!((f.ino, f.generation), (ino, e.generation));
+        assert_eq!((f.ino, f.meta.generation), (ino, e.meta.generation));
         for i in 0..e.len {
             if let Some(b) = out.get_mut((e.off + i) as usize) {
                 *b = f.payload[(u64::from(e.frame_off) + i) as usize];
@@ -300,11 +296,8 @@ fn a_guard_that_does_not_hold_changes_nothing() {
     write(&store, ino, 0, b"hello").unwrap();
     let expect = store.extents_in(ino, 0, 5).unwrap();
     write(&store, ino, 1, b"E").unwrap();
-    let txn = Txn {
-        frames: vec![data(ino, 0, b"HELLO", 1)],
-        ops: vec![Op::PutExtent { frame: 0 }],
-        guard: Some(Guard { ino, off: 0, len: 5, expect }),
-    };
+    let unchanged = Guard { ino, off: 0, len: 5, expect };
+    let txn = Txn::default().map(data(ino, 0, b"HELLO", 1)).only_if(unchanged);
     assert!(matches!(store.append(txn), Err(StoreError::Conflict)));
     assert_eq!(contents(&store, ino, 5).unwrap(), b"hEllo");
 }
@@ -315,16 +308,14 @@ fn a_primer_lives_as_long_as_it_is_named() {
     let store = open(dir.path());
     let ino = create(&store, b"a").unwrap();
     let id = store.next_ino().0;
-    let named = |off, bytes: &[u8]| NewFrame { primer: id, ..data(ino, off, bytes, 1) };
-    store
-        .append(Txn {
-            frames: vec![data(ino, 0, b"sample", 1), named(0, b"one")],
-            ops: vec![Op::PutPrimer { id, frame: 0 }, Op::PutExtent { frame: 1 }],
-            guard: None,
-        })
-        .unwrap();
-    let again =
-        Txn { frames: vec![named(0, b"two")], ops: vec![Op::PutExtent { frame: 0 }], guard: None };
+    let named = |bytes: &[u8]| {
+        let mut frame = data(ino, 0, bytes, 1);
+        frame.meta.primer = id;
+        frame
+    };
+    let txn = Txn::default().primer(id, data(ino, 0, b"sample", 1)).map(named(b"one"));
+    store.append(txn).unwrap();
+    let again = Txn::default().map(named(b"two"));
     store.append(again.clone()).unwrap();
     let at = store.primer(id).unwrap().unwrap();
     assert_eq!(store.read_frame(at).unwrap().payload, b"sample");
@@ -356,6 +347,42 @@ fn the_cleaner_keeps_what_lives_and_frees_the_rest() {
     expect(&store);
     drop(store);
     expect(&open(dir.path()));
+}
+
+#[test]
+fn what_a_later_version_adds_is_stepped_over() {
+    let dir = made();
+    let mut store = open(dir.path());
+    let add = |store: &Store| {
+        let mut w = store.writer();
+        let (stamp, seq) = (w.stamp(), w.seq);
+        let frame = frame::meta_frame(stamp, Kind::Addition, seq, 3, Encoding::Raw, b"new");
+        w.append(Kind::Addition, &frame).unwrap();
+    };
+    add(&store);
+    let a = create(&store, b"a").unwrap();
+    write(&store, a, 0, b"one").unwrap();
+    add(&store);
+    store.sync().unwrap();
+    // From the log; from a sealed segment and its footer, and behind a checkpoint; after gc.
+    for turn in 0..3 {
+        drop(store);
+        std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+        store = open(dir.path());
+        assert_eq!(contents(&store, a, 3).unwrap(), b"one");
+        for (number, _) in store.segments.lens() {
+            let check = store.check_segment(number, false).unwrap();
+            assert!(!check.log_lost && check.lost.is_empty(), "{turn}: {check:?}");
+        }
+        if turn == 0 {
+            store.writer().roll(false).unwrap();
+            add(&store);
+            store.close().unwrap();
+        } else {
+            store.clean(0).unwrap();
+            store.sync().unwrap();
+        }
+    }
 }
 
 #[test]
@@ -402,7 +429,7 @@ fn a_frame_that_was_moved_stays_readable_where_it_was() {
     let after = store.extents_in(ino, 0, 100_000).unwrap();
     assert!(before.iter().zip(&after).all(|(b, a)| b.frame != a.frame));
     for e in before {
-        assert_eq!(store.read_frame(e.frame).unwrap().generation, e.generation);
+        assert_eq!(store.read_frame(e.frame).unwrap().meta.generation, e.meta.generation);
     }
 }
 
@@ -430,9 +457,8 @@ fn a_range_of_a_file_of_many_extents_is_found_quickly() {
     let store = open(dir.path());
     let ino = create(&store, b"a").unwrap();
     for chunk in 0..N / 1000 {
-        let frames = (0..1000).map(|n| data(ino, (chunk * 1000 + n) << 20, b"x", 1)).collect();
-        let ops = (0..1000).map(|frame| Op::PutExtent { frame }).collect();
-        store.append(Txn { frames, ops, guard: None }).unwrap();
+        let frames = (0..1000).map(|n| data(ino, (chunk * 1000 + n) << 20, b"x", 1));
+        store.append(frames.fold(Txn::default(), Txn::map)).unwrap();
     }
     let began = std::time::Instant::now();
     for n in 0..1000 {
@@ -460,15 +486,19 @@ fn fsck_puts_the_namespace_right_and_then_finds_nothing() {
         let ino = store.next_ino();
         let attr = Attr { mode: libc::S_IFDIR | 0o755, nlink: 2, parent: parent.0, ..attr(0) };
         let name = name.to_vec();
-        let op = Op::PutDirent { parent, name, ino, kind: libc::S_IFDIR };
-        store.append(Txn { ops: vec![Op::PutInode(ino, attr), op], ..Txn::default() }).unwrap();
+        let op = Record::PutDirent { parent, name, ino, kind: libc::S_IFDIR };
+        store.append(vec![Record::PutInode(ino, attr), op].into()).unwrap();
         ino
     };
     // The root's own count is wrong on purpose: it has two directories now.
     let (outer, inner) = (folder(b"outer", Ino::ROOT), folder(b"other", Ino::ROOT));
-    let dirent =
-        |parent, name: &[u8], ino, kind| Op::PutDirent { parent, name: name.to_vec(), ino, kind };
-    let del = |parent, name: &[u8]| Op::DelDirent { parent, name: name.to_vec() };
+    let dirent = |parent, name: &[u8], ino, kind| Record::PutDirent {
+        parent,
+        name: name.to_vec(),
+        ino,
+        kind,
+    };
+    let del = |parent, name: &[u8]| Record::DelDirent { parent, name: name.to_vec() };
     let ops = vec![
         // A file without a name, one with two but a count of one, a name of nothing, a wrong type.
         del(Ino::ROOT, b"a"),
@@ -481,9 +511,9 @@ fn fsck_puts_the_namespace_right_and_then_finds_nothing() {
         dirent(outer, b"inner", inner, libc::S_IFDIR),
         dirent(inner, b"outer", outer, libc::S_IFDIR),
         // Bytes and an attribute of nobody.
-        Op::PutXattr(Ino(stray.0 + 100), b"user.x".to_vec(), b"v".to_vec()),
+        Record::PutXattr(Ino(stray.0 + 100), b"user.x".to_vec(), b"v".to_vec()),
     ];
-    store.append(Txn { ops, ..Txn::default() }).unwrap();
+    store.append(ops.into()).unwrap();
     write(&store, Ino(stray.0 + 100), 0, b"lost").unwrap();
     let found = store.check_namespace(false).unwrap();
     assert!(found.len() >= 8, "{found:#?}");

@@ -27,7 +27,7 @@ impl Dice {
 enum Act {
     Do(Step),
     Sync,
-    /// The group is closed and written, without a sync.
+    /// The batch is closed and written, without a sync.
     HandOver,
     /// The segment is sealed, another begun.
     Seal,
@@ -37,7 +37,7 @@ enum Act {
     Sidecars,
     /// A file's first extent is replaced by a coded one with the same bytes, with a primer.
     Recode(u8),
-    /// A bit rots; reading or scrubbing mends it.
+    /// A bit rots; reading or scrubbing repairs it.
     Heal(bool),
     Model(u8),
     Superblocks,
@@ -348,13 +348,11 @@ pub fn recode(store: &Store, f: u8) -> Result<()> {
     let expect = store.extents_in(ino, e.off, e.len)?;
     let plain = contents(store, ino, LEN)?[e.off as usize..e.end() as usize].to_vec();
     let id = store.next_ino().0;
-    let coded = NewFrame { staged: false, primer: id, ..data(ino, e.off, &plain, e.generation) };
-    let txn = Txn {
-        frames: vec![data(ino, 0, b"sample", e.generation), coded],
-        ops: vec![Op::PutPrimer { id, frame: 0 }, Op::PutExtent { frame: 1 }],
-        guard: Some(Guard { ino, off: e.off, len: e.len, expect }),
-    };
-    store.append(txn).map(drop)
+    let mut coded = data(ino, e.off, &plain, e.meta.generation);
+    coded.meta = FrameMeta { staged: false, primer: id, ..coded.meta };
+    let sample = data(ino, 0, b"sample", e.meta.generation);
+    let unchanged = Guard { ino, off: e.off, len: e.len, expect };
+    store.append(Txn::default().primer(id, sample).map(coded).only_if(unchanged)).map(drop)
 }
 
 fn full() -> bool {

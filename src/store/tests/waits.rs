@@ -125,9 +125,7 @@ fn a_change_does_not_wait_for_the_cleaner_to_read() {
         || drop(store.clean(5)),
         || {
             worst(Duration::from_millis(700), || {
-                store
-                    .append(Txn { ops: vec![Op::PutInode(a, attr(1))], ..Txn::default() })
-                    .unwrap();
+                store.append(Record::PutInode(a, attr(1)).into()).unwrap();
             })
         },
     );

@@ -161,7 +161,7 @@ impl World {
             Act::HandOver => {
                 let mut w = store.writer();
                 w.admits()?;
-                w.close_group(store.durable.load(Ordering::SeqCst))?;
+                w.close_batch(store.durable.load(Ordering::SeqCst))?;
                 w.flush()
             }
             Act::Seal => {
@@ -415,8 +415,8 @@ impl World {
         for n in &gone {
             let name = bulk_name(*n);
             let Some(d) = store.dirent(Ino::ROOT, &name)? else { continue };
-            let ops = vec![Op::DelDirent { parent: Ino::ROOT, name }, Op::DelInode(d.ino)];
-            let txn = Txn { ops, ..Txn::default() };
+            let ops = vec![Record::DelDirent { parent: Ino::ROOT, name }, Record::DelInode(d.ino)];
+            let txn = ops.into();
             self.change(|s| _ = s.bulk.remove(n), || store.append(txn).map(drop))?;
         }
         self.sync(store, Store::sync)?;

@@ -169,16 +169,14 @@ fn bulk_bytes(n: u64) -> Vec<u8> {
 pub fn bulk_file(store: &Store, n: u64) -> Txn {
     let ino = store.next_ino();
     let (parent, name) = (Ino::ROOT, bulk_name(n));
-    let mut ops = vec![
-        Op::PutInode(ino, attr(BULK as u64)),
-        Op::PutDirent { parent, name, ino, kind: libc::S_IFREG },
-    ];
-    let mut frames = Vec::new();
-    for (frame, piece) in bulk_bytes(n).chunks(PIECE).enumerate() {
-        frames.push(data(ino, (frame * PIECE) as u64, piece, store.next_generation()));
-        ops.push(Op::PutExtent { frame });
-    }
-    Txn { frames, ops, guard: None }
+    let made = Txn::from(vec![
+        Record::PutInode(ino, attr(BULK as u64)),
+        Record::PutDirent { parent, name, ino, kind: libc::S_IFREG },
+    ]);
+    let bytes = bulk_bytes(n);
+    let pieces = bytes.chunks(PIECE).enumerate();
+    let frame = |(n, piece)| data(ino, (n * PIECE) as u64, piece, store.next_generation());
+    pieces.map(frame).fold(made, Txn::map)
 }
 
 /// Reads all that is in a store. `None` for a byte that is not as it was written.
