@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The model of a new store, and where none is named.
 pub const DEFAULT: &str = "base";
 /// Canonical files that are part of the program, by name.
-pub const EMBEDDED: &[(&str, &[u8])] = &[("base", include_bytes!("models/base.lmfsmodel"))];
+pub const EMBEDDED: &[(&str, &[u8])] = &[("base", lmfs_base::MODEL)];
 
 /// Why a model cannot be had.
 #[derive(Debug, thiserror::Error)]
