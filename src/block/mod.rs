@@ -14,7 +14,7 @@ pub mod lm;
 pub mod mutate;
 mod primer;
 
-pub use crate::codec::ENGINE;
+pub use crate::codec::{Cost, ENGINE};
 pub use lm::{Lm, LmError, ModelId};
 pub use primer::Primer;
 
@@ -124,6 +124,14 @@ fn experts(lm: Option<&Lm>, len: usize) -> Predictor {
         Some(lm) => lm.experts(len),
         None => Predictor::new(len),
     }
+}
+
+/// What each token of a text costs by a model, without its network if it has one.
+pub fn costs(plain: &[u8], tier: &Tier) -> Vec<Cost> {
+    let lm = tier.lm.as_deref();
+    let alone = lm.and_then(Lm::without_network);
+    let known = alone.as_deref().or(lm).filter(|lm| !lm.is_slow());
+    codec::costs(plain, &mut experts(known, plain.len()))
 }
 
 /// In a modelled payload's first byte: the block begins with the primer's plaintext, and the code is
@@ -281,7 +289,7 @@ fn prove(
             Ok(back) if back == plain => return Ok(c),
             Err(BlockError::Stopped) => return Err(BlockError::Stopped),
             _ => {
-                log::error!("a block coded as {:?} did not decode to itself; not used", c.encoding)
+                log::error!("a block coded as {:?} did not decode to itself; not used", c.encoding);
             }
         }
     }

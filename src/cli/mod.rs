@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+mod archive;
 mod bench;
 mod bench_fs;
 mod completions;
@@ -21,6 +22,7 @@ mod scrub;
 mod settle;
 mod stat;
 mod status;
+mod surprise;
 mod syslog;
 mod target;
 mod train;
@@ -78,6 +80,16 @@ enum Command {
     Status(status::Args),
     /// How files are stored
     Stat(stat::Args),
+    /// List what is in an archive, mounted or not
+    Ls(archive::ls::Args),
+    /// Print files of an archive, mounted or not
+    Cat(archive::cat::Args),
+    /// Write an archive, or a part of it, to standard output as a tar stream
+    Export(archive::export::Args),
+    /// Fill a store from a tar stream on standard input
+    Import(archive::import::Args),
+    /// Where a text's bits went: the most surprising lines, or a page that colours each token
+    Surprise(surprise::Args),
     /// Check all that files are made of
     Scrub(scrub::Args),
     /// Check log, index and namespace of a store that is not mounted
@@ -184,6 +196,11 @@ pub fn main() -> ExitCode {
                 Command::Recode(a) => recode::run(&a, say),
                 Command::Status(a) => status::run(&a),
                 Command::Stat(a) => stat::run(&a),
+                Command::Ls(a) => archive::ls::run(&a),
+                Command::Cat(a) => archive::cat::run(&a),
+                Command::Export(a) => archive::export::run(&a, say),
+                Command::Import(a) => archive::import::run(&a, say),
+                Command::Surprise(a) => surprise::run(&a, say),
                 Command::Scrub(a) => scrub::run(&a, say),
                 Command::Fsck(a) => fsck::run(&a, say),
                 Command::Gc(a) => gc::run(&a, say),

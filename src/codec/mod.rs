@@ -88,6 +88,20 @@ multiversion! {
     pub fn train(text: &[u8], predictor: &mut Predictor) -> () = train_any
 }
 
+multiversion! {
+    /// What each token of a text costs, one after another; the predictor learns it.
+    pub fn costs(text: &[u8], predictor: &mut Predictor) -> Vec<Cost> = costs_any
+}
+
+/// What a token costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    /// Its length in bytes.
+    pub len: u32,
+    /// −Σ log2 p of its decisions, in units of 2^-16 bits.
+    pub bits: u64,
+}
+
 /// A language model, or none.
 pub type Lm<'a> = Option<&'a mut dyn TokenModel>;
 
@@ -108,8 +122,7 @@ impl Bits for Counted {
     #[inline(always)]
     fn pass(&mut self, p1: u32, bit: bool) -> bool {
         self.coder.encode(bit, p1);
-        self.ideal.add(if bit { p1 } else { 65536 - p1 });
-        bit
+        self.ideal.pass(p1, bit)
     }
 }
 
@@ -126,6 +139,14 @@ struct Nowhere;
 impl Bits for Nowhere {
     #[inline(always)]
     fn pass(&mut self, _: u32, bit: bool) -> bool {
+        bit
+    }
+}
+
+impl Bits for tables::Ideal {
+    #[inline(always)]
+    fn pass(&mut self, p1: u32, bit: bool) -> bool {
+        self.add(if bit { p1 } else { 65536 - p1 });
         bit
     }
 }
@@ -339,6 +360,27 @@ fn train_with<V: Vector, const C: usize, const I: usize, const S: usize>(
     for token in vocab.cut(text) {
         pass::<_, V, _, _, _>(&mut Nowhere, experts, vocab, 0, Some(token), None);
     }
+}
+
+#[inline(always)]
+fn costs_any<V: Vector>(text: &[u8], predictor: &mut Predictor) -> Vec<Cost> {
+    either!(predictor, experts => costs_with::<V, _, _, _>(text, experts))
+}
+
+#[inline(always)]
+fn costs_with<V: Vector, const C: usize, const I: usize, const S: usize>(
+    text: &[u8],
+    experts: &mut Experts<C, I, S>,
+) -> Vec<Cost> {
+    let vocab = Arc::clone(experts.vocab());
+    let vocab = &*vocab;
+    experts.open(&[text.len()]);
+    let cost = |token| {
+        let mut bits = tables::Ideal::default();
+        pass::<_, V, _, _, _>(&mut bits, experts, vocab, 0, Some(token), None);
+        Cost { len: vocab.bytes(token).len() as u32, bits: bits.bits() }
+    };
+    vocab.cut(text).into_iter().map(cost).collect()
 }
 
 #[cfg(test)]

@@ -241,3 +241,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn costs_of_tokens_add_up_to_that_of_the_text() {
+    let text: Vec<u8> =
+        (0..3000).flat_map(|n| format!("{n} user{} logs in\n", n * 7 % 31).into_bytes()).collect();
+    let coded = encode(&text, 1, &mut Predictor::new(text.len()), None);
+    let costs = costs(&text, &mut Predictor::new(text.len()));
+    assert_eq!(costs.iter().map(|c| c.len as usize).sum::<usize>(), text.len());
+    let sum: u64 = costs.iter().map(|c| c.bits).sum();
+    // Each token's cost is rounded for itself.
+    assert!(sum.abs_diff(coded.ideal) <= 2 * costs.len() as u64, "{sum} {}", coded.ideal);
+}
