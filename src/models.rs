@@ -34,13 +34,13 @@ pub enum ModelError {
     NotPinned(String),
     /// It cannot be removed.
     #[error(
-        "model '{name}' is needed by {frames} frames or by new files; move them first: lmfs recode --model OTHER"
+        "model '{name}' is needed by {by}; move all to another first: lmfs recode DIR --model OTHER"
     )]
     Needed {
         /// Its name.
         name: String,
-        /// Frames coded with it.
-        frames: u64,
+        /// What needs it.
+        by: String,
     },
     /// A model that the store needs does not run. It has been logged.
     #[error("model '{name}', id {id}: {reason}")]

@@ -258,9 +258,9 @@ fn a_model_serves_its_version_of_the_engine() {
         }
     }
     assert_eq!(pins.tier("tiny").unwrap().1, 2);
-    pins.remove("tiny").unwrap();
+    pins.remove("tiny", None).unwrap();
     assert!(store.model_files().unwrap().is_empty());
-    assert!(matches!(pins.remove("tiny"), Err(ModelError::NotPinned(_))));
+    assert!(matches!(pins.remove("tiny", None), Err(ModelError::NotPinned(_))));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The language models that a store's frames name, ready to code.
 
-use crate::block::{ENGINE, Lm, Tier};
+use crate::block::{ENGINE, Lm, ModelId, Tier};
 use crate::models::{ModelError, embedded, find, hex, ready};
 use crate::store::{ModelEntry, Record, Store, StoreError};
 use std::borrow::Cow;
@@ -153,8 +153,9 @@ impl StoreModels {
         name == "fast" || self.pinned(name).is_ok_and(|m| m.is_some()) || find(name).is_ok()
     }
 
-    /// Removes a model's file from the store, unless frames or new files need it.
-    pub fn remove(&self, name: &str) -> Result<(), ModelError> {
+    /// Removes a model's file from the store, unless live frames need it, or what will be written:
+    /// `governs` says what that is. Dead frames do not count: they are never read.
+    pub fn remove(&self, name: &str, governs: Option<&str>) -> Result<(), ModelError> {
         let _turn = self.changing();
         let frames = self.store.frames_by_model()?;
         let mut entries = self.store.models()?;
@@ -164,8 +165,13 @@ impl StoreModels {
         }
         // One file serves all versions of the engine.
         let count = entries.iter().filter_map(|m| frames.get(&m.number)).sum();
-        if count > 0 || self.store.superblock().model == name {
-            return Err(ModelError::Needed { name: name.to_owned(), frames: count });
+        let by = match (count, governs) {
+            (0, None) => None,
+            (0, Some(path)) => Some(format!("what is written to {path}")),
+            (n, _) => Some(format!("{n} frames")),
+        };
+        if let Some(by) = by {
+            return Err(ModelError::Needed { name: name.to_owned(), by });
         }
         let files = self.store.model_files()?;
         let ids: BTreeSet<_> =
@@ -175,6 +181,50 @@ impl StoreModels {
         }
         self.loaded().retain(|number, _| entries.iter().all(|m| m.number != *number));
         if ids.is_empty() { Err(ModelError::NotPinned(name.to_owned())) } else { Ok(()) }
+    }
+
+    /// Models that the store has pinned, that live frames need or `governs` says will be needed, and
+    /// whose file is not there.
+    pub fn missing<E: From<StoreError>>(
+        &self,
+        governs: impl Fn(&str) -> Result<bool, E>,
+    ) -> Result<Vec<ModelEntry>, E> {
+        let there = self.store.model_files()?;
+        let mut entries = self.store.models()?;
+        entries.retain(|m| !there.contains(&m.id));
+        if entries.is_empty() {
+            return Ok(entries);
+        }
+        let frames = self.store.frames_by_model()?;
+        let (mut missing, mut seen) = (Vec::new(), BTreeSet::new());
+        for entry in entries {
+            let coded = frames.get(&entry.number).is_some_and(|n| *n > 0);
+            if (coded || governs(&entry.name)?) && seen.insert(entry.id) {
+                missing.push(entry);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// True if the program or the user's registry has a model file; with `write`, it is put into the
+    /// store, in place of one that is damaged.
+    pub fn restore(&self, id: &ModelId, write: bool) -> Result<bool, StoreError> {
+        let name = hex(id);
+        let bytes = match embedded(&name) {
+            Some(bytes) => Cow::from(bytes),
+            None => match find(&name) {
+                Ok(bytes) => bytes,
+                Err(_) => return Ok(false),
+            },
+        };
+        if write {
+            let _turn = self.changing();
+            self.store.put_model_file(id, &bytes)?;
+            log::warn!("model file {name}: put back");
+            // Whoever was refused it may try again.
+            self.loaded().retain(|_, l| l.get().is_none_or(Result::is_ok));
+        }
+        Ok(true)
     }
 
     /// Copies a model into the store; returns its number.

@@ -1,5 +1,6 @@
 //! `lmfs bench`.
 
+use super::output::outln;
 use super::{FAILED, Failure, Outcome, mkfs, output};
 use crate::block::{self, Tier, bench};
 use crate::models;
@@ -147,7 +148,7 @@ pub fn run(a: &Args) -> Outcome {
 }
 
 fn print_head(r: &Report) {
-    println!(
+    outln!(
         "model {}{}, blocks of {}, {} lanes, {} threads; the proof by decoding is not part of encoding",
         r.model,
         if r.isa.is_empty() { String::new() } else { format!(" ({})", r.isa) },
@@ -155,14 +156,19 @@ fn print_head(r: &Report) {
         r.lanes,
         r.threads
     );
-    println!(
+    outln!(
         "{:>9} {:>9} {:>6} {:>9} {:>9} {:>8}  file",
-        "bytes", "coded", "bpb", "enc kB/s", "dec kB/s", "1st ms"
+        "bytes",
+        "coded",
+        "bpb",
+        "enc kB/s",
+        "dec kB/s",
+        "1st ms"
     );
 }
 
 fn print_row(f: &Row) {
-    println!(
+    outln!(
         "{:>9} {:>9} {:>6.3} {:>9.1} {:>9.1} {:>8.1}  {}{}",
         f.bytes,
         f.coded_bytes,

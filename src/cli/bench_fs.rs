@@ -1,6 +1,7 @@
 //! `lmfs bench fs`: what programs get from a mount.
 
-use super::{FAILED, Failure, Outcome, output, target};
+use super::output::outln;
+use super::{FAILED, Failure, Outcome, mounts, output, target};
 use crate::control::{self, Request};
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
@@ -138,12 +139,12 @@ fn cold(dir: &Path, r: &mut Report) -> Result<(), Failure> {
     let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
     file.write_all(&log_text(CODED))?;
     file.sync_all()?;
-    let Some((m, below)) = target::mount_of(&path) else {
+    let Some(found) = mounts::of(&path)? else {
         return Err(Failure::new(FAILED, format!("{}: no longer mounted", path.display())));
     };
     // Frames that settling just made are in no cache.
-    let settle = Request::Settle { paths: vec![target::inner(&below)] };
-    control::request(&m.store, &settle, &mut |_, _| {})?;
+    let settle = Request::Settle { paths: vec![target::by_inode(&found, &path)?] };
+    control::request(&found.mount.store, &settle, &mut |_, _| {})?;
     forget(&file, libc::POSIX_FADV_DONTNEED);
     let half = CODED / 2;
     r.seq_read_cold_mb_s = mb_s(half, read_through(&file, half)?);
@@ -197,7 +198,7 @@ fn names(dir: &Path, r: &mut Report) -> std::io::Result<()> {
 /// Runs it.
 pub fn run(a: &Args) -> Outcome {
     let shown = a.dir.display();
-    if target::mount_of(&a.dir).is_none() {
+    if mounts::of(&a.dir)?.is_none() {
         return Err(Failure::new(FAILED, format!("{shown}: not on a mounted lmfs")));
     }
     let scratch = Scratch(a.dir.join(format!("bench.{}", std::process::id())));
@@ -210,7 +211,7 @@ pub fn run(a: &Args) -> Outcome {
     if a.json {
         return output::json(&r);
     }
-    let line = |name: &str, value: f64, unit: &str| println!("{name:<26}{value:>10.1} {unit}");
+    let line = |name: &str, value: f64, unit: &str| outln!("{name:<26}{value:>10.1} {unit}");
     line("sequential write + fsync", r.seq_write_mb_s, "MB/s");
     line("sequential read, warm", r.seq_read_warm_mb_s, "MB/s");
     line("sequential read, cold", r.seq_read_cold_mb_s, "MB/s");

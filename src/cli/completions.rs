@@ -1,5 +1,8 @@
 //! `lmfs completions`.
 
+use super::output;
+use std::io::Write;
+
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -9,5 +12,7 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(a: &Args) {
-    clap_complete::generate(a.shell, &mut super::command(), "lmfs", &mut std::io::stdout());
+    let mut text = Vec::new();
+    clap_complete::generate(a.shell, &mut super::command(), "lmfs", &mut text);
+    output::written(std::io::stdout().lock().write_all(&text));
 }

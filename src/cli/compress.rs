@@ -1,15 +1,16 @@
 //! `lmfs compress` and `lmfs decompress`.
 
 use super::output::{self, Say};
-use super::{FAILED, Failure, Outcome, mkfs};
-use crate::block::ModelId;
+use super::{FAILED, Failure, Outcome, mkfs, partial};
 use crate::block::container::{self, ContainerError};
+use crate::block::{Lm, ModelId};
 use crate::models::{self, ModelError};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The data are damaged beyond repair.
 const DAMAGED: u8 = 3;
@@ -26,11 +27,14 @@ pub struct CompressArgs {
     /// File to compress; - for standard input
     input: PathBuf,
     /// Container to write; - for standard output
-    #[arg(short, long)]
-    output: PathBuf,
+    #[arg(short, long, required_unless_present = "test", conflicts_with = "test")]
+    output: Option<PathBuf>,
     /// Overwrite a file that is there
     #[arg(short, long)]
     force: bool,
+    /// Only test that IN, which is a container, decodes; write nothing
+    #[arg(short, long)]
+    test: bool,
     /// Model
     #[arg(short, long, default_value = models::DEFAULT)]
     model: String,
@@ -138,13 +142,12 @@ impl Target {
                 }
             }
             Self::Regular { path: end, mode, replace } => {
-                let (file, partial) = beside(&end).map_err(|e| at(path, e))?;
-                let made = fill(file, mode, path, work)
-                    .and_then(|()| appear(&partial, &end, replace).map_err(|e| at(path, e)));
-                if made.is_err() {
-                    let _ = std::fs::remove_file(&partial);
-                }
-                made?;
+                let (file, partial) = partial::make(directory(&end)).map_err(|e| at(path, e))?;
+                let filled = fill(file, mode, path, work);
+                partial::finish(&partial, || {
+                    filled?;
+                    appear(&partial, &end, replace).map_err(|e| at(path, e))
+                })?;
                 return Ok(true);
             }
         }
@@ -173,20 +176,6 @@ fn follow(link: &Path) -> io::Result<(PathBuf, bool)> {
 
 fn directory(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
-}
-
-/// A new file in the directory of `path`, under a name that nobody takes for it.
-fn beside(path: &Path) -> io::Result<(File, PathBuf)> {
-    let mut taken = io::Error::from(io::ErrorKind::AlreadyExists);
-    for n in 0..100 {
-        let partial = directory(path).join(format!(".{}-{n}.lmfs-partial", std::process::id()));
-        match OpenOptions::new().write(true).create_new(true).open(&partial) {
-            Ok(file) => return Ok((file, partial)),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => taken = e,
-            Err(e) => return Err(e),
-        }
-    }
-    Err(taken)
 }
 
 fn fill(
@@ -239,40 +228,47 @@ fn failure(from: &Path, to: Option<&Path>, e: &ContainerError) -> Failure {
 
 /// Runs `compress`.
 pub fn compress(a: &CompressArgs, say: Say) -> Outcome {
+    let Some(output) = &a.output else { return test(&a.input) };
+    partial::guard();
     let tier = mkfs::tier(&a.model)?;
     let block = match &a.block_size {
         Some(t) => mkfs::block_size(t)?,
         None => tier.unit(),
     };
     let mut input = source(&a.input)?;
-    let target = Target::of(&a.output, a.force)?;
-    let sized = target.write(&a.output, |out| {
+    let target = Target::of(output, a.force)?;
+    let sized = target.write(output, |out| {
         container::compress(&mut input, out, block as usize, &tier, THREADS)
-            .map_err(|e| failure(&a.input, Some(&a.output), &e))
+            .map_err(|e| failure(&a.input, Some(output), &e))
     })?;
     let len = |p: &Path| std::fs::metadata(p).map(|m| m.len());
-    if sized && let (Ok(before), Ok(after)) = (len(&a.input), len(&a.output)) {
+    if sized && let (Ok(before), Ok(after)) = (len(&a.input), len(output)) {
         say.line(&format!("{} became {}", output::size(before), output::size(after)));
     }
     Ok(())
 }
 
+fn find(id: &ModelId, name: &str) -> Result<Arc<Lm>, String> {
+    let id = blake3::Hash::from_bytes(*id).to_hex();
+    models::load(&id).map_err(|e| match e {
+        ModelError::Registry(_) => format!(
+            "the model '{name}', id {id}, which is not there; get its file (lmfs model export where \
+             the archive was made), then: lmfs model import FILE"
+        ),
+        e => format!("the model '{name}', id {id}: {e}"),
+    })
+}
+
+/// Decodes a container and keeps nothing of it.
+fn test(input: &Path) -> Outcome {
+    container::decompress(&mut source(input)?, &mut io::sink(), &find, THREADS)
+        .map_err(|e| failure(input, None, &e))
+}
+
 /// Runs `decompress`.
 pub fn decompress(a: &DecompressArgs) -> Outcome {
-    let find = |id: &ModelId, name: &str| {
-        let id = blake3::Hash::from_bytes(*id).to_hex();
-        models::load(&id).map_err(|e| match e {
-            ModelError::Registry(_) => format!(
-                "the model '{name}', id {id}, which is not there; get its file (lmfs model export \
-                 where the archive was made), then: lmfs model import FILE"
-            ),
-            e => format!("the model '{name}', id {id}: {e}"),
-        })
-    };
-    let Some(output) = &a.output else {
-        return container::decompress(&mut source(&a.input)?, &mut io::sink(), &find, THREADS)
-            .map_err(|e| failure(&a.input, None, &e));
-    };
+    let Some(output) = &a.output else { return test(&a.input) };
+    partial::guard();
     let mut input = source(&a.input)?;
     let target = Target::of(output, a.force)?;
     target.write(output, |out| {

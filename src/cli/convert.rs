@@ -1,5 +1,6 @@
 //! Models of other formats.
 
+use super::output::outln;
 use super::{FAILED, Failure, Outcome, output};
 use crate::model::Model;
 use crate::model::import::{self, SAMPLE, oracle};
@@ -30,11 +31,11 @@ pub fn compare(path: &Path, model: &Model, text: Option<&[u8]>) -> Outcome {
         return Err(Failure::new(FAILED, text));
     };
     let r = oracle::compare(&import::read(path)?, &model.vocabulary, network, text, TOKENS)?;
-    println!("on {} tokens, bits per byte:", r.tokens);
-    println!("  reference (single precision)  {:.4}", r.reference_bpb);
-    println!("  exact engine                  {:.4}", r.exact_bpb);
-    println!("  logits differ by {:.4} (root mean square) of their deviation", r.mean_logit);
-    println!(
+    outln!("on {} tokens, bits per byte:", r.tokens);
+    outln!("  reference (single precision)  {:.4}", r.reference_bpb);
+    outln!("  exact engine                  {:.4}", r.exact_bpb);
+    outln!("  logits differ by {:.4} (root mean square) of their deviation", r.mean_logit);
+    outln!(
         "  {:.0} tokens/s in one lane, {} of weights",
         r.tokens_per_s,
         output::size(r.bytes as u64)

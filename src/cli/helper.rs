@@ -1,11 +1,13 @@
 //! The `mount.lmfs` personality: what mount(8) calls for `mount -t lmfs`.
 
 use super::options::{self, Options};
-use super::{mount, target};
+use super::output::outln;
+use super::{mount, mounts};
 use crate::control::{self, Request};
 use crate::fuse;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 /// Wrong usage.
 const USAGE: u8 = 1;
@@ -69,9 +71,11 @@ fn parse(args: Vec<OsString>) -> Result<Call, String> {
 /// Changes the kernel's flags of a mount. How the daemon opened the store stays as it is.
 fn remount(dir: &Path, o: &Options) -> Result<(), String> {
     let shown = dir.display();
-    let dir = target::absolute(dir);
-    let mounted = target::mounts().into_iter().rev().find(|m| m.dir == dir);
-    let Some(m) = mounted else { return Err(format!("{shown}: no lmfs is mounted there")) };
+    let found = mounts::place(dir, true).map_err(|e| format!("{shown}: {e}"))?;
+    if !found.mount.is_lmfs() || !found.is_mount_point() {
+        return Err(format!("{shown}: no lmfs is mounted there"));
+    }
+    let m = found.release();
     let status = control::request(&m.store, &Request::Status, &mut |_, _| {});
     let read_only = status.is_ok_and(|s| s["read_only"] == true);
     if read_only && !o.read_only {
@@ -79,8 +83,23 @@ fn remount(dir: &Path, o: &Options) -> Result<(), String> {
             "{shown}: its store is open for reading only; umount it and mount it with rw"
         ));
     }
-    let source = m.store.to_string_lossy().into_owned();
-    fuse::remount(&dir, &o.fuse(source)).map_err(|e| format!("{shown}: {e}"))
+    fuse::remount(&m.dir, &o.fuse(m.store.into())).map_err(|e| format!("{shown}: {e}"))
+}
+
+/// Has umount(8) call our helper. Of itself it takes a mount of ours for one of any FUSE file system,
+/// unless what mount(8) remembers of a mount (`/run/mount/utab`) names the helper. If that cannot be
+/// written, umount(8) unmounts without waiting for the store to be closed.
+fn register(spec: &Path, dir: &Path) {
+    if !Path::new("/sbin/umount.fuse.lmfs").exists() {
+        return;
+    }
+    let mut command = Command::new("mount");
+    // Neither mounts nor calls a helper: it only remembers.
+    command.args(["--fake", "--internal-only", "--no-canonicalize", "-t", "fuse.lmfs"]);
+    command.args(["-o", "uhelper=lmfs"]);
+    let whole = |p: &Path| p.canonicalize().unwrap_or_else(|_| p.to_owned());
+    command.arg(whole(spec)).arg(whole(dir)).stdin(Stdio::null()).stdout(Stdio::null());
+    let _ = command.stderr(Stdio::null()).status();
 }
 
 /// Runs the helper; returns its exit code.
@@ -123,8 +142,9 @@ pub fn main(args: Vec<OsString>) -> u8 {
     let options: Vec<String> = call.options.iter().map(known).collect();
     match mount::daemon(&call.spec, &call.dir, &options) {
         Ok(()) => {
+            register(&call.spec, &call.dir);
             if call.verbose {
-                println!("mount.lmfs: {} mounted on {}", call.spec.display(), call.dir.display());
+                outln!("mount.lmfs: {} mounted on {}", call.spec.display(), call.dir.display());
             }
             0
         }

@@ -7,6 +7,7 @@ use crate::blocks::StoreModels;
 use crate::models;
 use crate::store::{Ecc, MkfsOptions, OpenOptions, Store};
 use clap::ValueEnum;
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,8 +59,48 @@ pub fn tier(name: &str) -> Result<Tier, Failure> {
     Ok(Tier::with(lm))
 }
 
-/// Makes a store that has its default model's file.
+/// Makes a store that has its default model's file; if that fails, nothing of it stays.
 pub fn create(path: &Path, options: &MkfsOptions) -> Outcome {
+    // What is there already is refused and left alone.
+    let before = path.metadata().ok();
+    let ours = match std::fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+    };
+    let made = make(path, options);
+    if made.is_err() && ours {
+        undo(path, before.as_ref());
+    }
+    made
+}
+
+/// Removes what [`make`] has made of a store.
+fn undo(path: &Path, before: Option<&Metadata>) {
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is = |n: &str| name == n || name.starts_with(&format!("{n}."));
+        // Nobody else's, who may have come meanwhile.
+        if ["superblock", "segments", "models", "index", "reserve", "lock", "control.sock"]
+            .into_iter()
+            .any(is)
+        {
+            let gone = match entry.file_type() {
+                Ok(t) if t.is_dir() => std::fs::remove_dir_all(entry.path()),
+                _ => std::fs::remove_file(entry.path()),
+            };
+            if let Err(e) = gone {
+                log::warn!("{}: {e}", entry.path().display());
+            }
+        }
+    }
+    match before {
+        Some(b) => drop(std::fs::set_permissions(path, b.permissions())),
+        None => drop(std::fs::remove_dir(path)),
+    }
+}
+
+fn make(path: &Path, options: &MkfsOptions) -> Outcome {
     let unit = match options.model.as_str() {
         "off" => block::FAST_BLOCK,
         name => tier(name)?.unit(),
@@ -68,8 +109,11 @@ pub fn create(path: &Path, options: &MkfsOptions) -> Outcome {
     Store::create(path, &MkfsOptions { block_size, ..options.clone() })?;
     if !matches!(options.model.as_str(), "off" | "fast") {
         let store = Store::open(path, &OpenOptions::default())?;
-        StoreModels::new(Arc::clone(&store), Tier::LM_GAIN).adopt(&options.model)?;
-        store.close()?;
+        let adopted = StoreModels::new(Arc::clone(&store), Tier::LM_GAIN).adopt(&options.model);
+        // Whatever came of it: nothing may be written any more when it is undone.
+        let closed = store.close();
+        adopted?;
+        closed?;
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! The command line: one file per subcommand.
 
+#![deny(clippy::print_stdout, reason = "a full disk behind it would panic; see output::outln")]
+
 mod archive;
 mod bench;
 mod bench_fs;
@@ -7,6 +9,7 @@ mod completions;
 mod compress;
 #[cfg_attr(not(feature = "import"), path = "convert_none.rs")]
 mod convert;
+mod dead;
 mod fsck;
 mod gc;
 mod helper;
@@ -14,9 +17,11 @@ mod mkfs;
 mod model;
 mod model_bench;
 mod mount;
+mod mounts;
 mod notify;
 mod options;
 mod output;
+mod partial;
 mod recode;
 mod scrub;
 mod settle;
@@ -32,8 +37,12 @@ mod tune_network;
 mod tune_prior;
 mod tune_source;
 mod tuned;
+mod turn;
 mod umount;
+mod umount_helper;
 mod up;
+
+use output::outln;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
@@ -149,10 +158,16 @@ pub fn main() -> ExitCode {
     if name == "mount.lmfs" || name == "mount.fuse.lmfs" {
         return ExitCode::from(helper::main(args.collect()));
     }
+    if name == "umount.lmfs" || name == "umount.fuse.lmfs" {
+        return ExitCode::from(umount_helper::main(args.collect()));
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
-            let _ = e.print();
+            let printed = e.print();
+            if !e.use_stderr() {
+                output::written(printed);
+            }
             let first = std::env::args().skip(1).find(|a| !a.starts_with('-'));
             let usage = match first.as_deref() {
                 Some("scrub" | "fsck") => scrub::USAGE,
@@ -162,12 +177,12 @@ pub fn main() -> ExitCode {
         }
     };
     if cli.version {
-        println!("lmfs {}", env!("CARGO_PKG_VERSION"));
+        outln!("lmfs {}", env!("CARGO_PKG_VERSION"));
         if cli.verbose > 0 {
-            println!("format {}", crate::store::FORMAT);
-            println!("engine {}", crate::block::ENGINE);
+            outln!("format {}", crate::store::FORMAT);
+            outln!("engine {}", crate::block::ENGINE);
             for (name, bytes) in crate::models::EMBEDDED {
-                println!("embedded model {name} {}", blake3::hash(bytes).to_hex());
+                outln!("embedded model {name} {}", blake3::hash(bytes).to_hex());
             }
         }
         return ExitCode::from(DONE);
@@ -191,7 +206,7 @@ pub fn main() -> ExitCode {
             output::log_to_stderr(level);
             match other {
                 Command::Mkfs(a) => mkfs::run(&a, say),
-                Command::Umount(a) => umount::run(&a),
+                Command::Umount(a) => umount::run(&a, say),
                 Command::Settle(a) => settle::run(&a, say),
                 Command::Recode(a) => recode::run(&a, say),
                 Command::Status(a) => status::run(&a),

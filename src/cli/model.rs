@@ -1,6 +1,6 @@
 //! `lmfs model`: the registry.
 
-use super::output::{self, Say};
+use super::output::{self, Say, outln};
 use super::{FAILED, Failure, Outcome, USAGE, convert, model_bench, target};
 use crate::block::{ENGINE, Lm};
 use crate::codec::prior::{KINDS, Prior};
@@ -165,10 +165,10 @@ fn list(json: bool) -> Outcome {
         output::json(&rows)?;
     } else {
         let head = model_bench::HEAD;
-        println!("{:<20} {:>12} {:>10} {head}  {:<18} id", "name", "parameters", "size", "licence");
+        outln!("{:<20} {:>12} {:>10} {head}  {:<18} id", "name", "parameters", "size", "licence");
         let print = |name: &str, count: &str, size: &str, m, licence: &str, id: &str| {
             let figures = model_bench::columns(m);
-            println!("{name:<20} {count:>12} {size:>10} {figures}  {licence:<18} {id}");
+            outln!("{name:<20} {count:>12} {size:>10} {figures}  {licence:<18} {id}");
         };
         print("fast", "-", "-", measured("fast"), "", "no model");
         for r in &rows {
@@ -177,10 +177,10 @@ fn list(json: bool) -> Outcome {
         }
         let all: Vec<_> = rows.iter().map(|r| r.measured.as_ref()).collect();
         if all.iter().any(Option::is_none) {
-            println!("-: not measured on this machine; lmfs model bench does it");
+            outln!("-: not measured on this machine; lmfs model bench does it");
         }
         if all.iter().flatten().any(|m| !model_bench::of_sample(m)) {
-            println!("*: measured on a text of one's own, not on the built-in sample");
+            outln!("*: measured on a text of one's own, not on the built-in sample");
         }
     }
     for e in &refused {
@@ -197,15 +197,15 @@ fn info(name: &str) -> Outcome {
     let bytes = models::find(name)?;
     let (listed, model) = registry::describe(&bytes, Path::new(name))?;
     let row = Row::from(listed);
-    println!("name          {}", row.name);
-    println!("id            {}", row.id);
-    println!("source        {}", row.source);
-    println!("licence       {}", row.licence);
-    println!("parameters    {}", row.parameters);
-    println!("size          {}", output::size(row.bytes));
-    println!("engine        {}", row.engine);
+    outln!("name          {}", row.name);
+    outln!("id            {}", row.id);
+    outln!("source        {}", row.source);
+    outln!("licence       {}", row.licence);
+    outln!("parameters    {}", row.parameters);
+    outln!("size          {}", output::size(row.bytes));
+    outln!("engine        {}", row.engine);
     if let Some(m) = Figures::of(&Registry::of_user()).get(&row.id, ENGINE.into()) {
-        println!(
+        outln!(
             "measured      {:.3} bits per byte, coding {}/s, reading {}/s",
             m.bits_per_byte,
             output::size(m.encode_bytes_per_s as u64),
@@ -213,24 +213,26 @@ fn info(name: &str) -> Outcome {
         );
     }
     let (unit, lanes) = (output::size(model.blocks.unit.into()), model.blocks.lanes);
-    println!("block         {unit}, lanes {lanes}");
-    println!("vocabulary    {} tokens", model.vocabulary.tokenizer.len());
+    outln!("block         {unit}, lanes {lanes}");
+    outln!("vocabulary    {} tokens", model.vocabulary.tokenizer.len());
     if let Some(prior) = &model.prior {
         let (contexts, followers) = prior.size();
-        println!("prior         {contexts} contexts of {KINDS} kinds, {followers} followers");
+        outln!("prior         {contexts} contexts of {KINDS} kinds, {followers} followers");
         let memory = Prior::new(&model.vocabulary.ready(), &prior.kinds).weight();
-        println!("  memory      {}", output::size(memory as u64));
+        outln!("  memory      {}", output::size(memory as u64));
     }
     if let Some(network) = &model.network {
         let h = &network.hyper;
-        println!("network       {} weights, Llama, numerics {NUMERICS}", network.parameters());
-        println!("  layers      {} of width {}", h.layers, h.hidden);
-        println!(
+        outln!("network       {} weights, Llama, numerics {NUMERICS}", network.parameters());
+        outln!("  layers      {} of width {}", h.layers, h.hidden);
+        outln!(
             "  heads       {}, {} for keys and values, {} wide",
-            h.heads, h.kv_heads, h.head_dim
+            h.heads,
+            h.kv_heads,
+            h.head_dim
         );
-        println!("  feed-forward {}", h.feed_forward);
-        println!("  window      {} tokens", h.window);
+        outln!("  feed-forward {}", h.feed_forward);
+        outln!("  window      {} tokens", h.window);
     }
     Ok(())
 }
@@ -241,7 +243,7 @@ fn verify(name: &str, source: Option<&Path>, text: Option<&Path>) -> Outcome {
     let model = Model::from_bytes(&bytes)?;
     let lm = Lm::of(*blake3::hash(&bytes).as_bytes(), &model)?;
     let isa = if lm.is_slow() { format!(" ({})", lm.isa()) } else { String::new() };
-    println!(
+    outln!(
         "{}: whole, and computes here{isa} what it must; {:.0} ms",
         lm.name(),
         began.elapsed().as_secs_f64() * 1e3

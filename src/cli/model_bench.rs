@@ -1,6 +1,7 @@
 //! `lmfs model bench`: what models cost on this machine.
 
 use super::output;
+use super::output::outln;
 use super::{FAILED, Failure, Outcome, mkfs};
 use crate::block::{ENGINE, Tier, bench};
 use crate::model::Registry;
@@ -142,7 +143,7 @@ pub fn run(a: &Args) -> Outcome {
     let mut figures = Figures::of(&registry);
     let (mut rows, mut kept) = (Vec::new(), Ok(()));
     if !a.json {
-        println!("{:<20} {HEAD}", "name");
+        outln!("{:<20} {HEAD}", "name");
     }
     for name in &names {
         let tier = mkfs::tier(name)?;
@@ -150,7 +151,7 @@ pub fn run(a: &Args) -> Outcome {
         let name = tier.lm.as_ref().map_or("fast", |lm| lm.name());
         let measured = measure(name, &tier, texts)?;
         if !a.json {
-            println!("{name:<20} {}", columns(Some(&measured)));
+            outln!("{name:<20} {}", columns(Some(&measured)));
         }
         let key = id.clone().unwrap_or_else(|| name.to_owned());
         if let Err(e) = keep(&mut figures, &key, measured.clone()) {

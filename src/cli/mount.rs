@@ -1,19 +1,19 @@
 //! `lmfs mount`: serve in the foreground, or start a daemon that does and wait until it serves.
 
-use super::notify::notify;
 use super::options::{self, Options};
-use super::{FAILED, Failure, Outcome, USAGE, output, syslog};
+use super::{FAILED, Failure, Outcome, USAGE, dead, notify, output, syslog, turn};
 use crate::control::Server;
 use crate::fs::Fs;
 use crate::fuse::{self, Unmounter};
-use crate::store::{OpenOptions, Store};
+use crate::store::{OpenOptions, StoreError};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Arguments.
@@ -34,12 +34,25 @@ pub struct Args {
     report_to: Option<i32>,
 }
 
+/// What the parent of a daemon gets to hear.
+enum News<'a> {
+    /// Something that took time or was put right.
+    Note(&'a str),
+    /// Requests are served.
+    Ready,
+}
+
+/// Before each line of a [`News::Note`].
+const NOTE: &str = "note: ";
+/// The line that says [`News::Ready`].
+const OK: &str = "ok";
+
 /// How long closing may take after a signal when little is left to do.
 const CLOSING_BASE: Duration = Duration::from_secs(15 * 60);
 /// Bytes per second that the slowest of disks reads or writes meanwhile: a last checkpoint, the
 /// sidecars of segments that have none yet.
 const CLOSING_RATE: u64 = 256 << 10;
-/// systemd is told this often that closing goes on.
+/// The log says this often that closing goes on.
 const CLOSING_STEP: Duration = Duration::from_secs(10);
 
 /// How long closing may take if it has to read or write so many bytes.
@@ -63,7 +76,12 @@ pub fn run(a: &Args, level: log::LevelFilter) -> Outcome {
         }
         None if a.foreground || o.foreground => {
             output::log_to_stderr(o.log);
-            serve(&a.store, &a.dir, &o, &mut || notify("READY=1"))
+            serve(&a.store, &a.dir, &o, &mut |news| {
+                if let News::Note(text) = news {
+                    log::warn!("{text}");
+                    notify::status(text);
+                }
+            })
         }
         None => daemon(&a.store, &a.dir, &a.options),
     }
@@ -97,18 +115,20 @@ pub fn daemon(store: &Path, dir: &Path, options: &[String]) -> Outcome {
     }
     let mut child = command.spawn()?;
     drop(write);
-    let mut said = String::new();
-    File::from(read).read_to_string(&mut said)?;
-    match said.strip_prefix("ok") {
-        Some(_) => Ok(()),
-        None if said.is_empty() => {
-            let status = child.wait()?;
-            Err(Failure::new(FAILED, format!("the daemon ended before it served ({status})")))
+    let mut complaint = Vec::new();
+    for line in BufReader::new(File::from(read)).lines() {
+        let line = line?;
+        match line.strip_prefix(NOTE) {
+            Some(note) => eprintln!("lmfs: {note}"),
+            None if line == OK => return Ok(()),
+            None => complaint.push(line),
         }
-        None => {
-            let _ = child.wait();
-            Err(Failure::new(FAILED, said.trim()))
-        }
+    }
+    let status = child.wait()?;
+    let said = complaint.join("\n");
+    match said.trim() {
+        "" => Err(Failure::new(FAILED, format!("the daemon ended before it served ({status})"))),
+        said => Err(Failure::new(FAILED, said)),
     }
 }
 
@@ -118,10 +138,10 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 
 /// The daemon's side of [`daemon`].
 fn report(mut pipe: File, a: &Args, o: &Options) -> Outcome {
-    let mut pipe_done = pipe.try_clone()?;
+    let (mut pipe_done, mut pipe_notes) = (pipe.try_clone()?, Some(pipe.try_clone()?));
     let mut ready = || {
         // A parent that went away does not matter any more.
-        let _ = pipe_done.write_all(b"ok");
+        let _ = writeln!(pipe_done, "{OK}");
         // Its copies must be closed for the parent to see the end.
         for f in [&pipe, &pipe_done] {
             // SAFETY: redirects a descriptor that we own; it stays valid.
@@ -129,9 +149,18 @@ fn report(mut pipe: File, a: &Args, o: &Options) -> Outcome {
         }
     };
     let mut served = false;
-    let result = serve(&a.store, &a.dir, o, &mut || {
-        served = true;
-        ready();
+    let result = serve(&a.store, &a.dir, o, &mut |news| match news {
+        News::Note(text) => {
+            log::warn!("{text}");
+            if let Some(pipe) = &mut pipe_notes {
+                let _ = writeln!(pipe, "{NOTE}{}", text.replace('\n', " "));
+            }
+        }
+        News::Ready => {
+            served = true;
+            pipe_notes = None;
+            ready();
+        }
     });
     if let Err(f) = &result {
         if served {
@@ -159,16 +188,20 @@ fn check_dir(dir: &Path) -> Outcome {
             FAILED,
             format!("{shown} is not a directory; mount on an empty directory"),
         )),
-        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => Err(Failure::new(
-            FAILED,
-            format!("{shown}: a mount whose daemon died is still there; remove it: umount {shown}"),
-        )),
         Err(e) => Err(Failure::new(FAILED, format!("{shown}: {e}"))),
     }
 }
 
-/// Mounts and serves until unmounted; `ready` is called once requests are served.
-fn serve(store: &Path, dir: &Path, o: &Options, ready: &mut dyn FnMut()) -> Outcome {
+/// Mounts and serves until unmounted.
+fn serve(store: &Path, dir: &Path, o: &Options, tell: &mut dyn FnMut(News)) -> Outcome {
+    // Whoever started us or asked us something may go away at any time; and ps is to show our name,
+    // not that of the file in /proc that we were started by.
+    // SAFETY: sets a signal's disposition, and this thread's name from a C string.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        libc::prctl(libc::PR_SET_NAME, c"lmfs".as_ptr());
+    }
+    dead::clear(dir, &mut |text| tell(News::Note(text)))?;
     check_dir(dir)?;
     give_memory_back();
     let signals = block_signals();
@@ -178,7 +211,9 @@ fn serve(store: &Path, dir: &Path, o: &Options, ready: &mut dyn FnMut()) -> Outc
         let text = format!("{} and {} lie in each other", store.display(), dir.display());
         return Err(Failure::new(FAILED, text));
     }
-    let store = Store::open(&path, &OpenOptions { read_only: o.read_only })?;
+    let opened = notify::opening();
+    let options = OpenOptions { read_only: o.read_only };
+    let store = turn::open(&path, &options, &mut |text| tell(News::Note(text)))?;
     let fs = Fs::open(store, o.fs.clone())?;
     if let Err(f) = check_models(&fs, o) {
         fs.shutdown()?;
@@ -186,23 +221,24 @@ fn serve(store: &Path, dir: &Path, o: &Options, ready: &mut dyn FnMut()) -> Outc
     }
     let mut server = None;
     let served = (|| -> Outcome {
-        let source = path.to_string_lossy().into_owned();
-        let session = fuse::mount(Arc::clone(&fs), dir, &o.fuse(source))?;
+        let session = fuse::mount(Arc::clone(&fs), dir, &o.fuse(path.clone().into()))?;
         // A read-only store may lie on a medium that cannot hold a socket.
         match Server::start(&fs) {
-            Ok(s) => server = Some(s),
+            Ok(s) => server = Some(Arc::new(s)),
             Err(e) => log::warn!("no control socket, so no status or settle while mounted: {e}"),
         }
-        await_signal(signals, session.unmounter(), Arc::clone(&fs));
-        ready();
+        await_signal(signals, session.unmounter(), Arc::clone(&fs), server.clone());
+        opened.store(true, Ordering::SeqCst);
+        notify::serving(&fs);
+        tell(News::Ready);
         log::info!("{} serves on {}", path.display(), dir.display());
-        session.wait()?;
-        notify("STOPPING=1");
-        Ok(())
+        Ok(session.wait()?)
     })();
+    opened.store(true, Ordering::SeqCst);
     if let Some(s) = &server {
         s.hang_up();
     }
+    notify::closing(closing_max(fs.bytes_to_close()));
     let closed = fs.shutdown();
     if let Some(s) = &server {
         s.finish(Duration::from_secs(5));
@@ -220,8 +256,13 @@ fn check_models(fs: &Fs, o: &Options) -> Outcome {
         pins.tier(name)
             .map_err(|e| Failure::new(USAGE, format!("mount option model={name}: {e}")))?;
     }
+    // One that was removed since nothing needs it is not missed.
+    let there = fs.store().model_files()?;
+    let needed = pins.missing::<StoreError>(|_| Ok(false))?;
     for (entry, _) in pins.list()? {
-        let _ = pins.lm(entry.number);
+        if there.contains(&entry.id) || needed.iter().any(|m| m.id == entry.id) {
+            let _ = pins.lm(entry.number);
+        }
     }
     Ok(())
 }
@@ -256,7 +297,12 @@ fn block_signals() -> libc::sigset_t {
 
 /// Waits for a signal in a thread of its own, then unmounts. A mount that somebody still uses is
 /// detached; what it holds is made durable, and after a while we go.
-fn await_signal(set: libc::sigset_t, unmounter: Unmounter, fs: Arc<Fs>) {
+fn await_signal(
+    set: libc::sigset_t,
+    unmounter: Unmounter,
+    fs: Arc<Fs>,
+    server: Option<Arc<Server>>,
+) {
     let wait = move || {
         loop {
             let mut signal = 0;
@@ -268,7 +314,12 @@ fn await_signal(set: libc::sigset_t, unmounter: Unmounter, fs: Arc<Fs>) {
                 break;
             }
         }
-        notify("STOPPING=1");
+        let most = closing_max(fs.bytes_to_close());
+        notify::closing(most);
+        // The next mount of this store is to know that we are about to go.
+        if let Some(s) = server {
+            s.hang_up();
+        }
         if let Err(e) = fs.flush_all() {
             log::error!("flush: {e}");
         }
@@ -276,12 +327,10 @@ fn await_signal(set: libc::sigset_t, unmounter: Unmounter, fs: Arc<Fs>) {
             log::error!("unmount: {e}");
         }
         // The thread that serves closes the store and ends the process. Here it is only watched.
-        let most = closing_max(fs.bytes_to_close());
         drop(fs);
         for _ in 0..most.as_secs() / CLOSING_STEP.as_secs() {
             std::thread::sleep(CLOSING_STEP);
             log::info!("still closing the store");
-            notify("STATUS=closing the store\nEXTEND_TIMEOUT_USEC=60000000");
         }
         log::error!("closing took more than {most:?}: given up; what was synced is safe");
         std::process::exit(FAILED.into());

@@ -3,6 +3,7 @@
 use crate::fs::FsOptions;
 use crate::fuse::MountOptions;
 use crate::recode::RecodeOptions;
+use std::ffi::OsString;
 use std::time::Duration;
 
 /// All mount options, with their defaults.
@@ -120,12 +121,25 @@ pub fn parse(o: &mut Options, text: &str, sloppy: bool) -> Result<(), String> {
                     format!("mount option log={v}: say error, warn, info, debug, trace or off")
                 })?;
             }
-            "nodev" | "dev" | "nosuid" | "suid" | "noexec" | "exec" | "dirsync" => {
+            "nodev" | "dev" | "nosuid" | "suid" | "noexec" | "exec" | "dirsync" | "nosymfollow" => {
                 o.extra.push(name.into());
             }
             "defaults" | "auto" | "noauto" | "user" | "users" | "nouser" | "nofail" | "_netdev"
             | "comment" | "relatime" | "strictatime" | "atime" | "diratime" | "nodiratime"
-            | "async" => {}
+            | "async" | "lazytime" | "nolazytime" | "silent" | "loud" | "iversion"
+            | "noiversion" | "symfollow" => {}
+            "max_read" if !text.contains("remount") => {
+                // Of no effect: how much is read at a time is settled with the kernel.
+                size(need()?).map_err(|e| format!("mount option max_read: {e}"))?;
+            }
+            // Words between mount(8) and its helpers.
+            "uhelper" | "helper" => drop(need()?),
+            "fsname" | "subtype" => {
+                return Err(format!(
+                    "mount option {name}= cannot be set: a mount's source names its store, by which \
+                     other commands find it; leave the option out"
+                ));
+            }
             // What mount(8) repeats from /proc/mounts on a remount.
             "user_id" | "group_id" | "rootmode" | "max_read" | "blksize"
                 if text.contains("remount") => {}
@@ -142,7 +156,7 @@ pub fn parse(o: &mut Options, text: &str, sloppy: bool) -> Result<(), String> {
 
 impl Options {
     /// For the FUSE layer; `source` is the store's path.
-    pub fn fuse(&self, source: String) -> MountOptions {
+    pub fn fuse(&self, source: OsString) -> MountOptions {
         MountOptions {
             read_only: self.read_only,
             allow_other: self.allow_other,
@@ -191,6 +205,13 @@ mod tests {
         assert!(parsed("cache").unwrap_err().contains("cache"));
         let mut o = Options::default();
         parse(&mut o, "colour=blue", true).unwrap();
+        let o = parsed("lazytime,silent,nosymfollow,max_read=131072").unwrap();
+        assert_eq!(o.extra, ["nosymfollow"]);
+        assert!(parsed("max_read=some").unwrap_err().contains("max_read"));
+        for name in ["fsname", "subtype"] {
+            let e = parsed(&format!("rw,{name}=archive")).unwrap_err();
+            assert!(e.contains(&format!("{name}=")) && e.contains("store"), "{e}");
+        }
     }
 
     #[test]

@@ -2,6 +2,28 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use std::fmt;
+use std::io::{self, Write};
+
+/// Prints a line of the answer on standard output. One that takes no more ends the program with a
+/// message, where `println!` would panic.
+macro_rules! outln {
+    ($($arg:tt)*) => { $crate::cli::output::answer(format_args!($($arg)*)) };
+}
+pub(super) use outln;
+
+/// See [`outln`].
+pub fn answer(text: fmt::Arguments) {
+    written(writeln!(io::stdout().lock(), "{text}"));
+}
+
+/// Ends the program if standard output did not take what it was to.
+pub fn written(result: io::Result<()>) {
+    if let Err(e) = result.and_then(|()| io::stdout().lock().flush()) {
+        eprintln!("lmfs: standard output: {e}");
+        std::process::exit(super::FAILED.into());
+    }
+}
 
 /// Prints what is of interest but not the answer.
 #[derive(Debug, Clone, Copy)]
@@ -14,7 +36,14 @@ impl Say {
     /// Prints a line on standard output.
     pub fn line(self, text: &str) {
         if !self.quiet {
-            println!("{text}");
+            outln!("{text}");
+        }
+    }
+
+    /// Prints what is of interest meanwhile on standard error.
+    pub fn aside(self, text: &str) {
+        if !self.quiet {
+            eprintln!("lmfs: {text}");
         }
     }
 
@@ -53,7 +82,7 @@ pub fn log_to_stderr(level: log::LevelFilter) {
 
 /// Prints one JSON document.
 pub fn json(value: &impl Serialize) -> Result<(), super::Failure> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    outln!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
 

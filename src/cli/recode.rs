@@ -1,7 +1,7 @@
 //! `lmfs recode`.
 
 use super::output::Say;
-use super::{Outcome, settle};
+use super::{Outcome, settle, target};
 use crate::control::Request;
 use std::path::PathBuf;
 
@@ -22,7 +22,8 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(a: &Args, say: Say) -> Outcome {
-    let paths = settle::inner_paths(&a.dir, &a.paths)?;
+    let at = target::of(&a.dir)?;
+    let paths = at.files(&a.paths)?;
     let request = Request::Recode { model: a.model.clone(), paths };
-    settle::carry_out(&a.dir, &request, a.json, &format!("coded with {}", a.model), say)
+    settle::carry_out(&at, &request, a.json, &format!("coded with {}", a.model), say)
 }

@@ -1,6 +1,6 @@
 //! `lmfs scrub`. Its exit codes are those of fsck(8).
 
-use super::output::{self, Say};
+use super::output::{self, Say, outln};
 use super::{Failure, Outcome, options, target};
 use crate::control::{Request, ScrubOptions, Scrubbed};
 use std::path::PathBuf;
@@ -62,10 +62,13 @@ pub fn show(s: &Scrubbed, json: bool, say: Say) -> Outcome {
         output::json(s)?;
     } else {
         for l in &s.unrecoverable {
-            println!("{}: inode {} offset {}: {}", l.path, l.inode, l.offset, l.reason);
+            match l.inode {
+                0 => outln!("{}", l.reason),
+                ino => outln!("{}: inode {ino} offset {}: {}", l.path, l.offset, l.reason),
+            }
         }
         for problem in &s.namespace {
-            println!("{problem}");
+            outln!("{problem}");
         }
         say.line(&format!(
             "{} frames and {} pages, {}: {} frames, {} pages, {} files damaged{}; {} beyond repair",
@@ -82,7 +85,7 @@ pub fn show(s: &Scrubbed, json: bool, say: Say) -> Outcome {
     if s.left_any() {
         let what = match s.unrecoverable.len() {
             0 => "damage that --repair can put right; see above".into(),
-            n => format!("{n} frames are damaged beyond repair; see above"),
+            n => format!("{n} frames or model files are damaged beyond repair; see above"),
         };
         return Err(Failure::new(ERRORS_LEFT, what));
     }

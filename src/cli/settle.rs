@@ -1,7 +1,8 @@
 //! `lmfs settle`.
 
+use super::Outcome;
 use super::output::{self, Say};
-use super::{FAILED, Failure, Outcome, target};
+use super::target::{self, Target};
 use crate::control::{Request, Settled};
 use std::path::PathBuf;
 
@@ -17,37 +18,17 @@ pub struct Args {
     json: bool,
 }
 
-/// Paths below a mount, as the daemon knows them.
-pub fn inner_paths(dir: &std::path::Path, paths: &[PathBuf]) -> Result<Vec<String>, Failure> {
-    let store = target::store_of(dir);
-    let one = |p: &PathBuf| match target::mount_of(p) {
-        Some((m, below)) if m.store == store => Ok(target::inner(&below)),
-        // Without a mount, paths are those inside the store.
-        _ if target::mount_of(dir).is_none() => Ok(target::inner(p)),
-        _ => {
-            let text = format!("{} does not lie in {}", p.display(), dir.display());
-            Err(Failure::new(FAILED, text))
-        }
-    };
-    paths.iter().map(one).collect()
-}
-
 /// Runs it.
 pub fn run(a: &Args, say: Say) -> Outcome {
-    let paths = inner_paths(&a.dir, &a.paths)?;
-    carry_out(&a.dir, &Request::Settle { paths }, a.json, "coded", say)
+    let at = target::of(&a.dir)?;
+    let paths = at.files(&a.paths)?;
+    carry_out(&at, &Request::Settle { paths }, a.json, "coded", say)
 }
 
 /// Has blocks coded, shows rate and time left meanwhile, and says what came of it.
-pub fn carry_out(
-    dir: &std::path::Path,
-    request: &Request,
-    json: bool,
-    done_so: &str,
-    say: Say,
-) -> Outcome {
+pub fn carry_out(at: &Target, request: &Request, json: bool, done_so: &str, say: Say) -> Outcome {
     let bar = say.bytes_bar();
-    let value = target::run(dir, request, &mut |done, total| {
+    let value = at.run(request, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });

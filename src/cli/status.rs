@@ -1,6 +1,6 @@
 //! `lmfs status`.
 
-use super::output::{self, size};
+use super::output::{self, outln, size};
 use super::{Outcome, target};
 use crate::control::{Request, Status};
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ pub fn run(a: &Args) -> Outcome {
     if a.json {
         return output::json(&s);
     }
-    let line = |name: &str, value: String| println!("{name:<14}{value}");
+    let line = |name: &str, value: String| outln!("{name:<14}{value}");
     line("store", s.uuid);
     line("mounted", s.pid.map_or("no".into(), |p| format!("by process {p}")));
     line("files", s.files.to_string());

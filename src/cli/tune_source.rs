@@ -1,7 +1,6 @@
 //! The text of an archive, as something to tune on.
 
-use super::target;
-use super::{FAILED, Failure};
+use super::{FAILED, Failure, mounts, target};
 use crate::fs::{Fs, FsError};
 use crate::model::corpus::{Corpus, CorpusError, whole_lines};
 use crate::model::texts::LeftOut;
@@ -18,11 +17,13 @@ const NAMED: usize = 20;
 
 /// Reads what a store holds: through its mount, or, if nobody has it mounted, itself, without a change.
 pub fn read(path: &Path, seed: u64) -> Result<Corpus, Failure> {
-    if target::mount_of(path).is_some() {
+    let at = target::of(path)?;
+    if at.mount.is_some() {
         return corpus(Corpus::read(path, seed));
     }
-    let store = target::store_of(path);
-    if let Some(m) = target::mounts().into_iter().find(|m| m.store == store) {
+    let store = at.store;
+    let whole = |m: &mounts::Mount| m.store == store && m.root == Path::new("/");
+    if let Some(m) = mounts::all().into_iter().find(whole) {
         return corpus(Corpus::read(&m.dir, seed));
     }
     let fs = Fs::open(

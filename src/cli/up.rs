@@ -1,10 +1,10 @@
 //! `lmfs up`: everything for a first use.
 
 use super::output::Say;
-use super::{Outcome, mkfs, mount, output, target};
+use super::{Outcome, dead, mkfs, mount, mounts, output};
 use crate::models;
 use crate::store::MkfsOptions;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -30,9 +30,14 @@ pub fn run(a: &Args, say: Say, level: log::LevelFilter) -> Outcome {
         mkfs::create(&a.store, &options)?;
         say.line(&format!("made the store {store}"));
     }
-    let mounted = target::mounts()
-        .into_iter()
-        .any(|m| m.dir == target::absolute(&a.dir) && m.store == target::store_of(&a.store));
+    dead::clear(&a.dir, &mut |text| eprintln!("lmfs: {text}"))?;
+    let whole = a.store.canonicalize()?;
+    let mounted = mounts::place(&a.dir, true).is_ok_and(|p| {
+        p.mount.is_lmfs()
+            && p.is_mount_point()
+            && p.mount.root == Path::new("/")
+            && p.mount.store == whole
+    });
     if mounted {
         say.line(&format!("{store} is already mounted on {dir}"));
     } else {

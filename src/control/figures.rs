@@ -1,11 +1,11 @@
 //! The figures and commands themselves.
 
-use super::Request;
+use super::{FileName, Request, hex};
 use crate::fs::{Fs, FsError};
 use crate::recode::SettleReport;
 use crate::types::Ino;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 /// A model in the store.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -91,10 +91,6 @@ pub struct Status {
     pub read_only: bool,
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 /// Figures of an open file system; `pid` of the daemon that serves it.
 pub fn status(fs: &Fs, pid: Option<u32>) -> Result<Status, FsError> {
     let store = fs.store();
@@ -146,72 +142,6 @@ pub fn status(fs: &Fs, pid: Option<u32>) -> Result<Status, FsError> {
         pid,
         read_only: store.read_only(),
     })
-}
-
-/// A range of a file that cannot be read.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Damage {
-    /// First byte.
-    pub offset: u64,
-    /// Bytes.
-    pub length: u64,
-}
-
-/// How one file is stored.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct StatEntry {
-    /// The path as it was asked for.
-    pub path: String,
-    /// Inode number.
-    pub inode: u64,
-    /// Size in bytes.
-    pub size: u64,
-    /// Bytes of its frames.
-    pub coded_size: u64,
-    /// Size over coded size.
-    pub ratio: f64,
-    /// Model that governs it.
-    pub model: String,
-    /// Frames by codec.
-    pub codecs: BTreeMap<String, u64>,
-    /// What cannot be read.
-    pub damaged: Vec<Damage>,
-}
-
-/// How files are stored; the error names the path.
-pub fn stat(fs: &Fs, paths: &[String]) -> Result<Vec<StatEntry>, String> {
-    let one = |path: &String| -> Result<StatEntry, FsError> {
-        let ino = fs.resolve(path.as_bytes())?;
-        let attr = fs.getattr(ino)?;
-        let coding = if attr.is_file() { fs.coding(ino)? } else { crate::fs::Coding::default() };
-        let own = fs.store().xattr(ino, crate::recode::MODEL_XATTR)?;
-        let model = match own {
-            Some(m) => String::from_utf8_lossy(&m).into_owned(),
-            None => fs.store().superblock().model.clone(),
-        };
-        let mut codecs = coding.codecs;
-        if coding.dirty > 0 {
-            codecs.insert("unstaged".into(), 1);
-        }
-        let damaged = fs.damaged(ino)?;
-        Ok(StatEntry {
-            path: path.clone(),
-            inode: ino.0,
-            size: attr.size,
-            coded_size: coding.coded_size,
-            ratio: match coding.coded_size {
-                0 => 1.0,
-                n => attr.size as f64 / n as f64,
-            },
-            model,
-            codecs,
-            damaged: damaged
-                .into_iter()
-                .map(|(offset, length)| Damage { offset, length })
-                .collect(),
-        })
-    };
-    paths.iter().map(|p| one(p).map_err(|e| format!("{p}: {e}"))).collect()
 }
 
 /// What settle or gc did.
@@ -278,13 +208,13 @@ const DEAD_PERCENT: u32 = 20;
 /// Codes all that waits, then gives dead space back.
 pub fn settle(
     fs: &Fs,
-    paths: &[String],
+    paths: &[FileName],
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Settled, String> {
     fs.flush_all().map_err(|e| e.to_string())?;
     let mut inos = Vec::new();
     for path in paths {
-        let ino = fs.resolve(path.as_bytes()).map_err(|e| format!("{path}: {e}"))?;
+        let ino = path.find(fs).map_err(|e| format!("{path}: {e}"))?;
         files_below(fs, ino, &mut inos).map_err(|e| format!("{path}: {e}"))?;
     }
     let chosen = (!paths.is_empty()).then_some(inos);
@@ -297,15 +227,15 @@ pub fn settle(
 pub fn recode(
     fs: &Fs,
     model: &str,
-    paths: &[String],
+    paths: &[FileName],
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Settled, String> {
     fs.flush_all().map_err(|e| e.to_string())?;
     fs.blocks().models().tier(model).map_err(|e| e.to_string())?;
-    let all = ["/".to_owned()];
+    let all = [FileName::Path(b"/".into())];
     let mut files = Vec::new();
     for path in if paths.is_empty() { &all } else { paths } {
-        let ino = fs.resolve(path.as_bytes()).map_err(|e| format!("{path}: {e}"))?;
+        let ino = path.find(fs).map_err(|e| format!("{path}: {e}"))?;
         fs.govern(ino, model.as_bytes(), &mut files).map_err(|e| format!("{path}: {e}"))?;
     }
     let r = fs.recoder().recode(&files, progress).map_err(|e| e.to_string())?;
@@ -326,13 +256,19 @@ pub fn answer(
             let s = status(fs, pid).map_err(|e| text(&e))?;
             serde_json::to_value(s)
         }
-        Request::Stat { paths } => serde_json::to_value(stat(fs, paths)?),
+        Request::Stat { paths, recurse } => {
+            serde_json::to_value(super::stat::stat(fs, paths, *recurse)?)
+        }
         Request::Settle { paths } => serde_json::to_value(settle(fs, paths, progress)?),
         Request::Recode { model, paths } => {
             serde_json::to_value(recode(fs, model, paths, progress)?)
         }
         Request::ModelRm { name } => {
-            fs.blocks().models().remove(name).map_err(|e| text(&e))?;
+            fs.flush_all().map_err(|e| text(&e))?;
+            let governs = fs.governed_by(name).map_err(|e| text(&e))?;
+            let governs = governs.map(|path| String::from_utf8_lossy(&path).into_owned());
+            let removed = fs.blocks().models().remove(name, governs.as_deref());
+            removed.map_err(|e| text(&e))?;
             Ok(serde_json::Value::Null)
         }
         Request::Gc => {

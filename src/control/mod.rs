@@ -2,18 +2,27 @@
 
 mod client;
 mod figures;
+mod name;
 mod scrub;
 mod server;
+mod stat;
 
-pub use client::{ControlError, request};
-pub use figures::{CacheFigures, CodedFigures, ModelFigures, Settled, StatEntry, Status, answer};
+pub use client::{ControlError, listens, request};
+pub use figures::{CacheFigures, CodedFigures, ModelFigures, Settled, Status, answer};
+pub use name::FileName;
 pub use scrub::{ScrubOptions, Scrubbed, fsck};
 pub use server::Server;
+pub use stat::StatEntry;
 
 use serde::{Deserialize, Serialize};
 
 /// The socket in the store's directory.
 pub const SOCKET: &str = "control.sock";
+
+/// Bytes in hexadecimal.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
 
 /// What a client asks; one JSON line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -21,22 +30,25 @@ pub const SOCKET: &str = "control.sock";
 pub enum Request {
     /// Figures.
     Status,
-    /// Figures of files, by paths from the file system's root.
+    /// Figures of files.
     Stat {
-        /// The paths.
-        paths: Vec<String>,
+        /// The files.
+        paths: Vec<FileName>,
+        /// Also each file below a directory.
+        #[serde(default)]
+        recurse: bool,
     },
     /// Code all that waits, of these paths or of all.
     Settle {
-        /// The paths; empty for all.
-        paths: Vec<String>,
+        /// Files and directories; empty for all.
+        paths: Vec<FileName>,
     },
     /// Code anew, with another model, these paths or all.
     Recode {
         /// The model's name.
         model: String,
-        /// The paths; empty for all.
-        paths: Vec<String>,
+        /// Files and directories; empty for all.
+        paths: Vec<FileName>,
     },
     /// Remove a pinned model that no frame needs.
     #[serde(rename = "model-rm")]

@@ -70,6 +70,16 @@ impl Scrubbed {
         self.damaged_files += u64::from(c.damaged);
     }
 
+    fn lost_model(&mut self, reason: String) {
+        self.unrecoverable.push(Lost {
+            path: String::new(),
+            inode: 0,
+            block: 0,
+            offset: 0,
+            reason,
+        });
+    }
+
     /// True if anything was found that is not as it should be.
     pub fn found_any(&self) -> bool {
         self.damaged_frames + self.damaged_pages + self.damaged_files > 0
@@ -127,20 +137,31 @@ pub fn scrub(
     let mut bad: Vec<(Ino, u64, String)> = Vec::new();
     let (numbers, models) = (store.segment_numbers(), store.model_files()?);
     let total = (numbers.len() + models.len()) as u64;
+    let pins = fs.blocks().models();
     for id in models {
         match store.check_model_file(&id, repair) {
             Ok(c) => report.add(c),
-            Err(e) => report.unrecoverable.push(Lost {
-                path: String::new(),
-                inode: 0,
-                block: 0,
-                offset: 0,
-                reason: e.to_string(),
-            }),
+            // It may be had elsewhere.
+            Err(_) if pins.restore(&id, repair)? => report.damaged_files += 1,
+            Err(e) => report.lost_model(e.to_string()),
         }
         report.models += 1;
         progress(report.models, total);
         throttle.wait(report.bytes);
+    }
+    for m in pins.missing(|name| fs.governed_by(name).map(|path| path.is_some()))? {
+        let id = super::hex(&m.id);
+        log::warn!("model '{}', id {id}: its file is missing", m.name);
+        report.models += 1;
+        if pins.restore(&m.id, repair)? {
+            report.damaged_files += 1;
+        } else {
+            report.lost_model(format!(
+                "model '{}', id {id}: its file is missing; get it, and run: lmfs model import FILE, then \
+                 lmfs scrub --repair",
+                m.name
+            ));
+        }
     }
     let from = if options.restart { 0 } else { store.scrub_position() };
     report.resumed = from > 0;
@@ -193,7 +214,10 @@ pub fn scrub(
     });
     report.unrecoverable.extend(lost);
     for l in &report.unrecoverable {
-        log::error!("{}: inode {} offset {}: {}", l.path, l.inode, l.offset, l.reason);
+        match l.inode {
+            0 => log::error!("{}", l.reason),
+            ino => log::error!("{}: inode {ino} offset {}: {}", l.path, l.offset, l.reason),
+        }
     }
     Ok(report)
 }

@@ -1,12 +1,13 @@
 //! Answering for a mounted store.
 
+use super::client::Home;
 use super::{Reply, SOCKET, figures};
 use crate::fs::Fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct Server {
     path: PathBuf,
+    /// Nobody is let in any more.
+    hung_up: AtomicBool,
     /// Requests that were not answered yet.
     open: Arc<Open>,
 }
@@ -44,7 +47,7 @@ impl Server {
     pub fn start(fs: &Arc<Fs>) -> std::io::Result<Self> {
         let path = fs.store().path().join(SOCKET);
         let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path)?;
+        let listener = UnixListener::bind(Home::open(fs.store().path())?.socket())?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         let weak = Arc::downgrade(fs);
         let open = Arc::<Open>::default();
@@ -64,12 +67,15 @@ impl Server {
                 }
             }
         })?;
-        Ok(Self { path, open })
+        Ok(Self { path, hung_up: AtomicBool::new(false), open })
     }
 
     /// Nobody new is let in.
     pub fn hang_up(&self) {
-        let _ = std::fs::remove_file(&self.path);
+        // Only once: the next daemon's socket has the same name.
+        if !self.hung_up.swap(true, Ordering::SeqCst) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 
     /// Waits until all who asked have their answers, but not for long: whoever does not listen is
@@ -84,7 +90,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        self.hang_up();
     }
 }
 

@@ -211,6 +211,38 @@ impl Fs {
         Ok(())
     }
 
+    /// A file or directory that this model governs, so that what is written there will need it.
+    pub fn governed_by(&self, model: &str) -> Result<Option<Vec<u8>>> {
+        let default = self.store.superblock().model == model;
+        let option = self.options.model.as_deref() == Some(model);
+        let (mut stack, mut seen) = (vec![(Ino::ROOT, b"/".to_vec())], HashSet::new());
+        while let Some((at, path)) = stack.pop() {
+            if !seen.insert(at) {
+                continue;
+            }
+            let attr = match self.getattr(at) {
+                Err(FsError::NotFound) => continue,
+                attr => attr?,
+            };
+            if !attr.is_dir() && !attr.is_file() {
+                continue;
+            }
+            match self.store.xattr(at, MODEL_XATTR)? {
+                Some(own) if own == model.as_bytes() => return Ok(Some(path)),
+                // New files below get what the mount option says, or else the store's own.
+                None if default || (option && attr.is_dir()) => return Ok(Some(path)),
+                _ => {}
+            }
+            if attr.is_dir() {
+                for d in self.readdir(at, 2, usize::MAX)? {
+                    let gap: &[u8] = if path.ends_with(b"/") { b"" } else { b"/" };
+                    stack.push((d.ino, [&path[..], gap, &d.name[..]].concat()));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// How a file's bytes are held.
     pub fn coding(&self, ino: Ino) -> Result<Coding> {
         let mut stats = Coding::default();

@@ -1,5 +1,6 @@
 //! What only the set-user-id helper `fusermount3` may do for users who are not root.
 
+use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -19,7 +20,7 @@ fn absent(e: io::Error) -> io::Error {
 }
 
 /// Mounts through the helper; returns the open FUSE device.
-pub fn mount(dir: &Path, options: &str) -> io::Result<OwnedFd> {
+pub fn mount(dir: &Path, options: &OsStr) -> io::Result<OwnedFd> {
     let (ours, theirs) = UnixStream::pair()?;
     let fd = theirs.as_raw_fd();
     let mut command = Command::new(HELPER);

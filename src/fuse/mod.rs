@@ -6,4 +6,4 @@ mod helper;
 mod mount;
 mod reply;
 
-pub use mount::{MountError, MountOptions, Session, Unmounter, mount, remount, unmount};
+pub use mount::{MountError, MountOptions, Session, Unmounter, detach, mount, remount, unmount};

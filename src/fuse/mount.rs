@@ -4,10 +4,10 @@ use super::adaptor::Adaptor;
 use super::helper;
 use crate::fs::Fs;
 use fuser::{Config, SessionACL};
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -30,8 +30,8 @@ pub struct MountOptions {
     /// Threads that take requests; at least 4 are started.
     pub threads: usize,
     /// What `/proc/mounts` shows as the source.
-    pub source: String,
-    /// Flags for the kernel: `nosuid`, `nodev`, `noexec`, `dirsync` and their opposites.
+    pub source: OsString,
+    /// Flags for the kernel: `nosuid`, `nodev`, `noexec`, `dirsync`, their opposites, `nosymfollow`.
     pub extra: Vec<String>,
 }
 
@@ -200,7 +200,8 @@ pub fn unmount(dir: &Path) -> io::Result<()> {
     }
 }
 
-fn detach(dir: &Path) -> io::Result<()> {
+/// Takes a mount away, in use or not; whoever uses it keeps what is open.
+pub fn detach(dir: &Path) -> io::Result<()> {
     match umount(dir, libc::MNT_DETACH) {
         Err(e) if e.raw_os_error() == Some(libc::EPERM) => helper::unmount(dir, true),
         result => result,
@@ -220,8 +221,11 @@ fn umount(dir: &Path, flags: i32) -> io::Result<()> {
     }
 }
 
+/// Symbolic links are not followed; the kernel knows it from 5.10 on.
+const MS_NOSYMFOLLOW: libc::c_ulong = 256;
+
 /// Flags of mount(2) by the names of mount(8), and whether the name sets or clears it.
-const FLAGS: [(&str, libc::c_ulong, bool); 9] = [
+const FLAGS: [(&str, libc::c_ulong, bool); 10] = [
     ("nosuid", libc::MS_NOSUID, true),
     ("suid", libc::MS_NOSUID, false),
     ("nodev", libc::MS_NODEV, true),
@@ -230,6 +234,7 @@ const FLAGS: [(&str, libc::c_ulong, bool); 9] = [
     ("exec", libc::MS_NOEXEC, false),
     ("noatime", libc::MS_NOATIME, true),
     ("dirsync", libc::MS_DIRSYNC, true),
+    ("nosymfollow", MS_NOSYMFOLLOW, true),
     ("sync", libc::MS_SYNCHRONOUS, true),
 ];
 
@@ -282,7 +287,7 @@ fn mount_directly(dir: &Path, options: &MountOptions) -> Result<OwnedFd, MountEr
     }
     let bad = |e| io_error("mounting", e);
     let (source, target) =
-        (c_string(options.source.as_ref()).map_err(bad)?, c_string(dir.as_os_str()).map_err(bad)?);
+        (c_string(&options.source).map_err(bad)?, c_string(dir.as_os_str()).map_err(bad)?);
     let data = c_string(data.as_ref()).map_err(bad)?;
     // SAFETY: a system call with valid C strings that outlive it.
     let result = unsafe {
@@ -306,9 +311,15 @@ fn mount_directly(dir: &Path, options: &MountOptions) -> Result<OwnedFd, MountEr
 }
 
 /// The same for `fusermount3`, which knows the options by name.
-fn helper_options(options: &MountOptions) -> String {
-    let escaped = options.source.replace('\\', "\\\\").replace(',', "\\,");
-    let mut o = vec![format!("fsname={escaped}"), "subtype=lmfs".into()];
+fn helper_options(options: &MountOptions) -> OsString {
+    let mut source = b"fsname=".to_vec();
+    for b in options.source.as_bytes() {
+        if b"\\,".contains(b) {
+            source.push(b'\\');
+        }
+        source.push(*b);
+    }
+    let mut o = vec![String::from("subtype=lmfs")];
     o.push(if options.read_only { "ro" } else { "rw" }.into());
     if options.default_permissions {
         o.push("default_permissions".into());
@@ -318,5 +329,6 @@ fn helper_options(options: &MountOptions) -> String {
     }
     let known = |n: &&String| FLAGS.iter().any(|(f, _, _)| f == n);
     o.extend(options.extra.iter().filter(known).cloned());
-    o.join(",")
+    source.extend(format!(",{}", o.join(",")).as_bytes());
+    OsString::from_vec(source)
 }

@@ -120,6 +120,7 @@ impl Store {
         }
         let (segments, at) = (&self.segments, path(id));
         let framed = frames(segments, id, bytes);
+        segments.volume.mkdir("models").map_err(io_error("create", "models"))?;
         self.write_model_sidecar(id, &framed)?;
         write_file(&*segments.volume, &at, &framed).map_err(io_error("write", &at))
     }
@@ -217,7 +218,11 @@ impl Store {
 
     /// Names of all model files.
     pub fn model_files(&self) -> Result<Vec<ModelId>> {
-        let names = self.segments.volume.list("models").map_err(io_error("list", "models"))?;
+        let names = match self.segments.volume.list("models") {
+            // Whoever deletes the directory has deleted its files.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            names => names.map_err(io_error("list", "models"))?,
+        };
         let id =
             |n: &String| blake3::Hash::from_hex(n.strip_suffix(".lmm")?).ok().map(ModelId::from);
         Ok(names.iter().filter_map(id).collect())

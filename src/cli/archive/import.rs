@@ -2,7 +2,7 @@
 
 use super::super::options::Options;
 use super::super::output::Say;
-use super::super::{FAILED, Failure, Outcome, target};
+use super::super::{FAILED, Failure, Outcome, mounts, target};
 use super::export::RECORD;
 use super::{CHUNK, about, relative};
 use crate::fs::{Fs, FsError, NewInode, SetAttr, SetHow};
@@ -32,10 +32,10 @@ pub fn run(a: &Args, say: Say) -> Outcome {
     if input.is_terminal() {
         return Err(Failure::new(FAILED, "a tar stream is expected on standard input"));
     }
-    let path = target::store_of(&a.store);
+    let path = target::of(&a.store)?.store;
     let store = Store::open(&path, &OpenOptions { read_only: false }).map_err(|e| match e {
         StoreError::InUse { .. } => {
-            let at = target::mounts().into_iter().find(|m| m.store == path).map(|m| m.dir);
+            let at = mounts::all().into_iter().find(|m| m.store == path).map(|m| m.dir);
             let at = at.map_or("DIR".into(), |d| d.display().to_string());
             Failure::new(FAILED, format!("{e}: it is mounted; use tar -C {at} -x"))
         }

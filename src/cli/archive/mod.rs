@@ -8,7 +8,8 @@ pub mod ls;
 mod mounted;
 mod offline;
 
-use super::{FAILED, Failure, target};
+use super::target::{self, Target};
+use super::{FAILED, Failure, mounts};
 use crate::store::StoreError;
 use crate::types::{Attr, Ino};
 use std::ops::Range;
@@ -46,15 +47,12 @@ fn about(path: &Path, e: impl std::fmt::Display) -> Failure {
 
 /// The archive that a STORE|DIR argument names.
 fn tree(at: &Path) -> Result<Box<dyn Tree>, Failure> {
-    let store = target::store_of(at);
+    let Target { store, mount } = target::of(at)?;
     match offline::Offline::open(&store) {
         Ok(tree) => Ok(Box::new(tree)),
         Err(e) if matches!(e, StoreError::InUse { .. }) => {
-            let mounts = target::mounts();
-            // Where one looked, if that is a mount of it.
-            let here = target::mount_of(at).map(|(m, _)| m.dir);
-            let dir = here.or_else(|| mounts.into_iter().find(|m| m.store == store).map(|m| m.dir));
-            Ok(Box::new(mounted::Mounted::new(dir.ok_or(e)?)))
+            let mount = mount.or_else(|| mounts::all().into_iter().find(|m| m.store == store));
+            Ok(Box::new(mounted::Mounted::new(mount.ok_or(e)?.dir)))
         }
         Err(e) => Err(e.into()),
     }
