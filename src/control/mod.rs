@@ -6,7 +6,9 @@ mod scrub;
 mod server;
 
 pub use client::{ControlError, request};
-pub use figures::{CacheFigures, CodedFigures, ModelFigures, Settled, StatEntry, Status, answer};
+pub use figures::{
+    CacheFigures, CleanerFigures, CodedFigures, ModelFigures, Settled, StatEntry, Status, answer,
+};
 pub use scrub::{ScrubOptions, Scrubbed, fsck};
 pub use server::Server;
 

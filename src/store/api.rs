@@ -208,7 +208,7 @@ pub enum Op {
 }
 
 /// Compare-and-swap: the transaction is applied only if the extents that overlap the range are
-/// exactly these, in this order.
+/// exactly these, in this order, as far as they lie in it.
 #[derive(Debug, Clone)]
 pub struct Guard {
     /// Inode.
@@ -219,6 +219,15 @@ pub struct Guard {
     pub len: u64,
     /// What [`Store::extents_in`] said when the rewriting began.
     pub expect: Vec<Extent>,
+}
+
+impl Guard {
+    /// True if these extents are in the range what was expected. What lies outside may have changed:
+    /// a frame of several blocks is coded block by block.
+    pub fn holds(&self, found: &[Extent]) -> bool {
+        let inside = |e: &Extent| e.within(self.off, self.len);
+        found.iter().filter_map(inside).eq(self.expect.iter().filter_map(inside))
+    }
 }
 
 /// One atomic change.
@@ -300,6 +309,21 @@ pub struct CleanReport {
     pub after_bytes: u64,
     /// Frames moved.
     pub moved_frames: u64,
+}
+
+/// What the background cleaner does, and what all cleaning came to since the store was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CleanerStatus {
+    /// It looks after the store.
+    pub on: bool,
+    /// It moves something at the moment.
+    pub busy: bool,
+    /// Bytes appended to the log by others.
+    pub written_bytes: u64,
+    /// Bytes moved, by the cleaner and by commands.
+    pub moved_bytes: u64,
+    /// Bytes of segments that were deleted.
+    pub freed_bytes: u64,
 }
 
 /// What the superblock says.
