@@ -18,6 +18,10 @@ pub struct Idlers(Mutex<Threads>);
 #[derive(Debug)]
 pub struct Idle<'a>(&'a Idlers);
 
+/// The calling thread is no idle one while this lives.
+#[derive(Debug)]
+pub struct Awake<'a>(Option<&'a Idlers>);
+
 /// Sets a thread's scheduling class; 0 is the calling thread.
 fn schedule(thread: libc::pid_t, policy: libc::c_int) -> std::io::Result<()> {
     let param = libc::sched_param { sched_priority: 0 };
@@ -29,7 +33,7 @@ fn schedule(thread: libc::pid_t, policy: libc::c_int) -> std::io::Result<()> {
 }
 
 /// True if this process may take a thread out of the idle class again.
-fn may_raise() -> bool {
+pub fn may_raise() -> bool {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: no arguments; and a valid place for the answer.
     unsafe {
@@ -66,10 +70,28 @@ impl Idlers {
         Idle(self)
     }
 
+    /// For as long as the calling thread holds what others wait for: it is no idle one meanwhile.
+    pub fn awake(&self) -> Awake<'_> {
+        // SAFETY: no arguments, cannot fail.
+        let me = unsafe { libc::gettid() };
+        let mut t = self.threads();
+        let idle = may_raise() && t.idle.contains(&me);
+        if idle && schedule(me, libc::SCHED_OTHER).is_ok() {
+            t.idle.retain(|thread| *thread != me);
+            return Awake(Some(self));
+        }
+        Awake(None)
+    }
+
     /// Somebody waits: threads that are idle are so no more, and none will be.
     pub fn hurry(&self) {
+        self.threads().hurried = true;
+        self.rouse();
+    }
+
+    /// Threads that are idle are so no more, until they become so again.
+    pub fn rouse(&self) {
         let mut t = self.threads();
-        t.hurried = true;
         for thread in t.idle.drain(..) {
             if may_raise()
                 && let Err(e) = schedule(thread, libc::SCHED_OTHER)
@@ -80,11 +102,29 @@ impl Idlers {
     }
 }
 
+impl Drop for Awake<'_> {
+    fn drop(&mut self) {
+        if let Some(idlers) = self.0 {
+            // Not by leaving: the other guard still lives.
+            std::mem::forget(idlers.enter());
+        }
+    }
+}
+
 impl Drop for Idle<'_> {
     fn drop(&mut self) {
         // SAFETY: no arguments, cannot fail.
         let me = unsafe { libc::gettid() };
-        self.0.threads().idle.retain(|t| *t != me);
+        let mut t = self.0.threads();
+        let idle = t.idle.contains(&me);
+        t.idle.retain(|t| *t != me);
+        // Whoever goes on, if only to end, is waited for.
+        if idle
+            && may_raise()
+            && let Err(e) = schedule(0, libc::SCHED_OTHER)
+        {
+            log::debug!("no higher priority: {e}");
+        }
     }
 }
 
@@ -119,6 +159,22 @@ mod tests {
             idlers.hurry();
             assert_eq!(policy(thread), libc::SCHED_OTHER);
             go_on.send(()).unwrap();
+        });
+        let others = Idlers::default();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _idle = others.enter();
+                let awake = others.awake();
+                assert_eq!(policy(0), libc::SCHED_OTHER);
+                drop(awake);
+                assert_eq!(policy(0), libc::SCHED_IDLE);
+                others.rouse();
+                assert_eq!(policy(0), libc::SCHED_OTHER);
+                drop(others.awake());
+                assert_eq!(policy(0), libc::SCHED_OTHER);
+                drop(others.enter());
+                assert_eq!(policy(0), libc::SCHED_OTHER);
+            });
         });
         std::thread::scope(|scope| {
             scope.spawn(|| {

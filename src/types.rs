@@ -204,4 +204,15 @@ impl Extent {
     pub fn end(&self) -> u64 {
         self.off + self.len
     }
+
+    /// The piece of it that lies in `[off, off + len)`, if there is any.
+    pub fn within(&self, off: u64, len: u64) -> Option<Self> {
+        let (from, to) = (self.off.max(off), self.end().min(off.saturating_add(len)));
+        (from < to).then(|| Self {
+            off: from,
+            len: to - from,
+            frame_off: self.frame_off.saturating_add((from - self.off) as u32),
+            ..*self
+        })
+    }
 }

@@ -157,6 +157,7 @@ fn written_rested_coded_unmounted_mounted_read_back() {
         serde_json::from_str(&works(&["status", &store, "--json"])).unwrap();
     assert_eq!(offline["logical_bytes"], want.len());
     assert!(offline["pid"].is_null());
+    assert_eq!(offline["cleaner"]["on"], false);
     works(&["mount", &store, &mnt]);
     assert!(std::fs::read(p.path("mnt/log")).unwrap() == want);
     works(&["settle", &mnt]);
@@ -233,6 +234,46 @@ fn what_there_is_not_is_refused_without_a_word_in_the_log() {
 
 #[test]
 fn fsync_of_a_directory_keeps_what_was_written_anywhere() {
+    kept_by(|p| std::fs::File::open(p.path("mnt/d")).unwrap().sync_all().unwrap());
+}
+
+#[test]
+fn sync_keeps_what_was_written_anywhere() {
+    kept_by(|p| assert_eq!(works(&["sync", &p.text("mnt")]), ""));
+    kept_by(|p| drop(works(&["sync", &p.text("mnt/d/b")])));
+}
+
+#[test]
+fn sync_fails_where_nothing_is_mounted_or_nobody_answers() {
+    let p = Place::new();
+    let (code, said) = fails(&["sync", &p.text("mnt")]);
+    assert!(code == 1 && said.contains(&p.text("mnt")) && said.contains("no mounted"), "{said}");
+    assert_eq!(fails(&["sync"]).0, 2);
+    if !has_fuse() {
+        return;
+    }
+    let (store, mnt) = (p.text("s"), p.text("mnt"));
+    works(&["mkfs", &store, "--model", "fast"]);
+    works(&["mount", &store, &mnt]);
+    kill(&mnt);
+    let (code, said) = fails(&["sync", &mnt]);
+    assert!(code == 1 && said.contains(&format!("umount {mnt}")), "{said}");
+}
+
+/// Ends a mount's daemon by force.
+fn kill(mnt: &str) {
+    let status: serde_json::Value =
+        serde_json::from_str(&works(&["status", mnt, "--json"])).unwrap();
+    let pid = status["pid"].to_string();
+    assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    // Until it has ended, it may still be connected.
+    while Path::new("/proc").join(&pid).join("exe").read_link().is_ok() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+/// What was written anywhere in a mount is there after the daemon's end by force, thanks to `sync`.
+fn kept_by(sync: impl Fn(&Place)) {
     use std::io::Write;
     if !has_fuse() {
         return;
@@ -248,11 +289,8 @@ fn fsync_of_a_directory_keeps_what_was_written_anywhere() {
         f.write_all(&[b'x'; 7000]).unwrap();
         open.push(f);
     }
-    std::fs::File::open(p.path("mnt/d")).unwrap().sync_all().unwrap();
-    let status: serde_json::Value =
-        serde_json::from_str(&works(&["status", &mnt, "--json"])).unwrap();
-    let pid = status["pid"].to_string();
-    assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    sync(&p);
+    kill(&mnt);
     drop(open);
     assert!(Command::new("umount").args(["-l", &mnt]).status().unwrap().success());
     // The store is free once the process has ended.

@@ -28,6 +28,7 @@ mod settle;
 mod stat;
 mod status;
 mod surprise;
+mod sync;
 mod syslog;
 mod target;
 mod train;
@@ -83,6 +84,8 @@ enum Command {
     Umount(umount::Args),
     /// Code all that waits, now
     Settle(settle::Args),
+    /// Make all durable that was written in a mount
+    Sync(sync::Args),
     /// Move what is coded to another model
     Recode(recode::Args),
     /// What an archive holds and does
@@ -208,6 +211,7 @@ pub fn main() -> ExitCode {
                 Command::Mkfs(a) => mkfs::run(&a, say),
                 Command::Umount(a) => umount::run(&a, say),
                 Command::Settle(a) => settle::run(&a, say),
+                Command::Sync(a) => sync::run(&a),
                 Command::Recode(a) => recode::run(&a, say),
                 Command::Status(a) => status::run(&a),
                 Command::Stat(a) => stat::run(&a),

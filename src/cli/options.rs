@@ -106,6 +106,11 @@ pub fn parse(o: &mut Options, text: &str, sloppy: bool) -> Result<(), String> {
                 "off" => o.fs.recode.enabled = false,
                 v => return Err(format!("mount option recode={v}: say on or off")),
             },
+            "gc" => match need()? {
+                "auto" => o.fs.clean = true,
+                "off" => o.fs.clean = false,
+                v => return Err(format!("mount option gc={v}: say auto or off")),
+            },
             "recode_threads" => o.fs.recode.threads = threads(name, need()?)?,
             "decode_threads" => o.fs.decode_threads = threads(name, need()?)?,
             "allow_other" => o.allow_other = true,
@@ -171,7 +176,11 @@ impl Options {
     /// Options for a look at a store without mounting it: no background work.
     pub fn offline() -> FsOptions {
         let d = FsOptions::default();
-        FsOptions { recode: RecodeOptions { enabled: false, ..d.recode.clone() }, ..d }
+        FsOptions {
+            clean: false,
+            recode: RecodeOptions { enabled: false, ..d.recode.clone() },
+            ..d
+        }
     }
 }
 
@@ -190,6 +199,9 @@ mod tests {
             parsed("ro,cache=64M,rest=1.5,commit=2,recode=off,decode_threads=3,log=debug,nosuid")
                 .unwrap();
         assert!(o.read_only && !o.fs.recode.enabled);
+        assert!(o.fs.clean && !parsed("gc=off").unwrap().fs.clean);
+        assert!(parsed("gc=off,gc=auto").unwrap().fs.clean);
+        assert!(parsed("gc=on").unwrap_err().contains("gc=on"));
         assert_eq!(o.fs.cache_bytes, 64 << 20);
         assert_eq!(o.fs.recode.rest, Duration::from_millis(1500));
         assert_eq!(o.fs.decode_threads, 3);

@@ -43,6 +43,16 @@ pub fn run(a: &Args) -> Outcome {
     let eta = s.eta_s.map_or(String::new(), |t| format!(", {t} s left"));
     let waiting = format!("{} blocks, {}{eta}", s.pending_blocks, size(s.backlog_bytes));
     line("waiting", waiting);
+    let c = s.cleaner;
+    let does = match (c.on, c.busy) {
+        (false, _) => "off",
+        (_, true) => "at work",
+        _ => "looks on",
+    };
+    let (moved, freed) = (size(c.moved_bytes), size(c.freed_bytes));
+    if s.pid.is_some() {
+        line("cleaner", format!("{does}; {moved} moved, {freed} freed since it was mounted"));
+    }
     line("block size", size(s.block_size.into()));
     let c = s.cache;
     let cache =

@@ -33,6 +33,22 @@ pub struct CacheFigures {
     pub misses: u64,
 }
 
+/// What the cleaner does.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CleanerFigures {
+    /// Dead space is given back in the background.
+    pub on: bool,
+    /// What lives moves out of a segment at the moment.
+    pub busy: bool,
+    /// Bytes written to the log since the mount, but for those that were moved.
+    pub written_bytes: u64,
+    /// Bytes moved since the mount, in the background and by commands.
+    pub moved_bytes: u64,
+    /// Bytes of the segments deleted since the mount.
+    pub freed_bytes: u64,
+}
+
 /// What the archive holds and does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
@@ -76,6 +92,9 @@ pub struct Status {
     pub coding_bytes_per_s: u64,
     /// Seconds until the backlog is coded.
     pub eta_s: Option<u64>,
+    /// The cleaner.
+    #[serde(default)]
+    pub cleaner: CleanerFigures,
     /// The cache.
     pub cache: CacheFigures,
     /// Frames repaired.
@@ -97,6 +116,7 @@ pub fn status(fs: &Fs, pid: Option<u32>) -> Result<Status, FsError> {
     let (sb, s) = (store.superblock(), store.stats()?);
     let coder = fs.recoder().status();
     let cache = fs.cache_stats();
+    let cleaner = store.cleaner_status();
     let live = s.live_bytes();
     let u = hex(&sb.uuid);
     let models = fs.blocks().models().list()?;
@@ -130,6 +150,13 @@ pub fn status(fs: &Fs, pid: Option<u32>) -> Result<Status, FsError> {
         backlog_bytes: coder.backlog_bytes,
         coding_bytes_per_s: coder.coding_bytes_per_s,
         eta_s: coder.eta_s,
+        cleaner: CleanerFigures {
+            on: cleaner.on,
+            busy: cleaner.busy,
+            written_bytes: cleaner.written_bytes,
+            moved_bytes: cleaner.moved_bytes,
+            freed_bytes: cleaner.freed_bytes,
+        },
         cache: CacheFigures {
             capacity: cache.capacity,
             used: cache.used,

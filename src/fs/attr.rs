@@ -31,8 +31,10 @@ pub struct SetAttr {
 pub struct StatFs {
     /// Used and free.
     pub total: u64,
-    /// Free.
+    /// Free, what is kept for the log and the cleaner included.
     pub free: u64,
+    /// What files can still take.
+    pub available: u64,
     /// Inodes in use.
     pub inodes: u64,
 }
@@ -170,6 +172,10 @@ impl Fs {
     pub fn statfs(&self) -> Result<StatFs> {
         let stats = self.store.stats()?;
         let free = self.store.free_bytes();
-        Ok(StatFs { total: free.saturating_add(stats.stored_bytes), free, inodes: stats.inodes })
+        // What is dead is as good as free.
+        let free = free.saturating_add(stats.dead_bytes);
+        let available = self.store.writable_bytes()?.min(free);
+        let used = stats.stored_bytes.saturating_sub(stats.dead_bytes);
+        Ok(StatFs { total: free.saturating_add(used), free, available, inodes: stats.inodes })
     }
 }

@@ -152,3 +152,61 @@ fn nothing_is_written_after_the_last_flush() {
     drop(fs);
     assert_eq!(open(dir, false).read_now(ino, 0, 7).unwrap(), b"in time");
 }
+
+/// Blocks may be smaller than what writes leave behind, or larger.
+#[test]
+fn one_settle_codes_all_whatever_the_block_size() {
+    for block in [4 << 10, 8 << 10, 16 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20] {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = &dir.path().join("s");
+        let options = MkfsOptions { block_size: Some(block), model: "fast".into(), ecc: Ecc::None };
+        Store::create(dir, &options).unwrap();
+        let fs = open(dir, false);
+        let new = NewInode {
+            mode: libc::S_IFREG | 0o644,
+            umask: 0,
+            rdev: 0,
+            uid: 0,
+            gid: 0,
+            target: None,
+        };
+        let ino = fs.make(Ino::ROOT, b"a", new).unwrap().ino;
+        let size = 5 * u64::from(block) / 2 + 300_000;
+        fs.write(ino, 0, &text(size), false).unwrap();
+        // An overwrite across a block's bounds, and a hole.
+        fs.flush_all().unwrap();
+        fs.write(ino, u64::from(block) - 100, &text(300), false).unwrap();
+        fs.write(ino, size + 2 * u64::from(block), b"the end\n", false).unwrap();
+        fs.flush_all().unwrap();
+        let blocks = fs.recoder().settle(None, &mut |_, _| {}).unwrap().blocks;
+        assert_eq!(blocks, size.div_ceil(u64::from(block)) + 1, "{block}");
+        assert_eq!(fs.recoder().status().pending_blocks, 0, "{block}");
+        assert_eq!(fs.store().stats().unwrap().staged_bytes, 0, "{block}");
+        let mut want = text(size);
+        want[block as usize - 100..][..300].copy_from_slice(&text(300));
+        assert!(fs.read_now(ino, 0, size).unwrap() == want, "{block}");
+        fs.shutdown().unwrap();
+    }
+}
+
+/// In the background, too, a file is coded as soon as it has rested, not a block at a time.
+#[test]
+fn small_blocks_do_not_wait_for_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = &dir.path().join("s");
+    let options = MkfsOptions { block_size: Some(4096), model: "fast".into(), ecc: Ecc::None };
+    Store::create(dir, &options).unwrap();
+    let fs = open(dir, false);
+    let new =
+        NewInode { mode: libc::S_IFREG | 0o644, umask: 0, rdev: 0, uid: 0, gid: 0, target: None };
+    let ino = fs.make(Ino::ROOT, b"a", new).unwrap().ino;
+    fs.write(ino, 0, &text(BLOCK), false).unwrap();
+    fs.shutdown().unwrap();
+    drop(fs);
+    let fs = open(dir, true);
+    wait("they wait", || fs.store().staged_inodes().unwrap().is_empty());
+    // Each block has a frame, and there may be a primer.
+    let frames = fs.store().stats().unwrap().frames;
+    assert!((BLOCK / 4096..=BLOCK / 4096 + 1).contains(&frames), "{frames}");
+    fs.shutdown().unwrap();
+}

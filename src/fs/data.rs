@@ -6,7 +6,7 @@ use super::node::{Node, NodeState};
 use super::{Fs, FsError, MAX_SIZE, Result, lock};
 use crate::block;
 use crate::blocks::Urgency;
-use crate::store::{Record, Txn};
+use crate::store::{Record, StoreError, Txn};
 use crate::types::{Frame, FrameMeta, Ino, Time};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -85,7 +85,15 @@ impl Fs {
         let need = s.dirty.memory() + more;
         if need > s.reserved_bytes {
             let step = (need - s.reserved_bytes).max(s.reserved_bytes.min(RESERVE_STEP));
-            s.reserved.push(self.store.reserve(step)?);
+            let least = need - s.reserved_bytes;
+            let (step, room) = match self.store.reserve(step) {
+                // The last room is given out in small pieces.
+                Err(StoreError::NoSpace { .. }) if step > least => {
+                    (least, self.store.reserve(least)?)
+                }
+                room => (step, room?),
+            };
+            s.reserved.push(room);
             s.reserved_bytes += step;
         }
         Ok(())

@@ -57,6 +57,8 @@ pub struct FsOptions {
     pub model: Option<String>,
     /// The language model is used for a block only where it saves at least this much, in percent.
     pub lm_gain: f64,
+    /// Dead space is given back in the background.
+    pub clean: bool,
     /// The background coder's options.
     pub recode: RecodeOptions,
 }
@@ -71,6 +73,7 @@ impl Default for FsOptions {
             decode_threads: 2,
             model: None,
             lm_gain: Tier::LM_GAIN,
+            clean: true,
             recode: RecodeOptions { rest: Duration::from_secs(30), threads: 1, enabled: true },
         }
     }
@@ -148,6 +151,9 @@ impl Fs {
             }
         }
         let recoder = Recoder::start(Arc::clone(&blocks), options.recode.clone());
+        if options.clean {
+            store.clean_in_background();
+        }
         let fs = Arc::new(Self {
             store,
             blocks,

@@ -420,7 +420,8 @@ impl fuser::Filesystem for Adaptor {
                 let units = |bytes: u64| bytes / u64::from(UNIT);
                 let spare = u64::from(u32::MAX);
                 let (total, free) = (units(s.total), units(s.free));
-                reply.statfs(total, free, free, s.inodes + spare, spare, UNIT, 255, UNIT);
+                let available = units(s.available);
+                reply.statfs(total, free, available, s.inodes + spare, spare, UNIT, 255, UNIT);
             }
             Err(e) => reply.error(asked.errno(&e)),
         });

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use worker::{Coded, Recipe};
+use worker::{Coded, Last, Recipe};
 
 /// The extended attribute that governs how a file is coded.
 pub const MODEL_XATTR: &[u8] = b"user.lmfs.model";
@@ -462,13 +462,20 @@ impl Recoder {
                 let job_rx = &job_rx;
                 scope.spawn(move || {
                     let _idle = idle.then(|| self.idlers.enter());
+                    let mut last = Last::default();
                     loop {
                         let job = job_rx.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         let Ok(job) = job else { break };
                         if self.go_on().is_err() {
                             continue;
                         }
-                        let result = worker::code_run(&self.blocks, job.ino, &job.run, &job.recipe);
+                        let result = worker::code_run(
+                            &self.blocks,
+                            job.ino,
+                            &job.run,
+                            &job.recipe,
+                            &mut last,
+                        );
                         if let Err(e) = &result {
                             log::error!("inode {} offset {}: not coded: {e}", job.ino, job.run.off);
                         }

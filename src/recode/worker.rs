@@ -4,8 +4,8 @@ use super::plan::Run;
 use crate::block::{self, BlockError, Encoded, Lm, Primer, Tier};
 use crate::blocks::{BlockReader, LastPrimer, Policy, ReadError};
 use crate::store::{Guard, StoreError, Txn};
-use crate::types::{Encoding, Frame, FrameMeta, FrameRef, Ino};
-use std::sync::{Mutex, PoisonError};
+use crate::types::{Encoding, Extent, Frame, FrameMeta, FrameRef, Ino};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How one inode's runs are coded: tier and primer. Shared by the workers.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl Recipe {
         }
         let head = store.extents_in(ino, 0, Primer::LEN as u64)?;
         let run = Run { off: 0, len: Primer::LEN as u64, extents: head };
-        match read_run(blocks, &run)? {
+        match read_run(blocks, &run, &mut Last::default())? {
             Some(plain) if block::looks_like_text(&plain) => {
                 let at = run.extents.first().map_or(FrameRef::default(), |e| e.frame);
                 let (primer, coded) = Primer::make(plain, &self.tier)
@@ -103,6 +103,27 @@ impl Recipe {
     }
 }
 
+/// What a worker read last: neighbours may be pieces of the same frame, or have the same primer.
+#[derive(Debug, Default)]
+pub struct Last {
+    primer: LastPrimer,
+    frame: Option<(FrameRef, Arc<Vec<u8>>)>,
+}
+
+impl Last {
+    /// The plaintext of the frame that an extent is of.
+    fn read(&mut self, blocks: &BlockReader, e: &Extent) -> Result<Arc<Vec<u8>>, ReadError> {
+        if let Some((at, plain)) = &self.frame
+            && *at == e.frame
+        {
+            return Ok(Arc::clone(plain));
+        }
+        let plain = blocks.read(e, Policy::Once(&mut self.primer))?;
+        self.frame = Some((e.frame, Arc::clone(&plain)));
+        Ok(plain)
+    }
+}
+
 /// What coding came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Coded {
@@ -118,8 +139,9 @@ pub fn code_run(
     ino: Ino,
     run: &Run,
     recipe: &Recipe,
+    last: &mut Last,
 ) -> Result<Coded, ReadError> {
-    let Some(plain) = read_run(blocks, run)? else { return Ok(Coded::default()) };
+    let Some(plain) = read_run(blocks, run, last)? else { return Ok(Coded::default()) };
     let primer = recipe.primer(blocks, ino);
     let encoded = match block::encode(&plain, primer.as_ref(), &recipe.tier) {
         Ok(encoded) => encoded,
@@ -162,17 +184,20 @@ pub fn code_run(
 }
 
 /// The run's bytes, or `None` if its extents leave a hole in it.
-fn read_run(blocks: &BlockReader, run: &Run) -> Result<Option<Vec<u8>>, ReadError> {
+fn read_run(
+    blocks: &BlockReader,
+    run: &Run,
+    last: &mut Last,
+) -> Result<Option<Vec<u8>>, ReadError> {
     let end = run.off + run.len;
     let mut out = Vec::with_capacity(run.len as usize);
-    let mut last = LastPrimer::None;
     for e in &run.extents {
         let from = e.off.max(run.off);
         let to = e.end().min(end);
         if from != run.off + out.len() as u64 || to <= from {
             return Ok(None);
         }
-        let plain = blocks.read(e, Policy::Once(&mut last))?;
+        let plain = last.read(blocks, e)?;
         let at = e.frame_off as usize + (from - e.off) as usize;
         match plain.get(at..at + (to - from) as usize) {
             Some(part) => out.extend_from_slice(part),

@@ -175,6 +175,21 @@ pub struct CleanReport {
     pub moved_frames: u64,
 }
 
+/// What the background cleaner does, and what all cleaning came to since the store was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CleanerStatus {
+    /// It looks after the store.
+    pub on: bool,
+    /// It moves something at the moment.
+    pub busy: bool,
+    /// Bytes appended to the log by others.
+    pub written_bytes: u64,
+    /// Bytes moved, by the cleaner and by commands.
+    pub moved_bytes: u64,
+    /// Bytes of segments that were deleted.
+    pub freed_bytes: u64,
+}
+
 /// What the superblock says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Superblock {

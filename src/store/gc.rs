@@ -11,13 +11,21 @@ use crate::store::{Store, lock};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Frames moved under one hold of the writer's lock.
-const BATCH: usize = 32;
-/// Their bytes, unless a single one has more.
-const BATCH_BYTES: usize = 8 << 20;
+/// What is moved under one hold of the writer's lock.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch {
+    /// Frames at most.
+    pub frames: usize,
+    /// Their bytes, unless a single one has more.
+    pub bytes: usize,
+}
+
+/// For whoever waits for the cleaner.
+const BATCH: Batch = Batch { frames: 32, bytes: 8 << 20 };
 
 /// Moves what lives out of segments with more dead in them than `dead_percent`, and deletes those.
 pub fn clean(store: &Store, dead_percent: u32) -> Result<CleanReport> {
+    let _wanted = store.cleaner.give_way();
     let _turn = lock(&store.cleaning);
     let go_on = || if store.is_closing() { Err(StoreError::Closing) } else { Ok(()) };
     run(store, dead_percent, &|| false, &go_on)
@@ -31,8 +39,8 @@ pub fn make_room(store: &Store, want: u64) {
     if store.read_only() {
         return;
     }
-    // Less is not worth the while: 128 KiB on the smallest disks, 1 MiB on large ones.
-    let little = store.segments.headroom / 96;
+    let little = store.segments.little();
+    let _wanted = store.cleaner.give_way();
     let mut vain = lock(&store.cleaning);
     store.segments.forget_gone();
     *lock(&store.free) = None;
@@ -73,19 +81,7 @@ fn run(
     let total = || store.segments.lens().iter().map(|(_, n)| n).sum::<u64>();
     let mut report = CleanReport { before_bytes: total(), ..CleanReport::default() };
     let mut victims = victims(store, dead_percent);
-    {
-        // What is moved must not go into a segment that is to be emptied.
-        let mut w = store.writer();
-        w.admits()?;
-        let current = w.number();
-        if victims.contains(&current) {
-            w.close_batch(store.durable.load(Ordering::Acquire))?;
-            match w.roll(false) {
-                Err(StoreError::NoSpace { .. }) => victims.retain(|n| *n != current),
-                rolled => rolled?,
-            }
-        }
-    }
+    leave_behind(store, &mut victims)?;
     let (mut full, mut emptied) = (None, false);
     let mut todo = victims.into_iter().peekable();
     while let Some(number) = todo.peek().copied() {
@@ -103,7 +99,7 @@ fn run(
             }
             continue;
         }
-        match empty(store, number, go_on) {
+        match empty(store, number, BATCH, &|_| go_on()) {
             Ok(n) => report.moved_frames += n,
             Err(e @ StoreError::NoSpace { .. }) => {
                 full = Some(e);
@@ -128,8 +124,25 @@ fn run(
     }
 }
 
+/// What is moved must not go into a segment that is to be emptied: the writer leaves it. Where there is
+/// no room for another, that one is none of `victims`.
+pub fn leave_behind(store: &Store, victims: &mut Vec<u32>) -> Result<()> {
+    let _awake = store.cleaner.awake();
+    let mut w = store.writer();
+    w.admits()?;
+    let current = w.number();
+    if victims.contains(&current) {
+        w.close_batch(store.durable.load(Ordering::Acquire))?;
+        match w.roll(false) {
+            Err(StoreError::NoSpace { .. }) => victims.retain(|n| *n != current),
+            rolled => rolled?,
+        }
+    }
+    Ok(())
+}
+
 /// True if a segment's live frames, and the checkpoint after them, find room.
-fn fits(store: &Store, number: u32) -> bool {
+pub fn fits(store: &Store, number: u32) -> bool {
     /// For batches, footers and sidecars.
     const SLACK: u64 = if cfg!(test) { 256 << 10 } else { 1 << 20 };
     let live = store.state().totals.live.get(&number).copied().unwrap_or(0);
@@ -156,12 +169,19 @@ fn victims(store: &Store, dead_percent: u32) -> Vec<u32> {
     out
 }
 
-/// Moves all live frames of a segment; damaged ones stay, and the segment with them.
-fn empty(store: &Store, number: u32, go_on: &dyn Fn() -> Result<()>) -> Result<u64> {
-    let (mut from, mut moved) = (0, 0);
+/// Moves all live frames of a segment; damaged ones stay, and the segment with them. `go_on` is called
+/// after so many bytes were moved, and ends it where it fails.
+pub fn empty(
+    store: &Store,
+    number: u32,
+    most: Batch,
+    go_on: &dyn Fn(u64) -> Result<()>,
+) -> Result<u64> {
+    let (mut from, mut moved, mut bytes_moved) = (0, 0, 0);
     loop {
-        go_on()?;
+        go_on(std::mem::take(&mut bytes_moved))?;
         {
+            let _awake = store.cleaner.awake();
             let mut w = store.writer();
             w.admits()?;
             if w.number() == number {
@@ -169,12 +189,12 @@ fn empty(store: &Store, number: u32, go_on: &dyn Fn() -> Result<()>) -> Result<u
                 w.roll(false)?;
             }
         }
-        let mut batch = store.view().frames(number, from, BATCH)?;
+        let mut batch = store.view().frames(number, from, most.frames)?;
         let mut sum = 0;
         batch.retain(|(f, _)| {
             let first = sum == 0;
             sum += f.len as usize;
-            first || sum <= BATCH_BYTES
+            first || sum <= most.bytes
         });
         let Some((last, _)) = batch.last() else { return Ok(moved) };
         from = last.offset + 1;
@@ -196,6 +216,7 @@ fn empty(store: &Store, number: u32, go_on: &dyn Fn() -> Result<()>) -> Result<u
                 }
             }
         }
+        let _awake = store.cleaner.awake();
         let mut w = store.writer();
         w.admits()?;
         for (frame, live, bytes) in read {
@@ -210,6 +231,8 @@ fn empty(store: &Store, number: u32, go_on: &dyn Fn() -> Result<()>) -> Result<u
                 w.close_batch(store.durable.load(Ordering::Acquire))?;
             }
             let to = w.append(kind, &bytes)?;
+            bytes_moved += bytes.len() as u64;
+            store.segments.flow.moved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             let change = Record::Move { from: frame, to };
             draft.table.seq = w.seq + 1;
             w.log(&change);

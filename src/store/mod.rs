@@ -13,6 +13,7 @@
 //! alone is held over an `fdatasync` of ordinary data.
 
 mod api;
+mod cleaner;
 mod durable;
 mod gc;
 #[cfg(any(test, fuzzing))]
@@ -97,6 +98,8 @@ pub struct Store {
     flusher: flusher::Flusher,
     parity_writer: worker::Worker,
     sweeper: worker::Worker,
+    cleaner: cleaner::Cleaner,
+    opened: std::time::Instant,
     /// The index was made anew.
     index_rebuilt: bool,
     /// Directory of the index; `None` if it is in memory only.
@@ -317,7 +320,7 @@ impl Store {
     fn admit(&self, txn: &Txn) -> Result<()> {
         let state = self.view();
         if let Some(g) = txn.guard()
-            && self.extents_in(g.ino, g.off, g.len)? != g.expect
+            && !g.holds(&self.extents_in(g.ino, g.off, g.len)?)
         {
             return Err(StoreError::Conflict);
         }
@@ -352,6 +355,7 @@ impl Store {
 
     /// Reads and checks a frame, appended but not yet written ones too.
     pub fn read_frame(&self, frame: FrameRef) -> Result<Frame> {
+        self.segments.flow.reads.fetch_add(1, Ordering::Relaxed);
         let result = self.frame_bytes(frame).and_then(|(h, bytes)| {
             if !matches!(h.kind, Kind::Data | Kind::Primer) {
                 return Err(StoreError::Damaged {
@@ -448,6 +452,7 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
+        self.cleaner.stop();
         self.sweeper.stop();
         self.parity_writer.stop();
         self.flusher.stop();

@@ -298,6 +298,8 @@ pub fn open_how(
         flusher: flusher::Flusher::default(),
         parity_writer: super::worker::Worker::default(),
         sweeper: super::worker::Worker::default(),
+        cleaner: super::cleaner::Cleaner::default(),
+        opened: std::time::Instant::now(),
         index_rebuilt,
         index_dir: Mutex::new(start.index_dir),
         _lock: lock_file,
@@ -469,6 +471,7 @@ pub fn close(store: &Store) -> Result<()> {
 }
 
 fn end(store: &Store) -> Result<()> {
+    store.cleaner.stop();
     store.sweeper.stop();
     store.flusher.stop();
     store.parity_writer.stop();

@@ -67,6 +67,23 @@ impl Store {
         (free.saturating_sub(promised), aside)
     }
 
+    /// Bytes of files that will find room, roughly: bytes that do not squeeze, in whole blocks. What is
+    /// dead counts as free, since it is cleaned when it is wanted.
+    pub fn writable_bytes(&self) -> Result<u64> {
+        /// Bytes of a frame, and of many.
+        const FRAME: u64 = 128 << 10;
+        const MANY: u64 = 8 << 20;
+        let segments = &self.segments;
+        let dead = self.stats()?.dead_bytes;
+        // Cleaning needs room itself, and does not get the last bit.
+        let dead = if dead < segments.little() { 0 } else { dead - dead / 16 };
+        let kept = segments.headroom + segments.sidecars_lacking();
+        let room = self.usable_bytes().saturating_add(dead).saturating_sub(kept);
+        let frames = MANY / FRAME * super::frame_len(self.superblock.ecc, FRAME as usize);
+        let takes = frames + segments.sidecar_of(frames);
+        Ok((u128::from(room) * u128::from(MANY) / u128::from(takes.max(1))) as u64)
+    }
+
     /// Makes sure that `bytes` of payload (plus their overhead) will find room.
     pub fn reserve(&self, bytes: u64) -> Result<Reservation> {
         let bytes = bytes + bytes / 16 + 4096;

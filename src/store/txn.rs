@@ -6,7 +6,7 @@ use crate::store::log::record::Record;
 use crate::types::{Extent, Frame, FrameRef, Ino};
 
 /// Compare-and-swap: the transaction is applied only if the extents that overlap the range are
-/// exactly these, in this order.
+/// exactly these, in this order, as far as they lie in it.
 #[derive(Debug, Clone)]
 pub struct Guard {
     /// Inode.
@@ -15,8 +15,17 @@ pub struct Guard {
     pub off: u64,
     /// Length in bytes.
     pub len: u64,
-    /// What [`Store::extents_in`] said when the rewriting began.
+    /// What [`super::Store::extents_in`] said when the rewriting began.
     pub expect: Vec<Extent>,
+}
+
+impl Guard {
+    /// True if these extents are in the range what was expected. What lies outside may have changed:
+    /// a frame of several blocks is coded block by block.
+    pub(super) fn holds(&self, found: &[Extent]) -> bool {
+        let inside = |e: &Extent| e.within(self.off, self.len);
+        found.iter().filter_map(inside).eq(self.expect.iter().filter_map(inside))
+    }
 }
 
 /// One atomic change of the store.

@@ -69,6 +69,21 @@ impl Worker {
         Ok(())
     }
 
+    /// Pauses the thread, until it is woken at the latest.
+    pub fn rest(&self, at_most: Duration) {
+        self.bell.wait(at_most);
+    }
+
+    /// True once the thread is to end.
+    pub fn is_stopping(&self) -> bool {
+        self.bell.stop.load(Ordering::SeqCst)
+    }
+
+    /// The thread, if it is an idle one.
+    pub fn idlers(&self) -> &Idlers {
+        &self.idlers
+    }
+
     /// Wakes the thread.
     pub fn wake(&self) {
         self.bell.ring();

@@ -118,6 +118,19 @@ impl Tail {
     }
 }
 
+/// Bytes that came and went since the store was opened.
+#[derive(Debug, Default)]
+pub struct Flow {
+    /// Appended to the log, what was moved included.
+    pub appended: AtomicU64,
+    /// Moved by the cleaner.
+    pub moved: AtomicU64,
+    /// Of segments that were deleted.
+    pub freed: AtomicU64,
+    /// Frames that were read: not bytes, but a number that changes.
+    pub reads: AtomicU64,
+}
+
 /// All segments; readers share it with the writer.
 #[derive(Debug)]
 pub struct Segments {
@@ -132,6 +145,8 @@ pub struct Segments {
     /// Files may be changed.
     pub write: bool,
     map: RwLock<BTreeMap<u32, Segment>>,
+    /// What came and went.
+    pub flow: Flow,
     /// Deleted lately; readers that looked a frame up before may still come for it.
     pub(in crate::store) gone: Mutex<Vec<(Instant, u32, Segment)>>,
     /// Where the frames of segments deleted lately were moved to, and when.
@@ -223,6 +238,7 @@ impl Segments {
             ecc: superblock.ecc,
             write,
             map: RwLock::new(map),
+            flow: Flow::default(),
             gone: Mutex::default(),
             moved: Mutex::default(),
             headroom,
@@ -259,6 +275,7 @@ impl Segments {
     pub fn remove(&self, number: u32) -> Result<()> {
         let old = self.map.write().unwrap_or_else(PoisonError::into_inner).remove(&number);
         if let Some(old) = old {
+            self.flow.freed.fetch_add(old.len, Ordering::Relaxed);
             let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
             gone.push((Instant::now(), number, old));
         }
@@ -281,6 +298,12 @@ impl Segments {
         moved.retain(|_, (at, _)| at.elapsed() < 4 * GRACE);
     }
 
+    /// Dead bytes that are not worth cleaning when room is wanted: 128 KiB on the smallest disks,
+    /// 1 MiB on large ones.
+    pub fn little(&self) -> u64 {
+        self.headroom / 96
+    }
+
     /// True if there is little more room than what ordinary writes leave alone.
     pub fn is_scarce(&self) -> bool {
         self.volume.free_bytes().is_ok_and(|free| free < 2 * self.headroom)
@@ -288,17 +311,27 @@ impl Segments {
 
     /// Bytes of the sidecars that segments do not have yet, when room is scarce enough to matter.
     pub fn sidecars_due(&self) -> u64 {
-        if self.ecc == Ecc::None || !self.is_scarce() {
+        if self.is_scarce() { self.sidecars_lacking() } else { 0 }
+    }
+
+    /// Bytes of the sidecars that segments do not have yet.
+    pub fn sidecars_lacking(&self) -> u64 {
+        if self.ecc == Ecc::None {
             return 0;
         }
         let sidecars = self.sidecars.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let lacks = |(n, _): &(u32, u64)| !sidecars.contains_key(n);
-        let stripe = |len: u64| {
-            let pages = len.min(STRIPE_BYTES as u64).div_ceil(PAGE as u64) as usize;
-            (parity_pages(self.ecc, pages) * (PAGE + 256) + pages * 4) as u64
-        };
-        let due = |(_, len): (u32, u64)| len.div_ceil(STRIPE_BYTES as u64) * stripe(len);
-        self.lens().into_iter().filter(lacks).map(due).sum()
+        self.lens().into_iter().filter(lacks).map(|(_, len)| self.sidecar_of(len)).sum()
+    }
+
+    /// Bytes of the sidecar that a segment of so many bytes gets.
+    pub fn sidecar_of(&self, len: u64) -> u64 {
+        if self.ecc == Ecc::None {
+            return 0;
+        }
+        let pages = len.min(STRIPE_BYTES as u64).div_ceil(PAGE as u64) as usize;
+        let stripe = (parity_pages(self.ecc, pages) * (PAGE + 256) + pages * 4) as u64;
+        len.div_ceil(STRIPE_BYTES as u64) * stripe
     }
 
     /// With little room left, frees that of deleted files, after a moment for those who read them.

@@ -300,6 +300,7 @@ impl Writer {
             self.lines.push(Line { frame, kind });
         }
         self.segments.tail.push(self.number, self.len, bytes);
+        self.segments.flow.appended.fetch_add(len, Ordering::Relaxed);
         self.len += len;
         self.segments.put(self.number, Segment { blob: Arc::clone(&self.blob), len: self.len });
         self.note_aside();
@@ -435,6 +436,15 @@ impl Writer {
         }
         self.unsynced.clear();
         Ok(())
+    }
+
+    /// Gives back what is allocated ahead, if all that was appended is in the file.
+    pub fn trim_ahead(&mut self) {
+        if self.admits().is_ok() && self.allocated > self.len && self.segments.tail.len() == 0 {
+            self.trim();
+            self.allocated = self.len;
+            self.note_aside();
+        }
     }
 
     /// Gives back what was allocated beyond the end.

@@ -98,6 +98,39 @@ fn cycles(mib: u64, gc: bool) {
 }
 
 #[test]
+fn what_is_said_to_be_writable_can_be_written() {
+    for mib in [24, 64] {
+        let (dir, volume) = (tempfile::tempdir().unwrap(), Arc::new(MemVolume::default()));
+        let options = MkfsOptions { ecc: Ecc::None, ..options() };
+        open::create_in(&*volume, &options, "memory").unwrap();
+        volume.set_free(mib << 20);
+        let store = open::open(dir.path(), &OpenOptions::default(), volume.clone()).unwrap();
+        let (mut files, mut next) = (BTreeMap::new(), 0);
+        for part in [1, 2, 3] {
+            *lock(&store.free) = None;
+            let said = store.writable_bytes().unwrap();
+            let written = (fill(&store, &mut files, &mut next) * FILE) as u64;
+            eprintln!("{mib} MiB: {written} written, {said} were said");
+            assert!(said.abs_diff(written) < (mib << 20) / 12, "{mib} MiB: {written}, not {said}");
+            *lock(&store.free) = None;
+            let left = store.writable_bytes().unwrap();
+            assert!(left < (mib << 20) / 16, "{mib} MiB: {left} are left");
+            let gone: Vec<u64> = files.keys().copied().filter(|n| n % 3 < part).collect();
+            for name in gone {
+                let ino = files.remove(&name).unwrap();
+                let dirent =
+                    Record::DelDirent { parent: Ino::ROOT, name: name.to_be_bytes().to_vec() };
+                let ops = vec![dirent, Record::DelInode(ino)];
+                store.append(ops.into()).unwrap();
+            }
+            sweep::hurry(&store, std::time::Duration::from_secs(20));
+            store.sync().unwrap();
+        }
+        store.close().unwrap();
+    }
+}
+
+#[test]
 fn a_full_small_disk_is_emptied_by_writers() {
     cycles(24, false);
 }

@@ -18,6 +18,7 @@ pub mod lost;
 pub mod memory;
 mod panics;
 mod power;
+mod tidy;
 pub mod waits;
 
 use super::log::{footer, replay};

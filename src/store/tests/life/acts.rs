@@ -17,6 +17,8 @@ pub enum Act {
     Seal,
     Checkpoint,
     Clean,
+    /// The background cleaner looks, some time after it did last.
+    Tidy,
     Sweep,
     Index,
     Parity,
@@ -91,11 +93,13 @@ pub fn is_free(store: &Store, act: Act) -> bool {
 
 /// Leaves what is in the store as it is.
 pub fn is_quiet(act: Act) -> bool {
-    use Act::{Check, Checkpoint, Clean, HandOver, Index, Look, Parity, Recode, Rot, Scrub, Seal};
+    use Act::{
+        Check, Checkpoint, Clean, HandOver, Index, Look, Parity, Recode, Rot, Scrub, Seal, Tidy,
+    };
     matches!(
         act,
         Check | Checkpoint | Clean | HandOver | Index | Look | Parity | Recode | Rot | Scrub | Seal
-    ) || matches!(act, Act::Sync | Act::Sweep | Act::PutModel)
+    ) || matches!(act, Tidy | Act::Sync | Act::Sweep | Act::PutModel)
 }
 
 /// Bytes of each segment that are durable.
@@ -171,6 +175,12 @@ impl World {
             }
             Act::Checkpoint => self.sync(store, Store::renew_checkpoint),
             Act::Clean => store.clean([0, 20, 20, 50][dice.below(4) as usize]).map(drop),
+            Act::Tidy => {
+                // A clock of its own, the same each time.
+                let looks = lock(&self.oracle).tally[&Act::Tidy];
+                let now = std::time::Duration::from_secs(looks * 9);
+                cleaner::step(store, now, &|_| Ok(()))
+            }
             Act::Sweep => sweep::step(store, 1 + dice.below(3) as usize).map(drop),
             Act::Index => {
                 flusher::step(store);

@@ -33,13 +33,14 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// How often each act comes up.
-const SHARES: [(Act, u64); 23] = [
+const SHARES: [(Act, u64); 24] = [
     (Act::Write, 34),
     (Act::Sync, 8),
     (Act::HandOver, 5),
     (Act::Seal, 3),
     (Act::Checkpoint, 2),
     (Act::Clean, 4),
+    (Act::Tidy, 6),
     (Act::Sweep, 4),
     (Act::Index, 3),
     (Act::Parity, 8),
