@@ -4,12 +4,13 @@
 use crate::block::Primer;
 use crate::types::FrameRef;
 use lru::LruCache;
+use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Figures of the cache, in bytes and lookups.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What the cache of decoded blocks holds, in bytes, and what it was worth, in lookups.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheStats {
     /// Bytes it may hold.
     pub capacity: u64,

@@ -3,6 +3,7 @@
 use super::output::{self, outln, size};
 use super::{Outcome, target};
 use crate::control::{Request, Status};
+use serde_json::Value;
 use std::path::PathBuf;
 
 /// Arguments.
@@ -11,13 +12,43 @@ pub struct Args {
     /// Where the store is mounted, or the store
     dir: PathBuf,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with = "prometheus")]
     json: bool,
+    /// Print metrics, as node_exporter's textfile collector reads them
+    #[arg(long)]
+    prometheus: bool,
+}
+
+/// A metric of each number in a document, named by where it stands. Those of models have their names.
+fn metrics(name: &str, labels: &str, value: &Value, out: &mut Vec<String>) {
+    match value {
+        Value::Number(n) => out.push(format!("{name}{{{labels}}} {n}")),
+        Value::Bool(b) => out.push(format!("{name}{{{labels}}} {}", u8::from(*b))),
+        Value::Object(parts) => {
+            for (key, part) in parts {
+                metrics(&format!("{name}_{key}"), labels, part, out);
+            }
+        }
+        Value::Array(models) => {
+            for model in models {
+                // Quoted as JSON quotes, which is how metrics do.
+                let labels = format!("{labels},model={},id={}", model["name"], model["id"]);
+                metrics(name, &labels, model, out);
+            }
+        }
+        Value::Null | Value::String(_) => {}
+    }
 }
 
 /// Runs it.
 pub fn run(a: &Args) -> Outcome {
     let value = target::run(&a.dir, &Request::Status, &mut |_, _| {})?;
+    if a.prometheus {
+        let mut lines = Vec::new();
+        metrics("lmfs", &format!("store={}", value["uuid"]), &value, &mut lines);
+        lines.iter().for_each(|l| outln!("{l}"));
+        return Ok(());
+    }
     let s: Status = serde_json::from_value(value)?;
     if a.json {
         return output::json(&s);
@@ -25,14 +56,14 @@ pub fn run(a: &Args) -> Outcome {
     let line = |name: &str, value: String| outln!("{name:<14}{value}");
     line("store", s.uuid);
     line("mounted", s.pid.map_or("no".into(), |p| format!("by process {p}")));
-    line("files", s.files.to_string());
-    line("holds", size(s.logical_bytes));
-    line("takes", format!("{} (ratio {:.2})", size(s.stored_bytes), s.ratio));
-    line("  coded", size(s.coded_bytes));
-    line("  staged", size(s.staged_bytes));
-    line("  names etc.", size(s.meta_bytes));
-    line("  parity", size(s.parity_bytes));
-    line("  dead", size(s.dead_bytes));
+    line("files", s.store.files.to_string());
+    line("holds", size(s.store.logical_bytes));
+    line("takes", format!("{} (ratio {:.2})", size(s.store.stored_bytes), s.ratio));
+    line("  coded", size(s.store.coded_bytes));
+    line("  staged", size(s.store.staged_bytes));
+    line("  names etc.", size(s.store.meta_bytes));
+    line("  parity", size(s.store.parity_bytes));
+    line("  dead", size(s.store.dead_bytes));
     for m in &s.models {
         let wrong = m.error.as_ref().map_or(String::new(), |e| format!("; {e}"));
         line(
@@ -40,8 +71,9 @@ pub fn run(a: &Args) -> Outcome {
             format!("{} ({}): {} frames{wrong}", m.name, &m.id[..16.min(m.id.len())], m.frames),
         );
     }
-    let eta = s.eta_s.map_or(String::new(), |t| format!(", {t} s left"));
-    let waiting = format!("{} blocks, {}{eta}", s.pending_blocks, size(s.backlog_bytes));
+    let eta = s.coding.eta_s.map_or(String::new(), |t| format!(", {t} s left"));
+    let waiting =
+        format!("{} blocks, {}{eta}", s.coding.pending_blocks, size(s.coding.backlog_bytes));
     line("waiting", waiting);
     let c = s.cleaner;
     let does = match (c.on, c.busy) {
@@ -58,11 +90,14 @@ pub fn run(a: &Args) -> Outcome {
     let cache =
         format!("{} of {}, {} hits, {} misses", size(c.used), size(c.capacity), c.hits, c.misses);
     line("cache", cache);
-    if s.repaired > 0 {
-        line("repaired", format!("{} frames and pages since it was mounted", s.repaired));
+    if s.store.repaired > 0 {
+        line("repaired", format!("{} frames and pages since it was mounted", s.store.repaired));
     }
-    if s.unrecoverable > 0 {
-        line("damaged", format!("{} frames beyond repair; lmfs scrub names them", s.unrecoverable));
+    if s.store.unrecoverable > 0 {
+        line(
+            "damaged",
+            format!("{} frames beyond repair; lmfs scrub names them", s.store.unrecoverable),
+        );
     }
     if s.failed_operations > 0 {
         line(

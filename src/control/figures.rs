@@ -1,8 +1,9 @@
 //! The figures and commands themselves.
 
 use super::{FileName, Request, hex};
-use crate::fs::{Fs, FsError};
-use crate::recode::SettleReport;
+use crate::fs::{CacheStats, Fs, FsError};
+use crate::recode::{RecodeStatus, SettleReport};
+use crate::store::{CleanerStatus, StoreStats};
 use crate::types::Ino;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -18,35 +19,6 @@ pub struct ModelFigures {
     pub frames: u64,
     /// Why what it coded cannot be read.
     pub error: Option<String>,
-}
-
-/// The cache of decoded blocks.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub struct CacheFigures {
-    /// Bytes it may hold.
-    pub capacity: u64,
-    /// Bytes it holds.
-    pub used: u64,
-    /// Look-ups that found a block.
-    pub hits: u64,
-    /// Look-ups that did not.
-    pub misses: u64,
-}
-
-/// What the cleaner does.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct CleanerFigures {
-    /// Dead space is given back in the background.
-    pub on: bool,
-    /// What lives moves out of a segment at the moment.
-    pub busy: bool,
-    /// Bytes written to the log since the mount, but for those that were moved.
-    pub written_bytes: u64,
-    /// Bytes moved since the mount, in the background and by commands.
-    pub moved_bytes: u64,
-    /// Bytes of the segments deleted since the mount.
-    pub freed_bytes: u64,
 }
 
 /// What the archive holds and does.
@@ -66,43 +38,19 @@ pub struct Status {
     pub ecc: String,
     /// Language models.
     pub models: Vec<ModelFigures>,
-    /// Files of any kind but directories.
-    pub files: u64,
-    /// Bytes of files without holes.
-    pub logical_bytes: u64,
-    /// Bytes under the store but models and index.
-    pub stored_bytes: u64,
-    /// Bytes of coded frames.
-    pub coded_bytes: u64,
-    /// Bytes of staged frames.
-    pub staged_bytes: u64,
-    /// Bytes of names, attributes and extents.
-    pub meta_bytes: u64,
-    /// Bytes of parity.
-    pub parity_bytes: u64,
-    /// Bytes that nothing refers to.
-    pub dead_bytes: u64,
+    /// What the store holds.
+    #[serde(flatten)]
+    pub store: StoreStats,
     /// Logical bytes over live bytes.
     pub ratio: f64,
-    /// Blocks that wait for coding.
-    pub pending_blocks: u64,
-    /// Their bytes.
-    pub backlog_bytes: u64,
-    /// Bytes coded per second of work.
-    pub coding_bytes_per_s: u64,
-    /// Seconds until the backlog is coded.
-    pub eta_s: Option<u64>,
+    /// What waits to be coded.
+    #[serde(flatten)]
+    pub coding: RecodeStatus,
     /// The cleaner.
-    #[serde(default)]
-    pub cleaner: CleanerFigures,
+    pub cleaner: CleanerStatus,
     /// The cache.
-    pub cache: CacheFigures,
-    /// Frames repaired.
-    pub repaired: u64,
-    /// Live frames known to be beyond repair.
-    pub unrecoverable: u64,
+    pub cache: CacheStats,
     /// Operations that failed since the mount, other than in ways that are part of ordinary life.
-    #[serde(default)]
     pub failed_operations: u64,
     /// The daemon, if the store is mounted.
     pub pid: Option<u32>,
@@ -114,9 +62,6 @@ pub struct Status {
 pub fn status(fs: &Fs, pid: Option<u32>) -> Result<Status, FsError> {
     let store = fs.store();
     let (sb, s) = (store.superblock(), store.stats()?);
-    let coder = fs.recoder().status();
-    let cache = fs.cache_stats();
-    let cleaner = store.cleaner_status();
     let live = s.live_bytes();
     let u = hex(&sb.uuid);
     let models = fs.blocks().models().list()?;
@@ -137,37 +82,14 @@ pub fn status(fs: &Fs, pid: Option<u32>) -> Result<Status, FsError> {
                 error,
             })
             .collect(),
-        files: s.files,
-        logical_bytes: s.logical_bytes,
-        stored_bytes: s.stored_bytes,
-        coded_bytes: s.coded_bytes,
-        staged_bytes: s.staged_bytes,
-        meta_bytes: s.meta_bytes,
-        parity_bytes: s.parity_bytes,
-        dead_bytes: s.dead_bytes,
         ratio: if live == 0 { 1.0 } else { s.logical_bytes as f64 / live as f64 },
-        pending_blocks: coder.pending_blocks,
-        backlog_bytes: coder.backlog_bytes,
-        coding_bytes_per_s: coder.coding_bytes_per_s,
-        eta_s: coder.eta_s,
-        cleaner: CleanerFigures {
-            on: cleaner.on,
-            busy: cleaner.busy,
-            written_bytes: cleaner.written_bytes,
-            moved_bytes: cleaner.moved_bytes,
-            freed_bytes: cleaner.freed_bytes,
-        },
-        cache: CacheFigures {
-            capacity: cache.capacity,
-            used: cache.used,
-            hits: cache.hits,
-            misses: cache.misses,
-        },
-        repaired: s.repaired,
+        coding: fs.recoder().status(),
+        cleaner: store.cleaner_status(),
+        cache: fs.cache_stats(),
         failed_operations: fs.troubles().count(),
-        unrecoverable: s.unrecoverable,
         pid,
         read_only: store.read_only(),
+        store: s,
     })
 }
 

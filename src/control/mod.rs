@@ -8,9 +8,7 @@ mod server;
 mod stat;
 
 pub use client::{ControlError, listens, request};
-pub use figures::{
-    CacheFigures, CleanerFigures, CodedFigures, ModelFigures, Settled, Status, answer,
-};
+pub use figures::{CodedFigures, ModelFigures, Settled, Status, answer};
 pub use name::FileName;
 pub use scrub::{ScrubOptions, Scrubbed, fsck};
 pub use server::Server;

@@ -14,6 +14,7 @@ use crate::priority::Idlers;
 use crate::store::{Store, StoreError};
 use crate::types::Ino;
 use plan::{Plan, Rested, Run};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
@@ -67,7 +68,7 @@ impl SettleReport {
 }
 
 /// What waits and how fast it goes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecodeStatus {
     /// Blocks that wait to be coded.
     pub pending_blocks: u64,

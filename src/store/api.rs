@@ -1,6 +1,7 @@
 //! What the store takes and gives: errors, options, figures.
 
 use crate::types::Ino;
+use serde::{Deserialize, Serialize};
 
 /// What can go wrong in the store.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +128,7 @@ pub struct ModelEntry {
 }
 
 /// Figures of a store, in bytes unless said otherwise.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreStats {
     /// Inodes that are not directories.
     pub files: u64,
@@ -176,7 +177,7 @@ pub struct CleanReport {
 }
 
 /// What the background cleaner does, and what all cleaning came to since the store was opened.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CleanerStatus {
     /// It looks after the store.
     pub on: bool,

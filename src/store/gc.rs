@@ -210,7 +210,12 @@ pub fn empty(
             match bytes {
                 Ok(bytes) => read.push((frame, live, bytes)),
                 Err(e) => {
-                    if store.segments.known.note(frame) {
+                    // A disk that does not answer may do so the next time.
+                    let news = match e {
+                        StoreError::Damaged { .. } => store.segments.known.note(frame),
+                        _ => true,
+                    };
+                    if news {
                         ::log::error!("inode {} offset {}: not moved: {e}", live.ino, live.off);
                     }
                 }

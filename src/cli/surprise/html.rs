@@ -42,7 +42,7 @@ fn escape(out: &mut impl Write, mut bytes: &[u8]) -> Result<()> {
                 '>' => out.write_all(b"&gt;")?,
                 '&' => out.write_all(b"&amp;")?,
                 '"' => out.write_all(b"&quot;")?,
-                '\n' | '\t' => write!(out, "{c}")?,
+                '\n' | '\r' | '\t' => write!(out, "{c}")?,
                 c if c.is_control() => write!(out, "<u>\\x{:02x}</u>", c as u32)?,
                 c => write!(out, "{c}")?,
             }

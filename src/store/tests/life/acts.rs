@@ -83,7 +83,9 @@ pub fn is_free(store: &Store, act: Act) -> bool {
         && match act {
             Act::Rot | Act::PutModel | Act::RemoveModel => true,
             Act::Parity => healing(),
-            Act::Write | Act::HandOver | Act::Seal | Act::Sweep | Act::Index => writer(),
+            // Who finds no room cleans.
+            Act::Write => writer() && free(&store.cleaning),
+            Act::HandOver | Act::Seal | Act::Sweep | Act::Index => writer(),
             Act::Sync | Act::Checkpoint => writer() && sync(),
             Act::Recode | Act::Look => writer() && healing(),
             Act::Scrub | Act::Check | Act::Fsck => writer() && healing() && sync(),
