@@ -38,7 +38,7 @@ pub fn is_dead(dir: &Path) -> bool {
 pub fn clear(dir: &Path, say: &mut dyn FnMut(&str)) -> Result<(), Failure> {
     let shown = dir.display();
     for _ in 0..LAYERS {
-        if !is_dead(dir) {
+        if mounts::is_on_demand(dir) || !is_dead(dir) {
             return Ok(());
         }
         let found = mounts::place(dir, true).map_err(|_| mounts::dead(dir))?;

@@ -1,7 +1,7 @@
 //! `lmfs mount`: serve in the foreground, or start a daemon that does and wait until it serves.
 
 use super::options::{self, Options};
-use super::{FAILED, Failure, Outcome, USAGE, dead, notify, output, syslog, turn};
+use super::{FAILED, Failure, Outcome, USAGE, dead, mounts, notify, output, syslog, turn};
 use crate::control::Server;
 use crate::fs::Fs;
 use crate::fuse::{self, Unmounter};
@@ -175,6 +175,9 @@ fn report(mut pipe: File, a: &Args, o: &Options) -> Outcome {
 /// Refuses a mount point that would hide something.
 fn check_dir(dir: &Path) -> Outcome {
     let shown = dir.display();
+    if mounts::is_on_demand(dir) {
+        return Ok(());
+    }
     match std::fs::read_dir(dir).map(Iterator::count) {
         Ok(1..) => {
             Err(Failure::new(FAILED, format!("{shown} is not empty; mount on an empty directory")))

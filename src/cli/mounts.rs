@@ -138,6 +138,12 @@ pub fn place(path: &Path, quietly: bool) -> io::Result<Place> {
     Ok(found)
 }
 
+/// True for a mount point of automount(8)'s or systemd's, where nothing is mounted yet: looking into it
+/// waits for the mount, which whoever is to mount there must not.
+pub fn is_on_demand(dir: &Path) -> bool {
+    place(dir, true).is_ok_and(|p| p.mount.kind == "autofs" && p.is_mount_point())
+}
+
 /// The lmfs that a path lies in; `None` if it lies in none, or is not there. What is there and
 /// cannot be reached is an error.
 pub fn of(path: &Path) -> Result<Option<Place>, Failure> {

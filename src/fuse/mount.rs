@@ -54,9 +54,6 @@ pub enum MountError {
     /// The mount point is not a directory.
     #[error("{} is not a directory: name an empty directory", .0.display())]
     NotADirectory(PathBuf),
-    /// The mount point has entries.
-    #[error("{} is not empty: name an empty directory", .0.display())]
-    NotEmpty(PathBuf),
     /// A system call failed.
     #[error("{what}: {source}")]
     Io {
@@ -103,17 +100,11 @@ fn io_error(what: impl Into<String>, source: io::Error) -> MountError {
     MountError::Io { what: what.into(), source }
 }
 
-/// Mounts at `dir`; returns once the kernel has been answered and requests are served.
+/// Mounts at `dir`, which the caller has found empty, and which is not looked at here: a mount point
+/// that is mounted on demand would wait for us. Returns once the kernel has been answered and requests are served.
 pub fn mount(fs: Arc<Fs>, dir: &Path, options: &MountOptions) -> Result<Session, MountError> {
     let what = |verb: &str| format!("{verb} {}", dir.display());
     let dir = dir.canonicalize().map_err(|e| io_error(what("looking at"), e))?;
-    if !dir.is_dir() {
-        return Err(MountError::NotADirectory(dir));
-    }
-    let mut entries = dir.read_dir().map_err(|e| io_error(what("reading"), e))?;
-    if entries.next().is_some() {
-        return Err(MountError::NotEmpty(dir));
-    }
     if !Path::new(DEVICE).exists() {
         return Err(MountError::NoDevice);
     }
@@ -306,6 +297,7 @@ fn mount_directly(dir: &Path, options: &MountOptions) -> Result<OwnedFd, MountEr
     Err(match e.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => denied("the kernel does not allow mounting"),
         Some(libc::ENODEV) => MountError::NoDevice,
+        Some(libc::ENOTDIR) => MountError::NotADirectory(dir.to_path_buf()),
         _ => io_error(format!("mounting at {}", dir.display()), e),
     })
 }
