@@ -46,7 +46,9 @@ pub fn run(a: &Args) -> Outcome {
     if a.prometheus {
         let mut lines = Vec::new();
         metrics("lmfs", &format!("store={}", value["uuid"]), &value, &mut lines);
-        lines.iter().for_each(|l| outln!("{l}"));
+        for line in &lines {
+            outln!("{line}");
+        }
         return Ok(());
     }
     let s: Status = serde_json::from_value(value)?;

@@ -31,7 +31,7 @@ fn mix_any<V: Vector>(decisions: u32) -> u64 {
     let mut mixer = Mixer::<1, 3>::new(
         &initial,
         [64; 3],
-        16,
+        [16, 0],
         Rates { first: 28, boost: 4, decay: 256, second: 4 },
     );
     let mut inputs = Inputs::<1>::ZERO;
@@ -46,7 +46,7 @@ fn mix_any<V: Vector>(decisions: u32) -> u64 {
             *x = if i % 2 == 0 { noise } else { noise + if bit { 200 } else { -200 } };
         }
         let contexts = [seed >> 8, seed >> 12, seed >> 16].map(|c| c as usize % 64);
-        let logit = mixer.mix::<V>(&inputs, &contexts, seed as usize >> 24 & 15);
+        let logit = mixer.mix::<V>(&inputs, &contexts, [seed as usize >> 24 & 15, 0]);
         sum += super::tables::TABLES.squash(logit) as u64;
         mixer.update::<V>(&inputs, bit);
     }

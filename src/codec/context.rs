@@ -179,16 +179,25 @@ impl Lane {
         hash(self.first, self.field as u32)
     }
 
-    /// The contexts' hashes before a token: one vector of them, or two.
+    /// The token so many places behind the same place of the same field of the line above.
     #[inline(always)]
-    pub fn contexts<const C: usize>(&mut self, history: &History) -> [Ints; C] {
-        const { assert!(C == 1 || C == 2) };
-        let t = self.recent.map(u32::from);
+    fn above(&self, history: &History, n: usize) -> Token {
         let f = self.field.min(FIELDS - 1);
         let known = self.field < self.fields_above && self.above[f] != 0;
-        let at = self.above[f] as usize + self.pos;
-        let above = |n: usize| if known { history.at(at + n) } else { NONE };
-        self.above_token = above(0);
+        if known { history.at(self.above[f] as usize + self.pos + n) } else { NONE }
+    }
+
+    /// Before a token.
+    #[inline(always)]
+    pub fn begin(&mut self, history: &History) {
+        self.above_token = self.above(history, 0);
+    }
+
+    /// The contexts' hashes before a token, after [`Self::begin`]: one vector of them, or two.
+    #[inline(always)]
+    pub fn contexts<const C: usize>(&self, history: &History) -> [Ints; C] {
+        const { assert!(C == 1 || C == 2) };
+        let t = self.recent.map(u32::from);
         let a0 = u32::from(self.above_token);
         let place = self.place();
         let order2 = hash(t[0], t[1]);
@@ -217,7 +226,7 @@ impl Lane {
                     hash(place, t[0]),
                     hash(place, before[0]),
                     0,
-                    hash(hash(a0, u32::from(above(1))), t[0]),
+                    hash(hash(a0, u32::from(self.above(history, 1))), t[0]),
                     hash(hash(before[0], before[1]), self.pos as u32),
                 ],
             );
@@ -247,6 +256,13 @@ impl Lane {
                 hash(order4, t[4]),
             ],
         )
+    }
+
+    /// The context that stands in an unused place where there is a prior: the word under way, and the class
+    /// of the byte before.
+    #[inline(always)]
+    pub fn informed<const C: usize>(&self, hashes: &mut [Ints; C]) {
+        hashes[0][7] = hash(hash(self.word, self.class as u32), 16 + 7) as i32;
     }
 
     /// Contexts of the token that a language model thinks likeliest: what has come of that guess in

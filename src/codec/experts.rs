@@ -7,6 +7,7 @@ use super::estimation::Estimation;
 use super::matching::{Match, Matcher};
 use super::mixer::{Inputs, Mixer, ONE, Rates};
 use super::prior::{KINDS, Prior, View};
+use super::sure::{Standing, Sure};
 use super::tables::TABLES;
 use super::token_model::Token;
 use super::vector::{Ints, Shorts, Vector, WIDTH};
@@ -20,9 +21,6 @@ const MATCHES: usize = 2;
 const GROUP: usize = 4;
 /// Contexts that tell how much of the recent text was seen before.
 const ORDERS: [usize; 3] = [1, 2, 6];
-/// A decision that was foreseen but for less than this, of 65536, teaches the counters nothing:
-/// they would only forget what they have seen under other nodes that share their place.
-const FORESEEN: i32 = 256;
 /// Inputs that do not come from counters, after those of the matches.
 const DIRECT: usize = MATCHES;
 const BIAS: usize = MATCHES + 1;
@@ -35,6 +33,9 @@ const NODES: usize = 512;
 const PAIRS: usize = 1 << 12;
 /// States of what is certain about a decision.
 const CERTAIN: usize = 21;
+/// Depths in the tree that are told apart, and classes of the byte before.
+const DEPTHS: usize = 16;
+const CLASSES: usize = 8;
 /// Tokens before that have their own weights, hashed.
 const BEFORE: usize = 1 << 10;
 
@@ -42,18 +43,25 @@ const BEFORE: usize = 1 << 10;
 const TEMPLATES: usize = 1 << 11;
 
 /// What one kind of experts begins with and how it learns.
-struct Ways<const S: usize> {
+struct Ways {
     /// Weights to start with, in hundredths: of each context, each match, the node itself, and the
     /// language model.
     weights: [i32; 4],
     /// The same of each kind of the prior's contexts.
     prior: i32,
-    /// Contexts of the sets of weights.
-    sizes: [usize; S],
     rates: Rates,
     haste: Ints,
     /// A guess is asked about if it is right this often, of 65536.
     guess_min: u32,
+    /// The same for one that nothing else is made ready for.
+    sure_min: u32,
+    /// A decision that was foreseen but for less than this, of 65536, teaches the counters nothing:
+    /// they would only forget what they have seen under other nodes that share their place.
+    foreseen: i32,
+    /// Whether the second layer's weights are also chosen by depth and class, as [`SIZES`]' third ones.
+    twice: bool,
+    /// Whether matches look nearby after a wrong guess.
+    recovers: bool,
 }
 
 /// Weights to start with: the prior's inputs come after those of the `contexts` vectors.
@@ -95,6 +103,9 @@ pub struct Experts<const C: usize, const I: usize, const S: usize> {
     mixer: Mixer<I, S>,
     prior: View,
     guess_min: u32,
+    sure_min: u32,
+    foreseen: i32,
+    sure: Sure,
     estimations: [Estimation; 2],
     /// Under the place in the line and the depth in the tree; of two vectors only.
     placed: Estimation,
@@ -107,10 +118,13 @@ pub struct Experts<const C: usize, const I: usize, const S: usize> {
     hashes: [Ints; C],
     lines: [Ints; C],
     above_live: bool,
-    /// The guess that is asked about or was refused.
+    /// The guess that is asked about.
     guess: Option<Token>,
     guess_p: u32,
-    refused: bool,
+    /// Where its match stands, if it is next to certain.
+    standing: Option<Standing>,
+    /// The guess was wrong, and the path so far is that of this token.
+    refused: Option<Token>,
     asked: bool,
     refusal: Vec<Adaptive>,
     refusal_at: usize,
@@ -130,13 +144,32 @@ pub type Narrow = Experts<1, 1, 3>;
 /// next to nothing.
 pub type Wide = Experts<2, 2, 5>;
 /// What stands beside a prior.
-pub type Informed = Experts<2, 3, 7>;
+pub type Informed = Experts<2, 3, 5>;
 
 /// Contexts of the sets of weights: how certain the matches are with the orders seen and the line
 /// above, the node, the certainty with depth and class of the byte before, the place in the line, the
 /// token before, what the prior knows, the field of the line with those that the line began with.
-const SIZES: [usize; 7] =
-    [CERTAIN * 16, NODES + 1, CERTAIN * 128, PLACES, BEFORE, (KINDS + 1) * 4 * 16, TEMPLATES];
+const SIZES: [usize; 7] = [
+    CERTAIN * 16,
+    NODES + 1,
+    CERTAIN * DEPTHS * CLASSES,
+    PLACES,
+    BEFORE,
+    (KINDS + 1) * 4 * 16,
+    TEMPLATES,
+];
+
+/// Which of the sets of weights there are.
+const fn sets<const S: usize>(informed: bool) -> [usize; S] {
+    let all = if informed { [1, 3, 4, 5, 6] } else { [0, 1, 2, 3, 4] };
+    let mut sets = [0; S];
+    let mut i = 0;
+    while i < S {
+        sets[i] = all[i];
+        i += 1;
+    }
+    sets
+}
 
 impl Narrow {
     /// Knows nothing of the text, which will be `len` bytes long.
@@ -144,10 +177,13 @@ impl Narrow {
         let ways = Ways {
             weights: [25, 25, 12, 0],
             prior: 0,
-            sizes: std::array::from_fn(|i| SIZES[i]),
             rates: Rates { first: 28, boost: 4, decay: 256, second: 4 },
             haste: haste::MOST,
             guess_min: 45000,
+            sure_min: u32::MAX,
+            foreseen: 256,
+            twice: false,
+            recovers: false,
         };
         Self::starting(vocab, len, &ways, None)
     }
@@ -160,10 +196,13 @@ impl Wide {
         let ways = Ways {
             weights: [6, 20, 8, 60],
             prior: 0,
-            sizes: std::array::from_fn(|i| SIZES[i]),
             rates: Rates { first: 30, boost: 4, decay: 256, second: 8 },
             haste: haste::NONE,
             guess_min: u32::MAX,
+            sure_min: u32::MAX,
+            foreseen: 256,
+            twice: false,
+            recovers: false,
         };
         Self::starting(vocab, len, &ways, None)
     }
@@ -175,37 +214,47 @@ impl Informed {
         let alone = Ways {
             weights: [8, 20, 8, 0],
             prior: 12,
-            sizes: SIZES,
-            rates: Rates { first: 14, boost: 8, decay: 1 << 16, second: 8 },
+            rates: Rates { first: 14, boost: 8, decay: 1 << 16, second: 20 },
             haste: haste::MOST,
-            guess_min: 63500,
+            guess_min: 65000,
+            sure_min: 65000,
+            foreseen: 512,
+            twice: true,
+            recovers: true,
         };
         // The network is trusted most, and no token is guessed.
-        let beside = Ways { weights: [6, 15, 8, 50], prior: 6, guess_min: u32::MAX, ..alone };
+        let beside = Ways {
+            weights: [6, 15, 8, 50],
+            prior: 6,
+            guess_min: u32::MAX,
+            sure_min: u32::MAX,
+            ..alone
+        };
         let ways = if network { beside } else { alone };
         Self::starting(vocab, len, &ways, Some(prior))
     }
 }
 
 impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
-    fn starting(
-        vocab: &Arc<Vocab>,
-        len: usize,
-        ways: &Ways<S>,
-        prior: Option<&Arc<Prior>>,
-    ) -> Self {
+    const SETS: [usize; S] = sets(I > C);
+
+    fn starting(vocab: &Arc<Vocab>, len: usize, ways: &Ways, prior: Option<&Arc<Prior>>) -> Self {
         let weights = initial_weights(ways.weights, ways.prior, C);
+        let finals = [CERTAIN, if ways.twice { DEPTHS * CLASSES } else { 0 }];
         Self {
             vocab: Arc::clone(vocab),
             table: Table::new(len.saturating_mul(C), 15 + C as u32, ways.haste),
             direct: vec![Slot::NEW; vocab.size() + 1],
             worth: std::array::from_fn(|_| Worth::default()),
-            mixer: Mixer::new(&weights, ways.sizes, CERTAIN, ways.rates),
+            mixer: Mixer::new(&weights, Self::SETS.map(|k| SIZES[k]), finals, ways.rates),
             prior: View::new(prior.cloned()),
             guess_min: ways.guess_min,
+            sure_min: ways.sure_min,
+            foreseen: ways.foreseen,
+            sure: Sure::new(ways.sure_min < u32::MAX),
             estimations: [Estimation::new(vocab.size() + 1), Estimation::new(PAIRS)],
             placed: Estimation::new(if C == 1 { 1 } else { PAIRS }),
-            matchers: MATCH_MIN.map(Matcher::new),
+            matchers: MATCH_MIN.map(|min| Matcher::new(min, ways.recovers)),
             history: History::default(),
             lanes: Vec::new(),
             lane: 0,
@@ -215,7 +264,8 @@ impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
             above_live: false,
             guess: None,
             guess_p: 0,
-            refused: false,
+            standing: None,
+            refused: None,
             asked: false,
             refusal: vec![Adaptive::new(20000, 2); 32],
             refusal_at: 0,
@@ -257,35 +307,84 @@ impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
             + self.placed.weight()
             + self.matchers.iter().map(Matcher::weight).sum::<usize>()
             + self.history.weight()
+            + self.sure.weight()
     }
 
     /// Before a token of a lane.
     #[inline(always)]
-    pub fn begin<V: Vector>(&mut self, lane: usize) {
+    pub fn begin(&mut self, lane: usize) {
         self.lane = lane;
         self.depth = 0;
-        let informed = if I > C { self.lanes[lane].0.prior_contexts() } else { [0; WIDTH] };
-        self.prior.prefetch(&informed);
-        self.hashes = self.lanes[lane].0.contexts::<C>(&self.history);
-        self.prefetch::<V>(0);
         let (lane, matches) = &mut self.lanes[lane];
+        lane.begin(&self.history);
         self.above_live = lane.above_token != NONE;
         for m in matches.iter_mut() {
             Matcher::begin(m, &self.history);
         }
         self.guess = None;
-        self.refused = false;
-        if I > C {
-            self.prior.begin::<V>(&informed);
-        }
-        for (matcher, m) in self.matchers.iter().zip(matches) {
+        self.standing = None;
+        self.refused = None;
+        for (k, (matcher, m)) in self.matchers.iter().zip(&*matches).enumerate() {
             if let Some((token, p)) = matcher.guess(m)
                 && p > self.guess_min
             {
                 self.guess = Some(token);
                 self.guess_p = p;
+                if p > self.sure_min {
+                    let other = match Matcher::expected(&matches[1]) {
+                        Some(other) if k == 0 => 1 + usize::from(other != token),
+                        _ => 0,
+                    };
+                    self.standing = Some(Standing { grade: Matcher::token_cell(m), other });
+                }
                 break;
             }
+        }
+    }
+
+    /// The token that is next to certain, to be asked about before [`Self::ready`].
+    #[inline(always)]
+    pub fn sure(&self) -> Option<Token> {
+        self.standing.and(self.guess)
+    }
+
+    /// Probability of 65536, from 1 to 65535, that this token comes.
+    #[inline(always)]
+    pub fn venture(&mut self, token: Token) -> u32 {
+        let standing = self.standing.unwrap_or_default();
+        self.sure.predict(&self.lanes[self.lane].0, token, standing)
+    }
+
+    /// Learns whether it came. If so, [`Self::end`] is next.
+    #[inline(always)]
+    pub fn ventured(&mut self, token: Token, right: bool) {
+        self.sure.update(right);
+        if !right {
+            self.guess = None;
+            self.refuse(token);
+        }
+    }
+
+    fn refuse(&mut self, token: Token) {
+        self.refused = Some(token);
+        for m in &mut self.lanes[self.lane].1 {
+            Matcher::refuse(m, token);
+        }
+    }
+
+    /// Before decisions about a token.
+    #[inline(always)]
+    pub fn ready<V: Vector>(&mut self) {
+        let lane = &self.lanes[self.lane].0;
+        let informed = if I > C { lane.prior_contexts() } else { [0; WIDTH] };
+        self.prior.prefetch(&informed);
+        self.hashes = lane.contexts::<C>(&self.history);
+        if I > C {
+            lane.informed(&mut self.hashes);
+        }
+        self.prefetch::<V>(0);
+        if I > C {
+            self.prior.begin::<V>(&informed);
         }
     }
 
@@ -375,8 +474,8 @@ impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
                 self.inputs.rest.0[k] = logit as i16;
                 sures[k] = sure;
             }
-            if self.refused {
-                let path = vocab.path(self.guess.unwrap_or(0));
+            if let Some(token) = self.refused {
+                let path = vocab.path(token);
                 match path.get(self.depth) {
                     Some(&(n, bit)) if n == node => {
                         self.refusal_at = (path.len() - self.depth).min(31);
@@ -385,7 +484,7 @@ impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
                         own = if bit { logit } else { -logit };
                         state = 2 + usize::from(self.refusal_at < 2);
                     }
-                    _ => self.refused = false,
+                    _ => self.refused = None,
                 }
             }
         }
@@ -422,14 +521,15 @@ impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
         let all = [
             certain * 16 + order * 4 + above,
             if self.asked { NODES } else { usize::from(node).min(NODES - 1) },
-            certain * 128 + self.depth.min(15) * 8 + lane.class,
+            (certain * DEPTHS + self.depth.min(DEPTHS - 1)) * CLASSES + lane.class,
             lane.coarse_place(),
             hash(before, 77) as usize % BEFORE,
             (known * 4 + order) * 16 + self.depth.min(15),
             lane.template() as usize % TEMPLATES,
         ];
-        let contexts = std::array::from_fn(|k| all[k]);
-        let logit = self.mixer.mix::<V>(&self.inputs, &contexts, certain);
+        let contexts = std::array::from_fn(|k| all[Self::SETS[k]]);
+        let finals = [certain, self.depth.min(DEPTHS - 1) * CLASSES + lane.class];
+        let logit = self.mixer.mix::<V>(&self.inputs, &contexts, finals);
         let p = TABLES.squash(logit);
         let [a, b] = &mut self.estimations;
         let c = if C == 1 { p } else { self.placed.refine(logit) };
@@ -451,7 +551,7 @@ impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
     #[inline(always)]
     pub fn update<V: Vector>(&mut self, bit: bool) {
         self.mixer.update::<V>(&self.inputs, bit);
-        let foreseen = (65536 * i32::from(bit) - self.said).abs() < FORESEEN;
+        let foreseen = (65536 * i32::from(bit) - self.said).abs() < self.foreseen;
         if !foreseen {
             for k in 0..C {
                 self.worth[k].learn::<V>(&self.estimates[k], bit);
@@ -482,14 +582,13 @@ impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
             let cell = &mut self.refusal[self.refusal_at];
             let hit = bit == self.refusal_bit;
             *cell = cell.learned(hit, 255);
-            self.refused = hit;
+            if !hit {
+                self.refused = None;
+            }
         }
         if self.asked {
-            if !bit {
-                self.refused = true;
-                for m in &mut self.lanes[self.lane].1 {
-                    Matcher::refuse(m, self.guess.unwrap_or(0));
-                }
+            if !bit && let Some(guess) = self.guess {
+                self.refuse(guess);
             }
         } else {
             self.depth += 1;

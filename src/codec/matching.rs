@@ -8,8 +8,12 @@ use super::vocab::Vocab;
 
 /// Bits of the index of places.
 const HEADS: u32 = 15;
-/// Wrong guesses in a row after which a match is given up.
+/// Wrong guesses of late after which a match is given up.
 const GIVE_UP: u32 = 8;
+/// After a wrong guess, the token that came instead is looked for so many tokens ahead, and so many back:
+/// what stands there may be longer or shorter than it was before.
+const AHEAD: usize = 8;
+const BACK: usize = 4;
 
 /// One lane's match.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +40,8 @@ pub struct Match {
 #[derive(Debug, Clone)]
 pub struct Matcher {
     min: usize,
+    /// Looks nearby after a wrong guess.
+    recovers: bool,
     heads: Vec<u32>,
     hits: Vec<Adaptive>,
     /// How often the whole token is what was expected, by grade and misses.
@@ -43,13 +49,13 @@ pub struct Matcher {
 }
 
 impl Matcher {
-    /// Finds matches of at least `min` tokens.
-    pub fn new(min: usize) -> Self {
+    /// Finds matches of at least `min` tokens; may look nearby after a wrong guess.
+    pub fn new(min: usize, recovers: bool) -> Self {
         let hits = (0..32 * 8 * 4)
             .map(|i| Adaptive::new(65535 - 30000 / (1 + (i / 32) as u32), 4))
             .collect();
         let tokens = vec![Adaptive::new(40000, 4); 32 * 8];
-        Self { min, heads: vec![0; 1 << HEADS], hits, tokens }
+        Self { min, recovers, heads: vec![0; 1 << HEADS], hits, tokens }
     }
 
     /// Memory held, in bytes.
@@ -75,8 +81,14 @@ impl Matcher {
         len.min(31)
     }
 
-    fn token_cell(m: &Match) -> usize {
+    /// How good the match has been, below 256.
+    pub fn token_cell(m: &Match) -> usize {
         Self::grade(m) * 8 + m.missed.min(7) as usize
+    }
+
+    /// The token that a match expects.
+    pub fn expected(m: &Match) -> Option<Token> {
+        m.live.then_some(m.token as Token)
     }
 
     /// The expected token and its probability of 65536.
@@ -139,6 +151,21 @@ impl Matcher {
         }
     }
 
+    /// Where the lane's latest token is near the place of one that it is not; else that place.
+    #[inline(always)]
+    fn recover(at: usize, lane: &Lane, history: &History) -> usize {
+        let token = lane.recent[0];
+        for d in 1..=AHEAD {
+            if at + d + 1 < lane.here && history.at(at + d) == token {
+                return at + d;
+            }
+            if d <= BACK && d < at && history.at(at - d) == token {
+                return at - d;
+            }
+        }
+        at
+    }
+
     /// After a token, which the lane has passed.
     #[inline(always)]
     pub fn end(&mut self, m: &mut Match, lane: &Lane, history: &History) {
@@ -151,6 +178,9 @@ impl Matcher {
             } else {
                 m.missed += 1;
                 m.len = 0;
+                if self.recovers {
+                    m.at = Self::recover(m.at, lane, history);
+                }
             }
             m.at += 1;
             if m.missed > GIVE_UP {
@@ -180,6 +210,43 @@ impl Matcher {
             if same >= self.min && same as u32 > m.len {
                 *m = Match { at: found, len: same as u32, ..Match::default() };
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::vocab::VOCAB;
+    use super::*;
+
+    /// What is expected after each token.
+    fn expected(tokens: &[Token]) -> Vec<Option<Token>> {
+        let mut history = History::default();
+        let mut lane = Lane::default();
+        let begin = history.room(tokens.len());
+        lane.here = begin;
+        let (mut matcher, mut m) = (Matcher::new(3, true), Match::default());
+        let after = |token: &Token| {
+            Matcher::begin(&mut m, &history);
+            matcher.settle(&m, *token);
+            history.set(lane.here, *token);
+            lane.pass::<1>(*token, VOCAB.bytes(*token));
+            matcher.end(&mut m, &lane, &history);
+            Matcher::begin(&mut m, &history);
+            Matcher::expected(&m)
+        };
+        tokens.iter().map(after).collect()
+    }
+
+    #[test]
+    fn a_match_goes_on_behind_what_is_longer_or_shorter() {
+        // Two tokens, one, or three between those that are always there.
+        let between: [&[Token]; 3] = [&[300, 301], &[302], &[303, 304, 305]];
+        for (old, new) in [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)] {
+            let line = |n: usize| [&[400, 401, 402, 403], between[n], &[410, 411, 412]].concat();
+            let all = expected(&[line(old), line(new)].concat());
+            // After 410 in the second line.
+            assert_eq!(all[all.len() - 3], Some(411), "{old} {new}");
         }
     }
 }

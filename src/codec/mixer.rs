@@ -1,6 +1,6 @@
 //! Logistic mixing (Mahoney 2005): logits weighted, summed, and the weights moved down the slope of
 //! the coding cost. Two layers: several weight sets, each chosen by its own context, then one mixer
-//! over their outputs.
+//! over their outputs, or the mean of two that are chosen by different contexts.
 
 use super::tables::{LIMIT, TABLES};
 use super::vector::{Ints, Shorts, Vector, WIDTH};
@@ -45,18 +45,26 @@ pub struct Rates {
     pub second: i32,
 }
 
-/// Both layers: `S` weight sets over `C` vectors of contexts, and one over the sets.
+/// A mixer of the second layer.
+#[derive(Debug, Clone)]
+struct Final {
+    weights: Vec<Ints>,
+    chosen: usize,
+    p: i32,
+}
+
+/// Both layers: `S` weight sets over `C` vectors of contexts, and one or two over the sets.
 #[derive(Debug, Clone)]
 pub struct Mixer<const C: usize, const S: usize> {
     first: Vec<Inputs<C>>,
-    second: Vec<Ints>,
+    second: Final,
+    /// The second one, if any.
+    other: Option<Final>,
     rates: Rates,
     /// Where each set's weights begin in `first`.
     starts: [usize; S],
     chosen: [usize; S],
-    last: usize,
     outs: Ints,
-    p: i32,
     probabilities: Ints,
     /// Decisions so far, for the learning rate.
     seen: u32,
@@ -85,9 +93,34 @@ fn learn<V: Vector>(w: &mut Ints, x: &Ints, err: i32) {
     V::load(w).add(step).clamp(-WEIGHT_MAX, WEIGHT_MAX).store(w);
 }
 
+impl Final {
+    /// The logit of the first layer's outputs, in a context.
+    #[inline(always)]
+    fn mix<V: Vector>(&mut self, outs: &Ints, context: usize) -> i32 {
+        self.chosen = context;
+        let sum = times::<V>(&self.weights[context], outs).sum() >> 8;
+        let logit = sum.clamp(-LIMIT, LIMIT);
+        self.p = TABLES.squash(logit);
+        logit
+    }
+
+    #[inline(always)]
+    fn update<V: Vector>(&mut self, outs: &Ints, target: i32, rate: i32) {
+        let err = ((target - self.p) * rate) >> 7;
+        if err.abs() >= SLIGHT / 2 {
+            learn::<V>(&mut self.weights[self.chosen], outs, err);
+        }
+    }
+
+    fn weight(&self) -> usize {
+        size_of::<Ints>() * self.weights.len()
+    }
+}
+
 impl<const C: usize, const S: usize> Mixer<C, S> {
-    /// `sizes` tells how many contexts each set has; `finals` the same for the second layer.
-    pub fn new(initial: &Inputs<C>, sizes: [usize; S], finals: usize, rates: Rates) -> Self {
+    /// `sizes` tells how many contexts each set has; `finals` the same for the second layer, where the
+    /// second number may be 0.
+    pub fn new(initial: &Inputs<C>, sizes: [usize; S], finals: [usize; 2], rates: Rates) -> Self {
         const { assert!(S <= WIDTH) };
         let mut starts = [0; S];
         let mut at = 0;
@@ -95,17 +128,17 @@ impl<const C: usize, const S: usize> Mixer<C, S> {
             *s = at;
             at += n;
         }
-        let mut second = [0; WIDTH];
-        second[..S].fill(UNIT / S as i32);
+        let mut even = [0; WIDTH];
+        even[..S].fill(UNIT / S as i32);
+        let [second, other] = finals.map(|n| Final { weights: vec![even; n], chosen: 0, p: 32768 });
         Self {
             first: vec![*initial; at],
-            second: vec![second; finals],
+            second,
+            other: (finals[1] > 0).then_some(other),
             rates,
             starts,
             chosen: [0; S],
-            last: 0,
             outs: [0; WIDTH],
-            p: 32768,
             probabilities: [0; WIDTH],
             seen: 0,
         }
@@ -117,7 +150,7 @@ impl<const C: usize, const S: usize> Mixer<C, S> {
         &mut self,
         inputs: &Inputs<C>,
         contexts: &[usize; S],
-        last: usize,
+        finals: [usize; 2],
     ) -> i32 {
         let mut sums = [V::splat(0); WIDTH];
         for k in 0..S {
@@ -129,11 +162,11 @@ impl<const C: usize, const S: usize> Mixer<C, S> {
         let outs = V::sums(sums).sar::<6>().clamp(-LIMIT, LIMIT);
         TABLES.squash_all(outs).store(&mut self.probabilities);
         outs.store(&mut self.outs);
-        self.last = last;
-        let sum = times::<V>(&self.second[last], &self.outs).sum() >> 8;
-        let logit = sum.clamp(-LIMIT, LIMIT);
-        self.p = TABLES.squash(logit);
-        logit
+        let logit = self.second.mix::<V>(&self.outs, finals[0]);
+        match &mut self.other {
+            Some(other) => (logit + other.mix::<V>(&self.outs, finals[1])) >> 1,
+            None => logit,
+        }
     }
 
     /// Learns how the decision went.
@@ -158,14 +191,16 @@ impl<const C: usize, const S: usize> Mixer<C, S> {
                 V::nudge(&mut weights.counted[c], &inputs.counted[c], err);
             }
         }
-        let err = ((target - self.p) * self.rates.second) >> 7;
-        if err.abs() >= SLIGHT / 2 {
-            learn::<V>(&mut self.second[self.last], &self.outs, err);
+        self.second.update::<V>(&self.outs, target, self.rates.second);
+        if let Some(other) = &mut self.other {
+            other.update::<V>(&self.outs, target, self.rates.second);
         }
     }
 
     /// Memory held, in bytes.
     pub fn weight(&self) -> usize {
-        size_of::<Inputs<C>>() * self.first.len() + size_of::<Ints>() * self.second.len()
+        size_of::<Inputs<C>>() * self.first.len()
+            + self.second.weight()
+            + self.other.as_ref().map_or(0, Final::weight)
     }
 }

@@ -11,6 +11,7 @@ mod mixer;
 mod predictor;
 pub mod prior;
 mod range;
+mod sure;
 mod tables;
 pub mod token_model;
 mod tree;
@@ -151,7 +152,8 @@ impl Bits for tables::Ideal {
     }
 }
 
-/// One token: first, where there is a good guess, whether it is right; else the path in the tree.
+/// One token: first, where there is a good guess, whether it is right; else the path in the tree. A guess that
+/// is next to certain is asked about before anything else is made ready.
 #[inline(always)]
 fn pass<B: Bits, V: Vector, const C: usize, const I: usize, const S: usize>(
     bits: &mut B,
@@ -161,7 +163,17 @@ fn pass<B: Bits, V: Vector, const C: usize, const I: usize, const S: usize>(
     known: Option<Token>,
     cumulative: Option<&[u32]>,
 ) -> Token {
-    experts.begin::<V>(lane);
+    experts.begin(lane);
+    if let Some(guess) = experts.sure() {
+        let p1 = experts.venture(guess);
+        let right = bits.pass(p1, known == Some(guess));
+        experts.ventured(guess, right);
+        if right {
+            experts.end(guess, vocab.bytes(guess));
+            return guess;
+        }
+    }
+    experts.ready::<V>();
     if let Some(cumulative) = cumulative {
         experts.foretell(vocab.at(likeliest(cumulative)));
     }

@@ -347,8 +347,12 @@ impl Table {
     /// The followers of a long list that are left, if they are few enough by now.
     #[inline(always)]
     pub(super) fn near<V: Vector>(&self, f: &Far) -> Option<List> {
+        // In no closure, which would be compiled without the vectors' instructions.
         let n = f.to - f.from;
-        (n <= NEAR).then(|| List::new::<V>(vector(&self.far, f.from), n))
+        if n > NEAR {
+            return None;
+        }
+        Some(List::new::<V>(vector(&self.far, f.from), n))
     }
 
     /// How often a leaf followed a context, how often any did, and how many different ones; `None` for
