@@ -107,7 +107,7 @@ pub fn daemon(store: &Path, dir: &Path, options: &[String]) -> Outcome {
     // SAFETY: only async-signal-safe calls between fork and exec.
     unsafe {
         command.pre_exec(move || {
-            if libc::setsid() < 0 || libc::fcntl(fd, libc::F_SETFD, 0) < 0 {
+            if libc::fcntl(fd, libc::F_SETFD, 0) < 0 {
                 return Err(std::io::Error::last_os_error());
             }
             Ok(())
@@ -140,6 +140,12 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 fn report(mut pipe: File, a: &Args, o: &Options) -> Outcome {
     let (mut pipe_done, mut pipe_notes) = (pipe.try_clone()?, Some(pipe.try_clone()?));
     let mut ready = || {
+        // Only now: to whatever is not in its own process group, an automounter's directory is closed
+        // until something is mounted there.
+        // SAFETY: a plain system call.
+        if unsafe { libc::setsid() } < 0 {
+            log::warn!("setsid: {}", std::io::Error::last_os_error());
+        }
         // A parent that went away does not matter any more.
         let _ = writeln!(pipe_done, "{OK}");
         // Its copies must be closed for the parent to see the end.
