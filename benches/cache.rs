@@ -20,14 +20,7 @@ fn reads(c: &mut Criterion) {
     let text: Vec<u8> =
         (0..LEN).map(|i| b"the quick brown fox\n"[(i * i / 7 % 20) as usize]).collect();
     let make = |fs: &Fs| {
-        let new = NewInode {
-            mode: libc::S_IFREG | 0o644,
-            umask: 0,
-            rdev: 0,
-            uid: 0,
-            gid: 0,
-            target: None,
-        };
+        let new = NewInode::of(libc::S_IFREG | 0o644);
         let ino = fs.make(Ino::ROOT, b"f", new).expect("create").ino;
         fs.write(ino, 0, &text, false).expect("write");
         fs.flush(ino).expect("stage");

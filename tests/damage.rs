@@ -120,8 +120,7 @@ fn build(dir: &Path, ecc: Ecc) -> (Contents, BTreeMap<u64, Option<[u8; 32]>>) {
     let open = || Store::open(dir, &OpenOptions::default()).unwrap();
     let fs = Fs::open(open(), options()).unwrap();
     let mut dice = Dice(77);
-    let reg =
-        NewInode { mode: libc::S_IFREG | 0o644, umask: 0, rdev: 0, uid: 0, gid: 0, target: None };
+    let reg = NewInode::of(libc::S_IFREG | 0o644);
     let write = |dir: Ino, name: &str, bytes: &[u8]| {
         let ino = fs.make(dir, name.as_bytes(), reg).unwrap().ino;
         fs.write(ino, 0, bytes, false).unwrap();

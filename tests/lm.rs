@@ -173,8 +173,7 @@ fn open(store: &Path) -> Arc<Fs> {
 }
 
 fn write_file(fs: &Arc<Fs>, name: &[u8], bytes: &[u8]) -> Ino {
-    let new =
-        NewInode { mode: libc::S_IFREG | 0o644, umask: 0, rdev: 0, uid: 0, gid: 0, target: None };
+    let new = NewInode::of(libc::S_IFREG | 0o644);
     let ino = fs.make(Ino::ROOT, name, new).unwrap().ino;
     fs.write(ino, 0, bytes, false).unwrap();
     ino

@@ -285,15 +285,12 @@ fn a_store_is_tuned_to_itself() {
     works(&p, &["mkfs", &store, "--model", "small"]);
     let plain = log(300_000, 1);
     let fs = open(&path);
-    let dir =
-        NewInode { mode: libc::S_IFDIR | 0o755, umask: 0, rdev: 0, uid: 0, gid: 0, target: None };
-    let file =
-        NewInode { mode: libc::S_IFREG | 0o644, umask: 0, rdev: 0, uid: 0, gid: 0, target: None };
+    let dir = NewInode::of(libc::S_IFDIR | 0o755);
+    let file = NewInode::of(libc::S_IFREG | 0o644);
     let below = fs.make(Ino::ROOT, b"logs", dir).unwrap().ino;
     let ino = fs.make(below, b"a", file).unwrap().ino;
     fs.write(ino, 0, &plain, false).unwrap();
-    let file =
-        NewInode { mode: libc::S_IFREG | 0o644, umask: 0, rdev: 0, uid: 0, gid: 0, target: None };
+    let file = NewInode::of(libc::S_IFREG | 0o644);
     let other = fs.make(Ino::ROOT, b"binary", file).unwrap().ino;
     fs.write(other, 0, &[7, 0, 9], false).unwrap();
     fs.flush_all().unwrap();

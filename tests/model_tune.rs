@@ -238,14 +238,7 @@ fn a_tuned_model_is_a_model() {
     };
     let codecs = |store: &str, attribute: bool| {
         let fs = open(store);
-        let new = NewInode {
-            mode: libc::S_IFREG | 0o644,
-            umask: 0,
-            rdev: 0,
-            uid: 0,
-            gid: 0,
-            target: None,
-        };
+        let new = NewInode::of(libc::S_IFREG | 0o644);
         let ino = fs.make(Ino::ROOT, b"a", new).unwrap().ino;
         if attribute {
             fs.setxattr(ino, b"user.lmfs.model", b"mine", SetHow::Put).unwrap();

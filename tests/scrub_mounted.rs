@@ -63,14 +63,7 @@ impl Place {
         let recode = RecodeOptions { rest: day, threads: 1, enabled: false };
         let fs =
             Fs::open(store, FsOptions { commit: day, recode, ..FsOptions::default() }).unwrap();
-        let new = NewInode {
-            mode: libc::S_IFREG | 0o644,
-            umask: 0,
-            rdev: 0,
-            uid: 0,
-            gid: 0,
-            target: None,
-        };
+        let new = NewInode::of(libc::S_IFREG | 0o644);
         let mut extents = Vec::new();
         for (n, name) in FILES.iter().enumerate() {
             let ino = fs.make(Ino::ROOT, name.as_bytes(), new).unwrap().ino;

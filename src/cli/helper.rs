@@ -28,8 +28,14 @@ struct Call {
 
 const HELP: &str = "usage: mount.lmfs SPEC DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]";
 
-fn parse(args: Vec<OsString>) -> Result<Call, String> {
-    let mut call = Call::default();
+/// Takes a helper's arguments apart as mount(8) and umount(8) pass them: letters behind a dash, those in
+/// `valued` with a value of their own. `option` says whether there is such a one. Returns the others.
+pub fn arguments(
+    args: Vec<OsString>,
+    valued: &str,
+    help: &str,
+    mut option: impl FnMut(char, String) -> bool,
+) -> Result<Vec<OsString>, String> {
     let mut places = Vec::new();
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
@@ -39,30 +45,40 @@ fn parse(args: Vec<OsString>) -> Result<Call, String> {
             continue;
         };
         for (at, c) in letters.char_indices() {
-            match c {
-                's' => call.sloppy = true,
-                'f' => call.fake = true,
-                'n' => {}
-                'v' => call.verbose = true,
-                'o' | 't' | 'N' => {
-                    let joined = &letters[at + 1..];
-                    let value = match joined {
-                        "" => args
-                            .next()
-                            .ok_or_else(|| format!("option -{c} needs a value\n{HELP}"))?
-                            .to_string_lossy()
-                            .into_owned(),
-                        v => v.to_owned(),
-                    };
-                    if c == 'o' {
-                        call.options.push(value);
-                    }
-                    break;
-                }
-                _ => return Err(format!("unknown option -{c}\n{HELP}")),
+            let takes = valued.contains(c);
+            let value = match &letters[at + 1..] {
+                _ if !takes => String::new(),
+                "" => args
+                    .next()
+                    .ok_or_else(|| format!("option -{c} needs a value\n{help}"))?
+                    .to_string_lossy()
+                    .into_owned(),
+                joined => joined.to_owned(),
+            };
+            if !option(c, value) {
+                return Err(format!("unknown option -{c}\n{help}"));
+            }
+            if takes {
+                break;
             }
         }
     }
+    Ok(places)
+}
+
+fn parse(args: Vec<OsString>) -> Result<Call, String> {
+    let mut call = Call::default();
+    let places = arguments(args, "otN", HELP, |c, value| {
+        match c {
+            's' => call.sloppy = true,
+            'f' => call.fake = true,
+            'v' => call.verbose = true,
+            'o' => call.options.push(value),
+            'n' | 't' | 'N' => {}
+            _ => return false,
+        }
+        true
+    })?;
     let [spec, dir] = <[OsString; 2]>::try_from(places).map_err(|_| HELP.to_owned())?;
     (call.spec, call.dir) = (spec.into(), dir.into());
     Ok(call)

@@ -1,6 +1,7 @@
 //! `umount.lmfs`, by which umount(8) does what `lmfs umount` does: `umount DIR` returns once the store
 //! is closed.
 
+use super::helper::arguments;
 use super::output::Say;
 use super::umount;
 use std::ffi::OsString;
@@ -22,30 +23,16 @@ struct Call {
 
 fn parse(args: Vec<OsString>) -> Result<Call, String> {
     let mut call = Call::default();
-    let mut places = Vec::new();
-    let mut args = args.into_iter();
-    while let Some(arg) = args.next() {
-        let text = arg.to_string_lossy().into_owned();
-        let Some(letters) = text.strip_prefix('-').filter(|l| !l.is_empty()) else {
-            places.push(arg);
-            continue;
-        };
-        for (at, c) in letters.char_indices() {
-            match c {
-                'l' => call.lazy = true,
-                'v' => call.verbose = true,
-                // Forcing would cut what is being written; it is for servers that do not answer.
-                'f' | 'n' | 'r' => {}
-                't' | 'N' => {
-                    if letters[at + 1..].is_empty() && args.next().is_none() {
-                        return Err(format!("option -{c} needs a value\n{HELP}"));
-                    }
-                    break;
-                }
-                _ => return Err(format!("unknown option -{c}\n{HELP}")),
-            }
+    let places = arguments(args, "tN", HELP, |c, _| {
+        match c {
+            'l' => call.lazy = true,
+            'v' => call.verbose = true,
+            // Forcing would cut what is being written; it is for servers that do not answer.
+            'f' | 'n' | 'r' | 't' | 'N' => {}
+            _ => return false,
         }
-    }
+        true
+    })?;
     let [dir] = <[OsString; 1]>::try_from(places).map_err(|_| HELP.to_owned())?;
     call.dir = dir.into();
     Ok(call)

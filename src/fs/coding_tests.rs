@@ -31,8 +31,7 @@ fn staged(dir: &Path, at: u64, blocks: u64) -> Ino {
     let options = MkfsOptions { block_size: None, model: "fast".into(), ecc: Ecc::None };
     Store::create(dir, &options).unwrap();
     let fs = open(dir, false);
-    let new =
-        NewInode { mode: libc::S_IFREG | 0o644, umask: 0, rdev: 0, uid: 0, gid: 0, target: None };
+    let new = NewInode::of(libc::S_IFREG | 0o644);
     let ino = fs.make(Ino::ROOT, b"a", new).unwrap().ino;
     for n in 0..blocks {
         fs.write(ino, at + n * BLOCK, &text(BLOCK), false).unwrap();
@@ -162,14 +161,7 @@ fn one_settle_codes_all_whatever_the_block_size() {
         let options = MkfsOptions { block_size: Some(block), model: "fast".into(), ecc: Ecc::None };
         Store::create(dir, &options).unwrap();
         let fs = open(dir, false);
-        let new = NewInode {
-            mode: libc::S_IFREG | 0o644,
-            umask: 0,
-            rdev: 0,
-            uid: 0,
-            gid: 0,
-            target: None,
-        };
+        let new = NewInode::of(libc::S_IFREG | 0o644);
         let ino = fs.make(Ino::ROOT, b"a", new).unwrap().ino;
         let size = 5 * u64::from(block) / 2 + 300_000;
         fs.write(ino, 0, &text(size), false).unwrap();
@@ -197,8 +189,7 @@ fn small_blocks_do_not_wait_for_each_other() {
     let options = MkfsOptions { block_size: Some(4096), model: "fast".into(), ecc: Ecc::None };
     Store::create(dir, &options).unwrap();
     let fs = open(dir, false);
-    let new =
-        NewInode { mode: libc::S_IFREG | 0o644, umask: 0, rdev: 0, uid: 0, gid: 0, target: None };
+    let new = NewInode::of(libc::S_IFREG | 0o644);
     let ino = fs.make(Ino::ROOT, b"a", new).unwrap().ino;
     fs.write(ino, 0, &text(8 * 4096), false).unwrap();
     fs.shutdown().unwrap();

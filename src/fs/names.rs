@@ -39,6 +39,13 @@ pub struct NewInode<'a> {
     pub target: Option<&'a [u8]>,
 }
 
+impl NewInode<'_> {
+    /// One of this type, with these permissions whatever the umask, that belongs to the superuser.
+    pub const fn of(mode: u32) -> Self {
+        Self { mode, umask: 0, rdev: 0, uid: 0, gid: 0, target: None }
+    }
+}
+
 /// What to do about a name that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RenameHow {
@@ -353,14 +360,10 @@ impl Fs {
             moved(&mut edit, d, to, from, now)?;
         } else if let RenameHow::Whiteout { uid, gid } = how {
             let attr = Attr { uid, gid, ..Attr::made_now(libc::S_IFCHR) };
-            let whiteout = Dirent {
-                name: from_name.to_vec(),
-                ino: self.store.next_ino(),
-                kind: libc::S_IFCHR,
-                cookie: 0,
-            };
-            records.push(Record::PutInode(whiteout.ino, attr));
-            records.push(put(from, from_name, &whiteout));
+            let ino = self.store.next_ino();
+            let (name, kind) = (from_name.to_vec(), libc::S_IFCHR);
+            records.push(Record::PutInode(ino, attr));
+            records.push(Record::PutDirent { parent: from, name, ino, kind });
         } else {
             records.push(Record::DelDirent { parent: from, name: from_name.to_vec() });
         }

@@ -39,7 +39,7 @@ fn fresh(dir: &tempfile::TempDir) -> Arc<Fs> {
 }
 
 fn file(mode: u32) -> NewInode<'static> {
-    NewInode { mode, umask: 0, rdev: 0, uid: 1, gid: 2, target: None }
+    NewInode { uid: 1, gid: 2, ..NewInode::of(mode) }
 }
 
 const REG: u32 = libc::S_IFREG | 0o644;

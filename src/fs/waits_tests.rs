@@ -9,8 +9,7 @@ fn options() -> FsOptions {
 }
 
 fn create(fs: &Fs, name: &[u8]) -> Ino {
-    let new =
-        NewInode { mode: libc::S_IFREG | 0o644, umask: 0, rdev: 0, uid: 1, gid: 2, target: None };
+    let new = NewInode { uid: 1, gid: 2, ..NewInode::of(libc::S_IFREG | 0o644) };
     fs.make(Ino::ROOT, name, new).unwrap().ino
 }
 

@@ -90,7 +90,7 @@ impl Fs {
             _ => {}
         }
         let put = Record::PutXattr(ino, name.to_vec(), value.to_vec());
-        self.change_xattr(ino, |_| Ok(put))?;
+        self.change_xattr(ino, |_| Ok(Some(put)))?;
         if name == MODEL_XATTR {
             self.recoder.touch(ino);
         }
@@ -105,7 +105,7 @@ impl Fs {
             return Err(FsError::NotPermitted("this attribute is computed"));
         }
         self.store.xattr(ino, name)?.ok_or(FsError::NoAttr)?;
-        self.change_xattr(ino, |_| Ok(Record::DelXattr(ino, name.to_vec())))
+        self.change_xattr(ino, |_| Ok(Some(Record::DelXattr(ino, name.to_vec()))))
     }
 
     /// The list that governs access, if it says more than the mode.
@@ -129,7 +129,7 @@ impl Fs {
         self.change_xattr(ino, |attr| {
             match (name == acl::DEFAULT, attr.file_type()) {
                 (_, libc::S_IFLNK) => return Err(FsError::NotSupported),
-                (true, libc::S_IFDIR) => return Ok(put()),
+                (true, libc::S_IFDIR) => return Ok(Some(put())),
                 (true, _) => {
                     return Err(FsError::NotPermitted("only a directory has a default list"));
                 }
@@ -140,13 +140,12 @@ impl Fs {
             if !keeps {
                 attr.mode &= !libc::S_ISGID;
             }
-            // The mode says it all.
-            let needless = acl.is_minimal();
-            Ok(match (needless, had) {
-                (false, _) => put(),
-                (true, true) => Record::DelXattr(ino, name.to_vec()),
-                (true, false) => Record::PutInode(ino, *attr),
-            })
+            // A list that says no more than the mode is not kept.
+            if acl.is_minimal() {
+                Ok(had.then(|| Record::DelXattr(ino, name.to_vec())))
+            } else {
+                Ok(Some(put()))
+            }
         })
     }
 
@@ -154,15 +153,15 @@ impl Fs {
     fn change_xattr(
         &self,
         ino: Ino,
-        change: impl FnOnce(&mut Attr) -> Result<Record>,
+        change: impl FnOnce(&mut Attr) -> Result<Option<Record>>,
     ) -> Result<()> {
         let node = self.hold(ino)?;
         let mut s = node.state();
         let mut attr = s.attr;
         let record = change(&mut attr)?;
         attr.ctime = Time::now();
-        let records = vec![record, Record::PutInode(ino, s.durable(attr))];
-        self.store.append(records.into())?;
+        let inode = Record::PutInode(ino, s.durable(attr));
+        self.store.append(record.into_iter().chain([inode]).collect::<Vec<_>>().into())?;
         s.attr = attr;
         Ok(())
     }
@@ -206,7 +205,7 @@ impl Fs {
                 None if default => continue,
                 _ => Record::PutXattr(at, MODEL_XATTR.to_vec(), model.to_vec()),
             };
-            self.change_xattr(at, |_| Ok(record))?;
+            self.change_xattr(at, |_| Ok(Some(record)))?;
         }
         Ok(())
     }

@@ -238,10 +238,10 @@ pub fn empty(
             let to = w.append(kind, &bytes)?;
             bytes_moved += bytes.len() as u64;
             store.segments.flow.moved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            let change = Record::Move { from: frame, to };
+            let record = Record::Move { from: frame, to };
             draft.table.seq = w.seq + 1;
-            w.log(&change);
-            if let Err(e) = draft.apply(&change) {
+            w.log(&record);
+            if let Err(e) = draft.apply(&record) {
                 w.fail(&e.to_string());
                 return Err(e);
             }

@@ -142,12 +142,12 @@ impl<W: Write> Export<'_, W> {
         if kind != EntryType::Regular {
             return self.append(entry, io::empty(), 0).map(Ok);
         }
-        let runs = match self.runs(path, attr.size) {
-            Ok(runs) => runs,
-            Err(e) => return Ok(Err(e)),
-        };
-        let mut file = match self.tree.open(path) {
-            Ok(file) => file,
+        let opened = self.tree.open(path).and_then(|mut file| {
+            let runs = runs(&mut *file, attr.size).map_err(|e| about(path, e))?;
+            Ok((file, runs))
+        });
+        let (mut file, runs) = match opened {
+            Ok(opened) => opened,
             Err(e) => return Ok(Err(e)),
         };
         let stored: u64 = runs.iter().map(|r| r.end - r.start).sum();
@@ -167,21 +167,6 @@ impl<W: Write> Export<'_, W> {
         })
     }
 
-    /// The parts of a file that are not holes.
-    fn runs(&self, path: &Path, size: u64) -> Result<Vec<Range<u64>>, Failure> {
-        let mut file = self.tree.open(path)?;
-        let (mut runs, mut at) = (Vec::new(), 0);
-        while let Some(run) = file.data(at).map_err(|e| about(path, e))? {
-            let run = run.start.min(size)..run.end.min(size);
-            if run.is_empty() {
-                break;
-            }
-            at = run.end;
-            runs.push(run);
-        }
-        Ok(runs)
-    }
-
     fn append(&mut self, mut entry: Entry, body: impl Read, len: u64) -> Outcome {
         self.files += 1;
         entry.header.set_size(len);
@@ -190,6 +175,20 @@ impl<W: Write> Export<'_, W> {
         self.out.append_pax_extensions(pax).map_err(output)?;
         self.out.append(&entry.header, body).map_err(output)
     }
+}
+
+/// The parts of a file that are not holes.
+fn runs(file: &mut dyn Bytes, size: u64) -> io::Result<Vec<Range<u64>>> {
+    let (mut runs, mut at) = (Vec::new(), 0);
+    while let Some(run) = file.data(at)? {
+        let run = run.start.min(size)..run.end.min(size);
+        if run.is_empty() {
+            break;
+        }
+        at = run.end;
+        runs.push(run);
+    }
+    Ok(runs)
 }
 
 /// A header and the records that go before it.

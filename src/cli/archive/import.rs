@@ -193,7 +193,7 @@ impl Import<'_> {
             at = match self.fs.find(at, name.as_bytes()) {
                 Err(FsError::NotFound) => {
                     let mode = libc::S_IFDIR | 0o755;
-                    let new = NewInode { mode, umask: 0, rdev: 0, uid: 0, gid: 0, target: None };
+                    let new = NewInode::of(mode);
                     self.fs.make(at, name.as_bytes(), new)?.ino
                 }
                 found => found?,

@@ -312,9 +312,9 @@ impl Writer {
         self.segments.tail.len() >= BUFFER
     }
 
-    /// Adds a change to the open batch.
-    pub fn log(&mut self, change: &Record) {
-        change.encode(&mut self.changes);
+    /// Adds a record to the open batch.
+    pub fn log(&mut self, record: &Record) {
+        record.encode(&mut self.changes);
     }
 
     /// True if the open batch should be closed soon.
