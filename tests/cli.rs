@@ -266,8 +266,12 @@ fn kill(mnt: &str) {
         serde_json::from_str(&works(&["status", mnt, "--json"])).unwrap();
     let pid = status["pid"].to_string();
     assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
-    // Until it has ended, it may still be connected.
-    while Path::new("/proc").join(&pid).join("exe").read_link().is_ok() {
+    // Until it has ended, if only as a zombie, it may still be connected.
+    let state = || {
+        let stat = std::fs::read_to_string(Path::new("/proc").join(&pid).join("stat")).ok()?;
+        stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
+    };
+    while state().is_some_and(|s| s != 'Z' && s != 'X') {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }
