@@ -211,8 +211,14 @@ impl BlockReader {
 
     /// Reads, decodes and readies a primer.
     fn decode_primer(&self, id: u64, frame: FrameRef) -> Result<Primer, ReadError> {
-        let at = self.store.primer(id)?.ok_or(ReadError::NoPrimer { frame, primer: id })?;
-        let f = self.store.read_frame(at)?;
+        let (at, f) = loop {
+            let at = self.store.primer(id)?.ok_or(ReadError::NoPrimer { frame, primer: id })?;
+            match self.store.read_frame(at) {
+                // Moved between the two.
+                Err(StoreError::Outdated(_)) => {}
+                f => break (at, f?),
+            }
+        };
         let lm = self.model(&f)?;
         let primer = Primer::decode(f.meta.encoding, &f.payload, f.meta.plain_len, lm.as_ref())
             .map_err(|source| ReadError::Block { frame: at, source })?;

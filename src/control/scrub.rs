@@ -1,6 +1,6 @@
 //! Checking all that files are made of.
 
-use crate::blocks::{LastPrimer, Policy};
+use crate::blocks::{LastPrimer, Policy, ReadError};
 use crate::fs::{Fs, FsError};
 use crate::store::{Checked, StoreError};
 use crate::types::{Extent, Ino};
@@ -180,8 +180,9 @@ pub fn scrub(
         log_lost |= c.log_lost;
         // Read once more: it may have been moved, coded anew or deleted meanwhile.
         for (frame, ino, off) in c.lost {
-            if let Err(e) = store.read_frame(frame) {
-                bad.push((ino, off, e.to_string()));
+            match store.read_frame(frame) {
+                Ok(_) | Err(StoreError::Outdated(_)) => {}
+                Err(e) => bad.push((ino, off, e.to_string())),
             }
         }
         store.set_scrub_position(Some(number + 1));
@@ -308,12 +309,21 @@ fn decode_frames(
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((ino, e)) = next else { return };
-        if store.read_frame(e.frame).is_err() {
-            continue;
-        }
-        let result = blocks.read(&e, Policy::Once(&mut last));
-        if let Err(why) = result {
-            bad.lock().unwrap_or_else(PoisonError::into_inner).push((ino, e.off, why.to_string()));
+        let mut todo = vec![e];
+        while let Some(e) = todo.pop() {
+            match blocks.read(&e, Policy::Once(&mut last)) {
+                // What its checksums tell was told where they were checked.
+                Ok(_)
+                | Err(ReadError::Store(StoreError::Damaged { .. } | StoreError::Io { .. })) => {}
+                // Moved or written anew meanwhile.
+                Err(ReadError::Store(StoreError::Outdated(_))) => {
+                    todo.extend(store.extents_in(ino, e.off, e.len).unwrap_or_default());
+                }
+                Err(why) => {
+                    let mut bad = bad.lock().unwrap_or_else(PoisonError::into_inner);
+                    bad.push((ino, e.off, why.to_string()));
+                }
+            }
         }
     }
 }
@@ -341,6 +351,34 @@ mod tests {
     use crate::fs::FsOptions;
     use crate::store::Store;
     use crate::store::tests::lost::without_namespace;
+
+    #[test]
+    fn a_frame_that_moved_meanwhile_is_decoded_where_it_is() {
+        let (dir, _) = without_namespace();
+        let store = Store::open_to_check(dir.path(), false, false).unwrap();
+        let fs = Fs::open(store, FsOptions::default()).unwrap();
+        fsck(&fs, true, false, &mut |_, _| {}).unwrap();
+        let store = fs.store();
+        let (frame, ino, off) = store.live_frames().unwrap()[0];
+        let e = store.extents_in(ino, off, 1).unwrap()[0];
+        assert!(store.clean(0).unwrap().moved_frames > 0);
+        let decoded = |e: Extent| {
+            let (jobs, queue) = mpsc::channel();
+            jobs.send((ino, e)).unwrap();
+            drop(jobs);
+            let bad = Mutex::default();
+            decode_frames(&fs, &Mutex::new(queue), &bad);
+            bad.into_inner().unwrap()
+        };
+        assert_eq!((e.frame, decoded(e)), (frame, vec![]));
+        assert_eq!(store.stats().unwrap().unrecoverable, 0);
+        // Where it is now, it is looked at.
+        let mut now = store.extents_in(ino, off, 1).unwrap()[0];
+        assert_ne!(now.frame, frame);
+        now.meta.generation += 1;
+        assert_eq!(decoded(now).len(), 1);
+        fs.shutdown().unwrap();
+    }
 
     #[test]
     fn fsck_tells_a_lost_namespace_from_an_empty_archive_and_brings_files_back() {

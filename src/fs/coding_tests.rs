@@ -3,6 +3,7 @@
 use super::*;
 use crate::logged::Watch;
 use crate::store::{Ecc, MkfsOptions, OpenOptions};
+use crate::types::Extent;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Instant;
@@ -112,6 +113,36 @@ fn a_settle_ends_when_the_store_is_closed() {
     // What was coded before is none of another report's.
     let report = fs.recoder().settle(None, &mut |_, _| {}).unwrap();
     assert_eq!((report.blocks, report.text_bytes, report.frame_bytes), (0, 0, 0));
+    fs.shutdown().unwrap();
+}
+
+/// The cleaner moves frames that were already looked up, and their segments go.
+#[test]
+fn frames_that_move_meanwhile_are_coded_and_are_no_damage() {
+    const BLOCKS: u64 = 24;
+    let dir = tempfile::tempdir().unwrap();
+    let dir = &dir.path().join("s");
+    let at = 61 * BLOCK;
+    let ino = staged(dir, at, BLOCKS);
+    let fs = open(dir, false);
+    let said = Watch::anywhere(&format!("inode {ino} offset"));
+    let before = fs.store().extents_in(ino, at, u64::MAX).unwrap();
+    let moved = std::cell::Cell::new(0);
+    let mut clean = |done, _| {
+        if done == BLOCK {
+            moved.set(fs.store().clean(0).unwrap().moved_frames);
+        }
+    };
+    let report = fs.recoder().settle(None, &mut clean).unwrap();
+    // All but those that were coded before, or were being coded.
+    assert!(moved.get() > BLOCKS / 2, "{moved:?}");
+    assert_eq!((report.blocks, fs.recoder().status().pending_blocks), (BLOCKS, 0));
+    let read = |e: &Extent| fs.store().read_frame(e.frame).err();
+    let failed: Vec<_> = before.iter().filter_map(read).collect();
+    let outdated = |e: &StoreError| matches!(e, StoreError::Outdated(_));
+    assert!(!failed.is_empty() && failed.iter().all(outdated), "{failed:?}");
+    assert_eq!((said.lines(), fs.store().stats().unwrap().unrecoverable), (0, 0));
+    assert!(fs.read_now(ino, at, BLOCKS * BLOCK).unwrap() == text(BLOCK).repeat(BLOCKS as usize));
     fs.shutdown().unwrap();
 }
 

@@ -3,8 +3,8 @@
 use super::acl::{self, Acl};
 use super::{Fs, FsError, Result};
 use crate::recode::{MODEL_OFF, MODEL_XATTR};
-use crate::store::Record;
-use crate::types::{Attr, Encoding, Ino, Time};
+use crate::store::{Record, StoreError};
+use crate::types::{Attr, Encoding, Extent, Ino, Time};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
@@ -272,7 +272,9 @@ impl Fs {
     /// Ranges of a file whose frames do not pass their checks (their payloads are not decoded).
     pub fn damaged(&self, ino: Ino) -> Result<Vec<(u64, u64)>> {
         let extents = self.store.extents_in(ino, 0, u64::MAX)?;
-        let bad = |e: &&crate::types::Extent| self.store.read_frame(e.frame).is_err();
+        let bad = |e: &&Extent| {
+            !matches!(self.store.read_frame(e.frame), Ok(_) | Err(StoreError::Outdated(_)))
+        };
         Ok(extents.iter().filter(bad).map(|e| (e.off, e.len)).collect())
     }
 

@@ -25,7 +25,7 @@ pub fn errno(e: &FsError) -> Errno {
         FsError::Damaged { source: ReadError::Store(s), .. } | FsError::Store(s) => match s {
             StoreError::NoSpace { .. } => libc::ENOSPC,
             StoreError::ReadOnly => libc::EROFS,
-            StoreError::Conflict => libc::EAGAIN,
+            StoreError::Conflict | StoreError::Outdated(_) => libc::EAGAIN,
             StoreError::Damaged { .. }
             | StoreError::DamagedModel { .. }
             | StoreError::InUse { .. }

@@ -71,8 +71,8 @@ impl Recipe {
             return Ok(PrimerState::None);
         }
         let head = store.extents_in(ino, 0, Primer::LEN as u64)?;
-        let run = Run { off: 0, len: Primer::LEN as u64, extents: head };
-        match read_run(blocks, &run, &mut Last::default())? {
+        let mut run = Run { off: 0, len: Primer::LEN as u64, extents: head };
+        match read_run(blocks, ino, &mut run, &mut Last::default())? {
             Some(plain) if block::looks_like_text(&plain) => {
                 let at = run.extents.first().map_or(FrameRef::default(), |e| e.frame);
                 let (primer, coded) = Primer::make(plain, &self.tier)
@@ -141,7 +141,8 @@ pub fn code_run(
     recipe: &Recipe,
     last: &mut Last,
 ) -> Result<Coded, ReadError> {
-    let Some(plain) = read_run(blocks, run, last)? else { return Ok(Coded::default()) };
+    let mut run = run.clone();
+    let Some(plain) = read_run(blocks, ino, &mut run, last)? else { return Ok(Coded::default()) };
     let primer = recipe.primer(blocks, ino);
     let encoded = match block::encode(&plain, primer.as_ref(), &recipe.tier) {
         Ok(encoded) => encoded,
@@ -152,39 +153,73 @@ pub fn code_run(
         }
     };
     let generation = run.extents.iter().map(|e| e.meta.generation).max().unwrap_or(0);
-    let unchanged = Guard { ino, off: run.off, len: run.len, expect: run.extents.clone() };
-    let mut txn = Txn::default().only_if(unchanged);
     // Held over the append, so that only one transaction brings the primer's frame along.
     let mut state = recipe.primer.lock().unwrap_or_else(PoisonError::into_inner);
     let mut primer_id = 0;
+    let mut brought = None;
     if let PrimerState::Ready { id, primer, bring } = &*state
         && encoded.primed
     {
         primer_id = *id;
-        if let Some(coded) = bring {
-            let frame = recipe.frame(ino, 0, generation, primer.plain(), coded.clone());
-            txn = txn.primer(*id, frame);
-        }
+        brought =
+            bring.clone().map(|coded| recipe.frame(ino, 0, generation, primer.plain(), coded));
     }
     let mut frame = recipe.frame(ino, run.off, generation, &plain, encoded);
     frame.meta.primer = primer_id;
-    match blocks.store().append(txn.map(frame)) {
-        Ok(refs) => {
-            if primer_id != 0
-                && let PrimerState::Ready { bring, .. } = &mut *state
-            {
-                *bring = None;
-            }
-            let frames = refs.iter().map(|f| u64::from(f.len)).sum();
-            Ok(Coded { text: plain.len() as u64, frames })
+    loop {
+        let unchanged = Guard { ino, off: run.off, len: run.len, expect: run.extents.clone() };
+        let mut txn = Txn::default().only_if(unchanged);
+        if let Some(primer) = &brought {
+            txn = txn.primer(primer_id, primer.clone());
         }
-        Err(StoreError::Conflict) => Ok(Coded::default()),
-        Err(e) => Err(e.into()),
+        match blocks.store().append(txn.map(frame.clone())) {
+            Ok(refs) => {
+                if primer_id != 0
+                    && let PrimerState::Ready { bring, .. } = &mut *state
+                {
+                    *bring = None;
+                }
+                let frames = refs.iter().map(|f| u64::from(f.len)).sum();
+                return Ok(Coded { text: plain.len() as u64, frames });
+            }
+            Err(StoreError::Conflict) => match moved(blocks, ino, &run)? {
+                Some(now) => run = now,
+                None => return Ok(Coded::default()),
+            },
+            Err(e) => return Err(e.into()),
+        }
     }
 }
 
-/// The run's bytes, or `None` if its extents leave a hole in it.
+/// The run's bytes, or `None` if its extents leave a hole in it or it is not what it was. `run` is
+/// then as it is now.
 fn read_run(
+    blocks: &BlockReader,
+    ino: Ino,
+    run: &mut Run,
+    last: &mut Last,
+) -> Result<Option<Vec<u8>>, ReadError> {
+    loop {
+        match read_extents(blocks, run, last) {
+            Err(ReadError::Store(StoreError::Outdated(_))) => match moved(blocks, ino, run)? {
+                Some(now) => *run = now,
+                None => return Ok(None),
+            },
+            read => return read,
+        }
+    }
+}
+
+/// A run whose frames the cleaner has moved, as it is now; `None` if that is not all that happened.
+fn moved(blocks: &BlockReader, ino: Ino, run: &Run) -> Result<Option<Run>, ReadError> {
+    let extents = blocks.store().extents_in(ino, run.off, run.len)?;
+    let same = |(then, now): (&Extent, &Extent)| Extent { frame: now.frame, ..*then } == *now;
+    let all = extents.len() == run.extents.len() && run.extents.iter().zip(&extents).all(same);
+    Ok((all && extents != run.extents).then_some(Run { extents, ..*run }))
+}
+
+/// The bytes that a run's extents make up, or `None` if they leave a hole in it.
+fn read_extents(
     blocks: &BlockReader,
     run: &Run,
     last: &mut Last,

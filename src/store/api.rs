@@ -1,6 +1,6 @@
 //! What the store takes and gives: errors, options, figures.
 
-use crate::types::Ino;
+use crate::types::{FrameRef, Ino};
 use serde::{Deserialize, Serialize};
 
 /// What can go wrong in the store.
@@ -17,6 +17,10 @@ pub enum StoreError {
     /// The guard of a transaction no longer holds: somebody else changed the range first.
     #[error("the range changed while it was being rewritten")]
     Conflict,
+    /// Nothing refers to the frame any more: it was moved, or what it held was replaced. Whoever
+    /// learned its place earlier asks for the place again.
+    #[error("the frame at segment {} offset {} is no longer in use", .0.segment, .0.offset)]
+    Outdated(FrameRef),
     /// A frame, or what it names, is damaged or missing.
     #[error("damaged frame at segment {segment} offset {offset}: {reason}")]
     Damaged {

@@ -42,7 +42,6 @@ pub fn make_room(store: &Store, want: u64) {
     let little = store.segments.little();
     let _wanted = store.cleaner.give_way();
     let mut vain = lock(&store.cleaning);
-    store.segments.forget_gone();
     *lock(&store.free) = None;
     let dead = || store.stats().map_or(0, |s| s.dead_bytes);
     let before = dead();
@@ -92,7 +91,6 @@ fn run(
                 break;
             }
             store.renew_checkpoint()?;
-            store.segments.release_gone();
             emptied = false;
             if enough() {
                 break;
@@ -115,7 +113,6 @@ fn run(
             Err(e @ StoreError::NoSpace { .. }) => full = Some(e),
             renewed => renewed?,
         }
-        store.segments.release_gone();
     }
     report.after_bytes = total();
     match full {
@@ -209,6 +206,7 @@ pub fn empty(
             });
             match bytes {
                 Ok(bytes) => read.push((frame, live, bytes)),
+                Err(_) if !store.is_live(frame) => {}
                 Err(e) => {
                     // A disk that does not answer may do so the next time.
                     let news = match e {
@@ -246,7 +244,6 @@ pub fn empty(
                 return Err(e);
             }
             store.publish(&mut w, draft);
-            store.segments.note_moved(frame, to);
             moved += 1;
         }
     }

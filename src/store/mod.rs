@@ -354,6 +354,9 @@ impl Store {
     }
 
     /// Reads and checks a frame, appended but not yet written ones too.
+    ///
+    /// # Errors
+    /// `Outdated` where it cannot be read and need not be; `Damaged` where it should be whole.
     pub fn read_frame(&self, frame: FrameRef) -> Result<Frame> {
         self.segments.flow.reads.fetch_add(1, Ordering::Relaxed);
         let result = self.frame_bytes(frame).and_then(|(h, bytes)| {
@@ -372,10 +375,14 @@ impl Store {
                 payload: h.payload(&bytes).to_vec(),
             })
         });
-        if matches!(result, Err(StoreError::Damaged { .. })) {
-            self.note_damaged(frame);
+        match result {
+            Err(_) if !self.is_live(frame) => Err(StoreError::Outdated(frame)),
+            Err(e @ StoreError::Damaged { .. }) => {
+                self.note_damaged(frame);
+                Err(e)
+            }
+            result => result,
         }
-        result
     }
 
     fn frame_bytes(&self, f: FrameRef) -> Result<(Header, Vec<u8>)> {

@@ -42,10 +42,8 @@ impl Flusher {
 
 /// Starts the thread.
 pub fn start(store: &Arc<Store>) {
-    let started = store.flusher.worker.start("flusher", store, EVERY, false, |store| {
-        store.segments.forget_gone();
-        step(store) > 0
-    });
+    let started =
+        store.flusher.worker.start("flusher", store, EVERY, false, |store| step(store) > 0);
     if let Err(e) = started {
         log::warn!("the index stays in memory: {e}");
     }

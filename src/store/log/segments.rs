@@ -8,17 +8,12 @@ use crate::store::repair::ecc::pages::{PAGE, STRIPE_BYTES, parity_pages};
 use crate::store::repair::ecc::rs::Code;
 use crate::store::repair::sidecar::Part;
 use crate::types::FrameRef;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// How long a deleted segment stays readable.
-const GRACE: Duration = Duration::from_secs(30);
-
-/// The same while room is scarce. What the cleaner moved is found where it is now.
-const SHORT_GRACE: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 500 });
 /// Room that only cleaning, deleting and closing may use: so much at least, and at most. An eighth
 /// of what the store could fill, between these.
 const HEADROOM: (u64, u64) = if cfg!(test) { (2 << 20, 4 << 20) } else { (12 << 20, 96 << 20) };
@@ -147,10 +142,6 @@ pub struct Segments {
     map: RwLock<BTreeMap<u32, Segment>>,
     /// What came and went.
     pub flow: Flow,
-    /// Deleted lately; readers that looked a frame up before may still come for it.
-    pub(in crate::store) gone: Mutex<Vec<(Instant, u32, Segment)>>,
-    /// Where the frames of segments deleted lately were moved to, and when.
-    pub(in crate::store) moved: Mutex<HashMap<(u32, u32), (Instant, FrameRef)>>,
     /// Room that ordinary writes leave alone.
     pub headroom: u64,
     /// Bytes that the log holds and nothing lies in yet: the reserve, and what is allocated ahead.
@@ -239,8 +230,6 @@ impl Segments {
             write,
             map: RwLock::new(map),
             flow: Flow::default(),
-            gone: Mutex::default(),
-            moved: Mutex::default(),
             headroom,
             aside: AtomicU64::new(0),
             written: AtomicU64::new(0),
@@ -270,32 +259,16 @@ impl Segments {
         self.map.write().unwrap_or_else(PoisonError::into_inner).insert(number, segment);
     }
 
-    /// Deletes a segment's file and its sidecar. Its frames stay readable for [`GRACE`]: whoever
-    /// looked an extent up before the cleaner moved it need not look again.
+    /// Deletes a segment's file and its sidecar. Whoever looked up a frame in it before learns that
+    /// it is outdated.
     pub fn remove(&self, number: u32) -> Result<()> {
         let old = self.map.write().unwrap_or_else(PoisonError::into_inner).remove(&number);
         if let Some(old) = old {
             self.flow.freed.fetch_add(old.len, Ordering::Relaxed);
-            let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
-            gone.push((Instant::now(), number, old));
         }
         self.known.forget_segment(number);
         self.drop_sidecar(number);
         self.volume.remove(&segment_path(number)).map_err(|e| io_error("remove", number, e))
-    }
-
-    /// Closes files that were deleted more than [`GRACE`] ago, which frees their room. With little
-    /// room left, that is not waited for.
-    pub fn forget_gone(&self) {
-        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
-        if !gone.is_empty() {
-            let grace = if self.is_scarce() { SHORT_GRACE } else { GRACE };
-            gone.retain(|(at, ..)| at.elapsed() < grace);
-        }
-        drop(gone);
-        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
-        // A segment goes some time after its frames were moved.
-        moved.retain(|_, (at, _)| at.elapsed() < 4 * GRACE);
     }
 
     /// Dead bytes that are not worth cleaning when room is wanted: 128 KiB on the smallest disks,
@@ -334,35 +307,6 @@ impl Segments {
         len.div_ceil(STRIPE_BYTES as u64) * stripe
     }
 
-    /// With little room left, frees that of deleted files, after a moment for those who read them.
-    pub fn release_gone(&self) {
-        let waits = !self.gone.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
-        if waits && self.is_scarce() {
-            std::thread::sleep(SHORT_GRACE);
-            self.forget_gone();
-        }
-    }
-
-    /// The cleaner moved a frame: who looked it up before finds it there.
-    pub fn note_moved(&self, from: FrameRef, to: FrameRef) {
-        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
-        moved.insert((from.segment, from.offset), (Instant::now(), to));
-    }
-
-    /// Where a frame of a segment that is no longer there is now.
-    fn forwarded(&self, mut f: FrameRef) -> FrameRef {
-        let moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some((_, to)) = moved.get(&(f.segment, f.offset)) {
-            f = *to;
-        }
-        f
-    }
-
-    fn lately(&self, number: u32) -> Option<Segment> {
-        let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
-        gone.iter().find(|(_, n, _)| *n == number).map(|(.., s)| s.clone())
-    }
-
     /// Makes the segments' names durable.
     pub fn sync_names(&self) -> Result<()> {
         let what = || "fsync segments".to_string();
@@ -393,12 +337,7 @@ impl Segments {
             offset: f.offset,
             reason: reason.into(),
         };
-        let (mut f, mut found) = (f, self.get(f.segment).or_else(|| self.lately(f.segment)));
-        if found.is_none() {
-            f = self.forwarded(f);
-            found = self.get(f.segment);
-        }
-        let Some(segment) = found else {
+        let Some(segment) = self.get(f.segment) else {
             return Err(damaged("the segment is missing"));
         };
         let bytes = read_up_to(&*segment.blob, f.offset.into(), f.len as usize)

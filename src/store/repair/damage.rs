@@ -105,9 +105,10 @@ impl Store {
         }
     }
 
-    fn is_live(&self, f: FrameRef) -> bool {
+    /// True if something refers to a frame, or the index cannot tell.
+    pub(in crate::store) fn is_live(&self, f: FrameRef) -> bool {
         let live = self.view().frames(f.segment, f.offset, 1);
-        live.is_ok_and(|l| l.first().is_some_and(|(at, _)| at.offset == f.offset))
+        live.map_or(true, |l| l.first().is_some_and(|(at, _)| at.offset == f.offset))
     }
 
     /// Live frames that are known to be beyond repair.

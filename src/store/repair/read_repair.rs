@@ -151,26 +151,23 @@ pub struct Examined {
 impl Segments {
     /// Reads a frame and checks it; corrects it, and what is written, if it has to.
     pub fn frame(&self, f: FrameRef) -> Result<(Header, Vec<u8>)> {
-        let damaged =
-            |reason: String| StoreError::Damaged { segment: f.segment, offset: f.offset, reason };
-        let first = self.read(f);
-        let reason = match &first {
-            Ok(bytes) => match frame::check(bytes) {
-                Ok(h) => return Ok((h, first?)),
-                Err(reason) => reason,
-            },
-            Err(e) => e.to_string(),
-        };
-        if let Ok(before) = &first {
-            let mut bytes = before.clone();
-            if let Ok((h, _)) = frame::repair(&mut bytes) {
-                log::warn!("{}: frame at {} corrected", segment_path(f.segment), f.offset);
-                self.repaired.fetch_add(1, Ordering::Relaxed);
-                self.replace(f, &bytes);
-                self.known.forget(f);
-                return Ok((h, bytes));
+        let failed = match self.read(f) {
+            Err(e) => e,
+            Ok(mut bytes) => {
+                let reason = match frame::check(&bytes) {
+                    Ok(h) => return Ok((h, bytes)),
+                    Err(reason) => reason,
+                };
+                if let Ok((h, _)) = frame::repair(&mut bytes) {
+                    log::warn!("{}: frame at {} corrected", segment_path(f.segment), f.offset);
+                    self.repaired.fetch_add(1, Ordering::Relaxed);
+                    self.replace(f, &bytes);
+                    self.known.forget(f);
+                    return Ok((h, bytes));
+                }
+                StoreError::Damaged { segment: f.segment, offset: f.offset, reason }
             }
-        }
+        };
         if self.get(f.segment).is_some() && self.may_heal(f.segment) {
             if self.heal(f.segment)? {
                 let bytes = self.read(f)?;
@@ -180,10 +177,7 @@ impl Segments {
             }
             lock(&self.hopeless).insert(f.segment, Instant::now());
         }
-        match first {
-            Ok(_) | Err(StoreError::Damaged { .. }) => Err(damaged(reason)),
-            Err(e) => Err(e),
-        }
+        Err(failed)
     }
 
     /// False if repairing the segment did not help a moment ago: it reads the whole segment.

@@ -419,7 +419,7 @@ fn damage_is_noticed_and_touches_nothing_else() {
 }
 
 #[test]
-fn a_frame_that_was_moved_stays_readable_where_it_was() {
+fn a_frame_that_was_moved_is_outdated_where_it_was_and_no_damage() {
     let dir = made();
     let store = open(dir.path());
     let ino = create(&store, b"a").unwrap();
@@ -429,9 +429,12 @@ fn a_frame_that_was_moved_stays_readable_where_it_was() {
     assert!(store.clean(0).unwrap().moved_frames >= 2);
     let after = store.extents_in(ino, 0, 100_000).unwrap();
     assert!(before.iter().zip(&after).all(|(b, a)| b.frame != a.frame));
-    for e in before {
-        assert_eq!(store.read_frame(e.frame).unwrap().meta.generation, e.meta.generation);
+    for (b, a) in before.iter().zip(&after) {
+        let old = store.read_frame(b.frame);
+        assert!(matches!(old, Err(StoreError::Outdated(f)) if f == b.frame), "{old:?}");
+        assert_eq!(store.read_frame(a.frame).unwrap().meta.generation, b.meta.generation);
     }
+    assert_eq!(store.stats().unwrap().unrecoverable, 0);
 }
 
 #[test]

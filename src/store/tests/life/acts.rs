@@ -73,7 +73,7 @@ pub fn is_free(store: &Store, act: Act) -> bool {
         !matches!(m.try_lock(), Err(TryLockError::WouldBlock))
     }
     let s = &store.segments;
-    let leaves = free(&s.sidecars) && free(&s.hopeless) && free(&s.gone) && free(&s.moved);
+    let leaves = free(&s.sidecars) && free(&s.hopeless);
     let leaves = leaves && free(&store.checkpoint) && free(&store.free) && free(&store.loss);
     let leaves = leaves && free(&store.index_dir) && free(&store.flusher.turn);
     let writer = || free(&store.writer) && store.state.try_write().is_ok();
