@@ -146,6 +146,59 @@ fn frames_that_move_meanwhile_are_coded_and_are_no_damage() {
     fs.shutdown().unwrap();
 }
 
+/// A full disk stays one that can be emptied, whatever is coded on it.
+#[test]
+fn coding_leaves_the_cleaner_its_room() {
+    const FILE: usize = 200_000;
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let options = MkfsOptions { block_size: None, model: "fast".into(), ecc: Ecc::None };
+    let (store, disk) = crate::store::tests::on_a_disk_of(24 << 20, dir, &options);
+    let recode = RecodeOptions { rest: Duration::from_secs(1), threads: 2, enabled: false };
+    let fs = Fs::open(store, FsOptions { recode, ..FsOptions::default() }).unwrap();
+    let body = |name: u64| {
+        let hash = |i: u64| *blake3::hash(&[name, i].map(u64::to_le_bytes).concat()).as_bytes();
+        (0..).flat_map(hash).take(FILE).collect::<Vec<u8>>()
+    };
+    let (mut files, mut next) = (Vec::new(), 0);
+    let mut fill = |files: &mut Vec<(u64, Ino)>| {
+        let before = files.len();
+        loop {
+            let new = NewInode::of(libc::S_IFREG | 0o644);
+            let ino = fs.make(Ino::ROOT, next.to_string().as_bytes(), new).unwrap().ino;
+            if let Err(e) = fs.write(ino, 0, &body(next), false) {
+                assert!(e.to_string().contains("no space"), "{e}");
+                fs.unlink(Ino::ROOT, next.to_string().as_bytes()).unwrap();
+                fs.forget(ino, 1);
+                fs.flush_all().unwrap();
+                return files.len() - before;
+            }
+            files.push((next, ino));
+            next += 1;
+        }
+    };
+    let first = fill(&mut files);
+    assert!(first > 80, "{first}");
+    for n in 0..4 {
+        let settled = fs.recoder().settle(None, &mut |_, _| {});
+        let free = disk.free();
+        assert!(free > 3 << 19, "{n}: {free} bytes are free after {settled:?}");
+        // A part goes; most of that finds room again.
+        let gone: Vec<_> = files.extract_if(.., |(name, _)| *name % 4 == n).collect();
+        for (name, ino) in &gone {
+            fs.unlink(Ino::ROOT, name.to_string().as_bytes()).unwrap();
+            fs.forget(*ino, 1);
+        }
+        fs.flush_all().unwrap();
+        let again = fill(&mut files);
+        assert!(again * 10 >= gone.len() * 8, "{n}: {again} of {}, {settled:?}", gone.len());
+        for (name, ino) in &files {
+            assert!(fs.read_now(*ino, 0, FILE as u64).unwrap() == body(*name), "{name}");
+        }
+    }
+    fs.shutdown().unwrap();
+}
+
 /// Files without a name cannot be deleted any more, for the store has failed: it is closed even so.
 #[test]
 fn a_shutdown_closes_the_store_whatever_fails_before() {

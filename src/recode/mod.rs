@@ -133,6 +133,8 @@ pub struct Recoder {
     commands: AtomicUsize,
     coded_bytes: AtomicU64,
     busy_us: AtomicU64,
+    /// The last block found no room.
+    no_room: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -178,6 +180,7 @@ impl Recoder {
             commands: AtomicUsize::new(0),
             coded_bytes: AtomicU64::new(0),
             busy_us: AtomicU64::new(0),
+            no_room: AtomicBool::new(false),
             thread: Mutex::new(None),
         });
         match this.store().staged_inodes() {
@@ -442,6 +445,30 @@ impl Recoder {
         })
     }
 
+    /// Codes one run; says why if it cannot. Notes in `full` that there is no room.
+    fn code_one(
+        &self,
+        job: &Job,
+        idle: bool,
+        full: &AtomicBool,
+        last: &mut Last,
+    ) -> Result<Coded, ReadError> {
+        let room = self.store().reserve_to_code(job.run.len, !idle);
+        let result = room
+            .map_err(ReadError::from)
+            .and_then(|_room| worker::code_run(&self.blocks, job.ino, &job.run, &job.recipe, last));
+        let no_room = matches!(&result, Err(ReadError::Store(StoreError::NoSpace { .. })));
+        full.fetch_or(no_room, Ordering::Relaxed);
+        // That is said once: the background tries again from time to time.
+        let said = self.no_room.swap(no_room, Ordering::Relaxed);
+        if let Err(e) = &result
+            && !(no_room && said)
+        {
+            log::error!("inode {} offset {}: not coded: {e}", job.ino, job.run.off);
+        }
+        result
+    }
+
     /// Codes the ready runs of `inos` with `threads` workers; returns how many were swapped in, and what
     /// they came to. `done` is called once per run, with its length. Fails once the coder is to end.
     fn code(
@@ -457,29 +484,22 @@ impl Recoder {
         let (done_tx, done_rx) = mpsc::channel::<(u64, Result<Coded, ReadError>)>();
         let job_rx = Mutex::new(job_rx);
         let (mut blocks, mut sum, mut failed) = (0, Coded::default(), None);
+        // Where one block finds no room, the rest need not be tried.
+        let full = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for _ in 0..threads.max(1) {
                 let done_tx = done_tx.clone();
-                let job_rx = &job_rx;
+                let (job_rx, full) = (&job_rx, &full);
                 scope.spawn(move || {
                     let _idle = idle.then(|| self.idlers.enter());
                     let mut last = Last::default();
                     loop {
                         let job = job_rx.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         let Ok(job) = job else { break };
-                        if self.go_on().is_err() {
+                        if self.go_on().is_err() || full.load(Ordering::Relaxed) {
                             continue;
                         }
-                        let result = worker::code_run(
-                            &self.blocks,
-                            job.ino,
-                            &job.run,
-                            &job.recipe,
-                            &mut last,
-                        );
-                        if let Err(e) = &result {
-                            log::error!("inode {} offset {}: not coded: {e}", job.ino, job.run.off);
-                        }
+                        let result = self.code_one(&job, idle, full, &mut last);
                         if done_tx.send((job.run.len, result)).is_err() {
                             break;
                         }

@@ -150,6 +150,7 @@ pub fn fits(store: &Store, number: u32) -> bool {
     // The rest of what is set aside is the checkpoint's.
     let aside = store.segments.aside.load(Ordering::Relaxed).min(RESERVE);
     let free = store.segments.volume.free_bytes().unwrap_or(u64::MAX).saturating_add(aside);
+    let free = free.saturating_sub(store.promised.held());
     live + live / 16 + checkpoint + checkpoint / 4 + SLACK <= free
 }
 

@@ -17,6 +17,13 @@ pub struct Promised {
     spent: AtomicU64,
 }
 
+impl Promised {
+    /// Bytes reserved, and still to be written.
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+}
+
 /// Room promised by [`Store::reserve`]; given back when dropped.
 #[derive(Debug)]
 pub struct Reservation {
@@ -84,12 +91,25 @@ impl Store {
         Ok((u128::from(room) * u128::from(MANY) / u128::from(takes.max(1))) as u64)
     }
 
-    /// Makes sure that `bytes` of payload (plus their overhead) will find room.
+    /// Makes sure that `bytes` of payload (plus their overhead) will find room. Cleans for it if it has
+    /// to.
     pub fn reserve(&self, bytes: u64) -> Result<Reservation> {
+        // Kept free for the log itself, for coding and for the cleaner.
+        let keep = self.segments.headroom + self.segments.sidecars_due();
+        self.promise(bytes, keep, true)
+    }
+
+    /// The same for a block that is coded. That sets free what it takes, and more, once the cleaner has
+    /// been there: so it may use a quarter of the room that writers leave. The rest is enough for the
+    /// cleaner to move what lives in any one segment. `clean`: whether to clean for it.
+    pub fn reserve_to_code(&self, bytes: u64, clean: bool) -> Result<Reservation> {
+        self.promise(bytes, self.segments.headroom / 4 * 3, clean)
+    }
+
+    fn promise(&self, bytes: u64, keep: u64, clean: bool) -> Result<Reservation> {
         let bytes = bytes + bytes / 16 + 4096;
-        // Kept free for the log itself and for the cleaner.
-        let want = bytes + self.segments.headroom + self.segments.sidecars_due();
-        if self.usable_bytes() < want {
+        let want = bytes + keep;
+        if clean && self.usable_bytes() < want {
             sweep::hurry(self, std::time::Duration::from_secs(4));
             gc::make_room(self, want);
         }

@@ -92,10 +92,12 @@ fn state_mut(store: &Store) -> RwLockWriteGuard<'_, State> {
 fn has_room(store: &Store, batch: &[(Vec<u8>, Option<Vec<u8>>)]) -> bool {
     /// Its files grow in steps.
     const STEP: u64 = if cfg!(test) { 64 << 10 } else { 3 << 20 };
+    // The cleaner comes first: where it has room, there will be some.
+    let keep = store.segments.headroom / 2;
     let pair = |(k, v): &(Vec<u8>, Option<Vec<u8>>)| k.len() + v.as_ref().map_or(0, Vec::len);
     let bytes: usize = batch.iter().map(pair).sum();
     let free = store.segments.volume.free_bytes();
-    free.map_or(true, |free| free >= STEP + 4 * bytes as u64)
+    free.map_or(true, |free| free >= keep + STEP + 4 * bytes as u64)
 }
 
 /// True if the index took all it was given.

@@ -152,6 +152,11 @@ impl MemVolume {
         self.room.used.load(Ordering::SeqCst)
     }
 
+    /// Bytes that the disk has left.
+    pub fn free(&self) -> u64 {
+        self.free_bytes().unwrap()
+    }
+
     /// Room for so many bytes more.
     pub fn set_free(&self, bytes: u64) {
         self.room.limit.store(self.room.used.load(Ordering::SeqCst) + bytes, Ordering::SeqCst);

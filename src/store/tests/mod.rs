@@ -42,6 +42,19 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// A new store in memory, and its disk of so many bytes.
+pub fn on_a_disk_of(
+    bytes: u64,
+    path: &Path,
+    options: &MkfsOptions,
+) -> (Arc<Store>, Arc<memory::MemVolume>) {
+    let volume = Arc::new(memory::MemVolume::default());
+    open::create_in(&*volume, options, "memory").unwrap();
+    volume.set_free(bytes);
+    let (options, index) = (OpenOptions::default(), open::IndexFrom::Memory);
+    (open::open_with(path, &options, volume.clone(), index).unwrap(), volume)
+}
+
 /// Has a store take no more writes.
 pub fn fail(store: &Store) {
     store.writer().fail("on purpose");
@@ -92,8 +105,18 @@ fn create(store: &Store, name: &[u8]) -> Result<Ino> {
     Ok(ino)
 }
 
-/// The bytes of an inode, holes as zeros, up to `len`.
+/// The bytes of an inode, holes as zeros, up to `len`. As all readers must, it looks again where
+/// frames have moved meanwhile.
 fn contents(store: &Store, ino: Ino, len: usize) -> Result<Vec<u8>> {
+    loop {
+        match contents_as_of_now(store, ino, len) {
+            Err(StoreError::Outdated(_)) => {}
+            read => return read,
+        }
+    }
+}
+
+fn contents_as_of_now(store: &Store, ino: Ino, len: usize) -> Result<Vec<u8>> {
     let mut out = vec![0; len];
     for e in store.extents_in(ino, 0, len as u64)? {
         let f = store.read_frame(e.frame)?;
