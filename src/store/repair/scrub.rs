@@ -36,9 +36,15 @@ impl Store {
 
     /// Checks every frame and page of what is durable of a segment. With `repair`, what can be put
     /// right is, and is durable on return.
+    ///
+    /// # Errors
+    /// `Closing` if repair was asked for and the store is closed: nothing was repaired then.
     pub fn check_segment(&self, number: u32, repair: bool) -> Result<SegmentCheck> {
         let segments = &self.segments;
-        let repair = repair && !self.read_only && !self.closed.load(Ordering::Acquire);
+        let repair = repair && !self.read_only;
+        if repair && self.closed.load(Ordering::Acquire) {
+            return Err(StoreError::Closing);
+        }
         let len = self.settled_len(number);
         let mut out = SegmentCheck::default();
         let mut whole = BTreeMap::new();
