@@ -453,27 +453,3 @@ fn noise_hardly_grows() {
     let packed = std::fs::metadata(p.path("n.lmz")).unwrap().len();
     assert!(packed < noise.len() as u64 * 101 / 100 + 4096, "{packed}");
 }
-
-#[test]
-fn the_manual_page_has_every_command_and_option() {
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/man/lmfs.1")).unwrap();
-    let page = page.replace("\\-", "-");
-    let command = lmfs::cli::command();
-    let mut known = Vec::new();
-    for sub in command.get_subcommands().filter(|s| !s.is_hide_set()) {
-        assert!(page.contains(&format!("lmfs {}", sub.get_name())), "{}", sub.get_name());
-        let inner = sub.get_subcommands().flat_map(clap::Command::get_arguments);
-        for arg in sub.get_arguments().chain(inner).filter(|a| !a.is_hide_set()) {
-            if let Some(long) = arg.get_long() {
-                assert!(page.contains(&format!("--{long}")), "{} --{long}", sub.get_name());
-                known.push(long.to_owned());
-            }
-        }
-    }
-    known.extend(["help", "verbose", "quiet", "version"].map(String::from));
-    for word in page.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')) {
-        if let Some(long) = word.strip_prefix("--").filter(|l| !l.is_empty()) {
-            assert!(known.iter().any(|k| k == long), "the page has --{long}, the program has not");
-        }
-    }
-}

@@ -1,0 +1,81 @@
+//! Examples in each command's `--help`. The manual pages have them too; tests/manual.rs runs those there and
+//! checks that these are among them.
+
+/// A command and lines that show its use, in the places of the manual: a store `archive`, mounted on
+/// `mnt`, and files to put into it.
+const EXAMPLES: &[(&str, &[&str])] = &[
+    ("up", &["lmfs up archive mnt", "lmfs up hot mnt --model fast -o cache=1G,noatime"]),
+    ("mkfs", &["lmfs mkfs logs-archive --ecc archival"]),
+    ("mount", &["lmfs mount archive mnt -o ro"]),
+    ("umount", &["lmfs umount mnt"]),
+    ("settle", &["lmfs settle mnt mnt/logs"]),
+    ("sync", &["lmfs sync mnt"]),
+    ("recode", &["lmfs recode mnt -m fast mnt/app.log"]),
+    ("status", &["lmfs status archive", "lmfs status archive --prometheus > lmfs.prom"]),
+    ("stat", &["lmfs stat -r mnt/logs"]),
+    ("ls", &["lmfs ls archive", "lmfs ls -lR archive logs"]),
+    (
+        "cat",
+        &[
+            "lmfs cat archive logs/auth.log | tail -n 3",
+            "lmfs cat archive app.log --offset 200000 --length 500",
+        ],
+    ),
+    ("export", &["lmfs export archive > archive.tar", "lmfs export archive logs | tar -t"]),
+    ("import", &["lmfs import copy < archive.tar", "tar -c logs | lmfs import copy"]),
+    (
+        "surprise",
+        &[
+            "lmfs surprise app.log --lines 3",
+            "lmfs surprise mnt/logs/auth.log --html surprise.html",
+        ],
+    ),
+    ("scrub", &["lmfs scrub --repair --throttle 32M archive", "lmfs scrub --decode archive"]),
+    ("fsck", &["lmfs fsck archive"]),
+    ("gc", &["lmfs gc archive"]),
+    (
+        "compress",
+        &[
+            "lmfs compress app.log -o app.log.lmz",
+            "tar -c logs | lmfs compress - -m fast -o logs.tar.lmz",
+        ],
+    ),
+    (
+        "decompress",
+        &[
+            "lmfs decompress -t app.log.lmz",
+            "lmfs decompress app.log.lmz -o app.log.2",
+            "lmfs decompress logs.tar.lmz -o - | tar -t",
+        ],
+    ),
+    ("model list", &["lmfs model list"]),
+    ("model info", &["lmfs model info small"]),
+    ("model bench", &["lmfs model bench base"]),
+    ("model verify", &["lmfs model verify ourlogs"]),
+    ("model import", &["lmfs model import ourlogs.lmfsmodel"]),
+    ("model train", &["lmfs model train --corpus logs --name small --memory 1M"]),
+    (
+        "model tune",
+        &[
+            "lmfs model tune --corpus logs --name ourlogs",
+            "lmfs model tune --store mnt --name itself",
+        ],
+    ),
+    ("model export", &["lmfs model export ourlogs -o ourlogs.lmfsmodel"]),
+    ("model rm", &["lmfs model rm ourlogs"]),
+    ("bench codec", &["lmfs bench codec app.log", "lmfs bench codec -m fast app.log"]),
+    ("bench fs", &["lmfs bench fs mnt/try"]),
+    ("completions", &["lmfs completions bash > lmfs.bash"]),
+];
+
+/// The command with examples behind the help of each of its subcommands.
+pub fn added_to(command: clap::Command) -> clap::Command {
+    EXAMPLES.iter().fold(command, |command, (path, lines)| {
+        let text = format!("Examples:\n  {}", lines.join("\n  "));
+        let with = |c: clap::Command| c.after_help(text);
+        match path.split_once(' ') {
+            Some((group, name)) => command.mut_subcommand(group, |g| g.mut_subcommand(name, with)),
+            None => command.mut_subcommand(*path, with),
+        }
+    })
+}
