@@ -484,3 +484,43 @@ fn completions_know_paths() {
         assert!(zsh.contains(want), "{want}");
     }
 }
+
+/// How a heading is named in a link: lower case, blanks as dashes, without what is no letter, digit or dash.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.collect::<String>().trim().to_lowercase().replace(' ', "-")
+}
+
+#[test]
+fn links_in_documents_lead_somewhere() {
+    let mut files: Vec<_> = ["", "docs", "training", "fuzz"]
+        .iter()
+        .filter_map(|d| std::fs::read_dir(Path::new(HERE).join(d)).ok())
+        .flat_map(|dir| dir.map(|e| e.unwrap().path()))
+        .filter(|p| p.extension().is_some_and(|e| e == "md"))
+        .collect();
+    files.sort();
+    let mut seen = 0;
+    for file in &files {
+        let text = std::fs::read_to_string(file).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.starts_with("http") || link.contains(char::is_whitespace) {
+                continue;
+            }
+            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+            let to = match path {
+                "" => file.clone(),
+                _ => file.parent().unwrap().join(path),
+            };
+            assert!(to.exists(), "{}: {link} leads nowhere", file.display());
+            if !heading.is_empty() {
+                let there = std::fs::read_to_string(&to).unwrap();
+                let headings = there.lines().filter(|l| l.starts_with('#'));
+                let mut anchors = headings.map(|l| anchor(l.trim_start_matches('#')));
+                assert!(anchors.any(|a| a == heading), "{}: no heading {link}", file.display());
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "{seen} links were found");
+}
