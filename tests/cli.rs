@@ -266,12 +266,16 @@ fn kill(mnt: &str) {
         serde_json::from_str(&works(&["status", mnt, "--json"])).unwrap();
     let pid = status["pid"].to_string();
     assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
-    // Until it has ended, if only as a zombie, it may still be connected.
-    let state = || {
-        let stat = std::fs::read_to_string(Path::new("/proc").join(&pid).join("stat")).ok()?;
-        stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
+    // Until all its threads have ended, if only as a zombie, it may still be connected: the first thread is a
+    // zombie before the others have closed what they share.
+    let proc = Path::new("/proc").join(&pid);
+    let lives = || {
+        let Ok(stat) = std::fs::read_to_string(proc.join("stat")) else { return false };
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        let threads = std::fs::read_dir(proc.join("task")).map_or(0, Iterator::count);
+        state.is_some_and(|s| s != 'Z' && s != 'X') || threads > 1
     };
-    while state().is_some_and(|s| s != 'Z' && s != 'X') {
+    while lives() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }
