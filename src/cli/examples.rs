@@ -48,6 +48,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "lmfs decompress logs.tar.lmz -o - | tar -t",
         ],
     ),
+    ("model", &["lmfs model list", "lmfs model tune --corpus logs --name ourlogs"]),
     ("model list", &["lmfs model list"]),
     ("model info", &["lmfs model info small"]),
     ("model bench", &["lmfs model bench base"]),
@@ -63,13 +64,19 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ),
     ("model export", &["lmfs model export ourlogs -o ourlogs.lmfsmodel"]),
     ("model rm", &["lmfs model rm ourlogs"]),
+    ("bench", &["lmfs bench codec app.log", "lmfs bench fs mnt/try"]),
     ("bench codec", &["lmfs bench codec app.log", "lmfs bench codec -m fast app.log"]),
     ("bench fs", &["lmfs bench fs mnt/try"]),
     ("completions", &["lmfs completions bash > lmfs.bash"]),
 ];
 
-/// The command with examples behind the help of each of its subcommands.
+/// Those of the program as a whole.
+const FIRST: &[&str] =
+    &["lmfs up archive mnt", "cp -a logs mnt/", "lmfs settle mnt", "lmfs umount mnt"];
+
+/// The command with examples behind its help and that of each of its subcommands.
 pub fn added_to(command: clap::Command) -> clap::Command {
+    let command = command.after_help(format!("Examples:\n  {}", FIRST.join("\n  ")));
     EXAMPLES.iter().fold(command, |command, (path, lines)| {
         let text = format!("Examples:\n  {}", lines.join("\n  "));
         let with = |c: clap::Command| c.after_help(text);
