@@ -127,7 +127,8 @@ fn commands() -> Vec<(String, clap::Command)> {
 fn known(command: &clap::Command) -> BTreeSet<String> {
     let mut out = BTreeSet::new();
     for arg in command.get_arguments().filter(|a| !a.is_hide_set() && !a.is_global_set()) {
-        out.extend(arg.get_long().map(|l| format!("--{l}")));
+        let aliases = arg.get_visible_aliases().unwrap_or_default().into_iter();
+        out.extend(arg.get_long().into_iter().chain(aliases).map(|l| format!("--{l}")));
         out.extend(arg.get_short().map(|s| format!("-{s}")));
     }
     out

@@ -24,6 +24,13 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("export", &["lmfs export archive > archive.tar", "lmfs export archive logs | tar -t"]),
     ("import", &["lmfs import copy < archive.tar", "tar -c logs | lmfs import copy"]),
     (
+        "grep",
+        &[
+            "lmfs grep -i REFUSED archive",
+            "lmfs grep -A 3 --since \"Nov 29 12:05:00\" --until \"Nov 29 12:05:59\" refused archive/app.log",
+        ],
+    ),
+    (
         "surprise",
         &[
             "lmfs surprise app.log --lines 3",
@@ -74,12 +81,20 @@ const EXAMPLES: &[(&str, &[&str])] = &[
 const FIRST: &[&str] =
     &["lmfs up archive mnt", "cp -a logs mnt/", "lmfs settle mnt", "lmfs umount mnt"];
 
+fn text(lines: &[&str]) -> String {
+    format!("Examples:\n  {}", lines.join("\n  "))
+}
+
+/// Those of a command.
+pub fn of(path: &str) -> String {
+    EXAMPLES.iter().find(|(p, _)| *p == path).map(|(_, lines)| text(lines)).unwrap_or_default()
+}
+
 /// The command with examples behind its help and that of each of its subcommands.
 pub fn added_to(command: clap::Command) -> clap::Command {
-    let command = command.after_help(format!("Examples:\n  {}", FIRST.join("\n  ")));
+    let command = command.after_help(text(FIRST));
     EXAMPLES.iter().fold(command, |command, (path, lines)| {
-        let text = format!("Examples:\n  {}", lines.join("\n  "));
-        let with = |c: clap::Command| c.after_help(text);
+        let with = |c: clap::Command| c.after_help(text(lines));
         match path.split_once(' ') {
             Some((group, name)) => command.mut_subcommand(group, |g| g.mut_subcommand(name, with)),
             None => command.mut_subcommand(*path, with),

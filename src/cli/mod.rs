@@ -13,6 +13,7 @@ mod dead;
 mod examples;
 mod fsck;
 mod gc;
+mod grep;
 mod helper;
 mod mkfs;
 mod model;
@@ -101,6 +102,9 @@ enum Command {
     Export(archive::export::Args),
     /// Fill a store from a tar stream on standard input
     Import(archive::import::Args),
+    /// Lines that match a pattern, in an archive, mounted or not
+    #[command(disable_help_flag = true)]
+    Grep(grep::Args),
     /// Where a text's bits went: the most surprising lines, or a page that colours each token
     Surprise(surprise::Args),
     /// Check all that files are made of
@@ -164,6 +168,10 @@ pub fn main() -> ExitCode {
     }
     if name == "umount.lmfs" || name == "umount.fuse.lmfs" {
         return ExitCode::from(umount_helper::main(args.collect()));
+    }
+    let args: Vec<_> = args.collect();
+    if let Some((common, args)) = grep::asked_for(&args) {
+        return ExitCode::from(grep::main(common, args));
     }
     let mut known = command();
     let parsed = known.try_get_matches_from_mut(std::env::args_os());
@@ -235,7 +243,7 @@ pub fn main() -> ExitCode {
                     completions::run(&a);
                     Ok(())
                 }
-                Command::Mount(_) | Command::Up(_) => Ok(()),
+                Command::Mount(_) | Command::Up(_) | Command::Grep(_) => Ok(()),
             }
         }
     };
