@@ -2,7 +2,7 @@
 //!
 //! Runs SOURCE in single precision with weights and activations rounded as an integer engine would
 //! round them, for several ranges and numbers of inputs that share a scale. The engine's own
-//! choice is docs/design.md's.
+//! choice is in docs/design.md, figures in docs/benchmarks.md.
 
 #![allow(clippy::unwrap_used)]
 

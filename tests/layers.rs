@@ -1,4 +1,4 @@
-//! Imports go one way, as `docs/ARCHITECTURE.md` says, foreign crates have one room each, and no files
+//! Imports go one way, as `docs/ARCHITECTURE.md` says, foreign crates have one module each, and no files
 //! import each other in a circle.
 
 #![allow(clippy::unwrap_used)]
@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 const TOP: &str = env!("CARGO_MANIFEST_DIR");
 
-/// A room, whom it may import, and the foreign crates that only it may name.
+/// A module, whom it may import, and the foreign crates that only it may name.
 #[derive(Debug, PartialEq, Eq)]
-struct Room {
+struct Module {
     name: String,
     may: Vec<String>,
     alone: Vec<String>,
@@ -21,8 +21,8 @@ fn list(cell: &str) -> Vec<String> {
     cell.split(',').map(|n| n.trim().to_owned()).filter(|n| !n.is_empty()).collect()
 }
 
-/// The rows of the tables that begin with a column called "room".
-fn rooms(text: &str) -> Vec<Room> {
+/// The rows of the tables that begin with a column called "module".
+fn modules(text: &str) -> Vec<Module> {
     let mut out = Vec::new();
     let mut head: Option<Vec<String>> = None;
     for line in text.lines() {
@@ -33,17 +33,17 @@ fn rooms(text: &str) -> Vec<Room> {
         let cells: Vec<String> = row.split('|').map(|c| c.trim().to_owned()).collect();
         match &head {
             None => head = Some(cells),
-            Some(head) if head[0] == "room" && !cells[0].starts_with("---") => {
+            Some(head) if head[0] == "module" && !cells[0].starts_with("---") => {
                 let cell = |name: &str| {
                     let at = head.iter().position(|h| h == name);
                     at.map(|at| list(&cells[at])).unwrap_or_default()
                 };
-                let room = Room {
+                let module = Module {
                     name: cells[0].clone(),
                     may: cell("may import"),
                     alone: cell("alone knows"),
                 };
-                out.push(room);
+                out.push(module);
             }
             Some(_) => {}
         }
@@ -145,23 +145,23 @@ fn names(source: &Source) -> Vec<Vec<String>> {
 
 #[test]
 fn imports_go_one_way() {
-    let rooms =
-        rooms(&std::fs::read_to_string(Path::new(TOP).join("docs/ARCHITECTURE.md")).unwrap());
-    assert!(rooms.len() > 15, "{rooms:?}");
+    let modules =
+        modules(&std::fs::read_to_string(Path::new(TOP).join("docs/ARCHITECTURE.md")).unwrap());
+    assert!(modules.len() > 15, "{modules:?}");
     let sources = sources();
     assert!(sources.len() > 100);
     let mut wrong = Vec::new();
     for s in &sources {
         let here = s.place.join("/");
-        let room = rooms.iter().find(|r| r.name == s.place[0]);
-        let room = room.unwrap_or_else(|| panic!("{} is no room of the table", s.place[0]));
+        let module = modules.iter().find(|r| r.name == s.place[0]);
+        let module = module.unwrap_or_else(|| panic!("{} is no module of the table", s.place[0]));
         for name in names(s).iter().filter_map(|n| n.first()) {
-            let known = rooms.iter().any(|r| r.name == *name);
-            if known && *name != room.name && !room.may.contains(name) {
+            let known = modules.iter().any(|r| r.name == *name);
+            if known && *name != module.name && !module.may.contains(name) {
                 wrong.push(format!("{here} imports {name}"));
             }
         }
-        for owner in &rooms {
+        for owner in &modules {
             let inside = here == owner.name || here.starts_with(&format!("{}/", owner.name));
             for krate in owner.alone.iter().filter(|_| !inside) {
                 if s.code.contains(&format!("{krate}::"))
@@ -222,7 +222,7 @@ fn no_files_import_each_other_in_a_circle() {
     let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for s in sources.iter().filter(tests) {
         let mut named: BTreeSet<Vec<String>> = names(s).iter().filter_map(|n| file(n)).collect();
-        // A room's root says `mod x;` and then names `x` without a prefix.
+        // A module's root says `mod x;` and then names `x` without a prefix.
         for child in all.iter().filter(|c| c.len() == s.place.len() + 1 && c.starts_with(&s.place))
         {
             let name = child.last().unwrap();
@@ -248,9 +248,9 @@ fn the_checks_themselves_see_what_is_wrong() {
     let found: Vec<String> = names(&s).iter().map(|n| n.join("::")).collect();
     assert_eq!(found, ["c::d", "c::e", "f", "a::g::H", "a::b::i"]);
     let table =
-        "| room | what | may import | alone knows |\n|---|---|---|---|\n| a | x | b, c | k |\n";
-    let a = Room { name: "a".into(), may: vec!["b".into(), "c".into()], alone: vec!["k".into()] };
-    assert_eq!(rooms(table), [a]);
+        "| module | what | may import | alone knows |\n|---|---|---|---|\n| a | x | b, c | k |\n";
+    let a = Module { name: "a".into(), may: vec!["b".into(), "c".into()], alone: vec!["k".into()] };
+    assert_eq!(modules(table), [a]);
     let edge = |from: &str, to: &[&str]| {
         (from.to_owned(), to.iter().map(|t| (*t).to_owned()).collect::<BTreeSet<_>>())
     };

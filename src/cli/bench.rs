@@ -27,19 +27,19 @@ enum What {
 #[derive(Debug, clap::Args)]
 struct CodecArgs {
     /// Files
-    #[arg(required = true)]
+    #[arg(required = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<PathBuf>,
     /// Model
     #[arg(short, long, default_value = models::DEFAULT)]
     model: String,
     /// Bytes per block (K, M)
-    #[arg(short, long)]
+    #[arg(short, long, value_name = "SIZE")]
     block_size: Option<String>,
     /// Lanes per block, instead of the model's own
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     lanes: Option<u32>,
     /// Percent that the language model must save to be used, as the mount option
-    #[arg(long, default_value_t = Tier::LM_GAIN)]
+    #[arg(long, value_name = "PERCENT", default_value_t = Tier::LM_GAIN)]
     lm_gain: f64,
     /// Print JSON
     #[arg(long)]

@@ -23,6 +23,7 @@ const SMALL_FILES: usize = 5000;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Directory in which to work, on a mounted lmfs; 300 MB are written and deleted again
+    #[arg(value_hint = clap::ValueHint::DirPath)]
     dir: PathBuf,
     /// Print JSON
     #[arg(long)]

@@ -25,9 +25,17 @@ const LINKS: usize = 40;
 #[derive(Debug, clap::Args)]
 pub struct CompressArgs {
     /// File to compress; - for standard input
+    #[arg(value_name = "IN", value_hint = clap::ValueHint::FilePath)]
     input: PathBuf,
     /// Container to write; - for standard output
-    #[arg(short, long, required_unless_present = "test", conflicts_with = "test")]
+    #[arg(
+        short,
+        long,
+        value_name = "OUT",
+        required_unless_present = "test",
+        conflicts_with = "test"
+    )]
+    #[arg(value_hint = clap::ValueHint::FilePath)]
     output: Option<PathBuf>,
     /// Overwrite a file that is there
     #[arg(short, long)]
@@ -39,7 +47,7 @@ pub struct CompressArgs {
     #[arg(short, long, default_value = models::DEFAULT)]
     model: String,
     /// Bytes per block (K, M)
-    #[arg(short, long)]
+    #[arg(short, long, value_name = "SIZE")]
     block_size: Option<String>,
 }
 
@@ -47,9 +55,17 @@ pub struct CompressArgs {
 #[derive(Debug, clap::Args)]
 pub struct DecompressArgs {
     /// Container, or several one behind the other; - for standard input
+    #[arg(value_name = "IN", value_hint = clap::ValueHint::FilePath)]
     input: PathBuf,
     /// File to write; - for standard output
-    #[arg(short, long, required_unless_present = "test", conflicts_with = "test")]
+    #[arg(
+        short,
+        long,
+        value_name = "OUT",
+        required_unless_present = "test",
+        conflicts_with = "test"
+    )]
+    #[arg(value_hint = clap::ValueHint::FilePath)]
     output: Option<PathBuf>,
     /// Overwrite a file that is there
     #[arg(short, long)]

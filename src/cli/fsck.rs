@@ -11,6 +11,7 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The store's directory
+    #[arg(value_hint = clap::ValueHint::DirPath)]
     store: PathBuf,
     /// Put right what can be put right
     #[arg(long)]

@@ -22,15 +22,16 @@ enum Level {
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Directory for the store; must not exist, or be empty
+    #[arg(value_hint = clap::ValueHint::DirPath)]
     store: PathBuf,
     /// Default model; fast codes without a language model, off keeps files as they are written
     #[arg(long, default_value = models::DEFAULT)]
     model: String,
     /// Bytes per block (K, M); the model's own if not given
-    #[arg(long)]
+    #[arg(long, value_name = "SIZE")]
     block_size: Option<String>,
     /// Error-correction level
-    #[arg(long, value_enum, default_value_t = Level::Standard)]
+    #[arg(long, value_enum, value_name = "LEVEL", default_value_t = Level::Standard)]
     ecc: Level,
 }
 

@@ -10,8 +10,10 @@ mod compress;
 #[cfg_attr(not(feature = "import"), path = "convert_none.rs")]
 mod convert;
 mod dead;
+mod examples;
 mod fsck;
 mod gc;
+mod grep;
 mod helper;
 mod mkfs;
 mod model;
@@ -45,7 +47,7 @@ mod up;
 
 use output::outln;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Done.
@@ -60,10 +62,10 @@ pub const USAGE: u8 = 2;
 #[command(name = "lmfs", disable_version_flag = true, arg_required_else_help = true)]
 pub struct Cli {
     /// Say more; twice for debugging
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, display_order = 900, action = clap::ArgAction::Count)]
     verbose: u8,
     /// Say only what went wrong
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 901)]
     quiet: bool,
     /// Print the version; with -v, of format and engine too
     #[arg(short = 'V', long)]
@@ -100,6 +102,9 @@ enum Command {
     Export(archive::export::Args),
     /// Fill a store from a tar stream on standard input
     Import(archive::import::Args),
+    /// Lines that match a pattern, in an archive, mounted or not
+    #[command(disable_help_flag = true)]
+    Grep(grep::Args),
     /// Where a text's bits went: the most surprising lines, or a page that colours each token
     Surprise(surprise::Args),
     /// Check all that files are made of
@@ -150,7 +155,7 @@ impl<E: std::error::Error> From<E> for Failure {
 
 type Outcome = Result<(), Failure>;
 
-/// Runs the program; the exit code is documented in the manual page.
+/// Runs the program; the exit codes are documented in the manual pages.
 pub fn main() -> ExitCode {
     // A reader that goes away ends us quietly, as it does other tools.
     // SAFETY: sets a signal's default disposition before any thread exists.
@@ -164,7 +169,14 @@ pub fn main() -> ExitCode {
     if name == "umount.lmfs" || name == "umount.fuse.lmfs" {
         return ExitCode::from(umount_helper::main(args.collect()));
     }
-    let cli = match Cli::try_parse() {
+    let args: Vec<_> = args.collect();
+    if let Some((common, args)) = grep::asked_for(&args) {
+        return ExitCode::from(grep::main(common, args));
+    }
+    let mut known = command();
+    let parsed = known.try_get_matches_from_mut(std::env::args_os());
+    let parsed = parsed.and_then(|m| Cli::from_arg_matches(&m).map_err(|e| e.format(&mut known)));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(e) => {
             let printed = e.print();
@@ -198,7 +210,7 @@ pub fn main() -> ExitCode {
     };
     let say = output::Say { quiet: cli.quiet };
     let Some(command) = cli.command else {
-        let _ = Cli::command().print_help();
+        let _ = known.print_help();
         return ExitCode::from(USAGE);
     };
     let outcome = match command {
@@ -231,7 +243,7 @@ pub fn main() -> ExitCode {
                     completions::run(&a);
                     Ok(())
                 }
-                Command::Mount(_) | Command::Up(_) => Ok(()),
+                Command::Mount(_) | Command::Up(_) | Command::Grep(_) => Ok(()),
             }
         }
     };
@@ -244,7 +256,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The command line's definition, for completions and for checks of the manual page.
+/// The command line's definition, for completions and for checks of the manual pages.
 pub fn command() -> clap::Command {
-    Cli::command()
+    examples::added_to(Cli::command())
 }

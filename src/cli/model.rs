@@ -41,28 +41,29 @@ enum What {
         /// Name, or the beginning of an id
         name: String,
         /// Compare with the reference implementation on what the model was imported from
-        #[arg(long, value_name = "SOURCE")]
+        #[arg(long, value_name = "SOURCE", value_hint = clap::ValueHint::AnyPath)]
         oracle: Option<PathBuf>,
         /// Compare on the first 8,192 tokens of this file instead of the built-in sample
-        #[arg(long, value_name = "FILE", requires = "oracle")]
+        #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, requires = "oracle")]
         text: Option<PathBuf>,
     },
     /// Make a model of a GGUF file, a safetensors directory, a wheel or zip with one GGUF, or take
     /// an exported one
     Import {
         /// What to import
+        #[arg(value_hint = clap::ValueHint::AnyPath)]
         source: PathBuf,
         /// Name for it; by default what the source says
         #[arg(long)]
         name: Option<String>,
         /// Bytes per block (K, M)
-        #[arg(long)]
+        #[arg(long, value_name = "SIZE")]
         block_size: Option<String>,
         /// Lanes per block: 1 gives the best ratio, more the faster decoding of a block
-        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
         lanes: Option<u32>,
         /// Its licence, where the source does not say
-        #[arg(long)]
+        #[arg(long, value_name = "TEXT")]
         licence: Option<String>,
     },
     /// Make a model with a prior: count a directory of text
@@ -74,7 +75,7 @@ enum What {
         /// Name, or the beginning of an id
         name: String,
         /// File to write; - for standard output
-        #[arg(short, long)]
+        #[arg(short, long, value_name = "OUT", value_hint = clap::ValueHint::FilePath)]
         output: PathBuf,
     },
     /// Remove a model; stores that use it have their own copies
@@ -82,7 +83,7 @@ enum What {
         /// Name, or the beginning of an id
         name: String,
         /// Remove it from this store (or mounted directory) instead, if no frame needs it
-        #[arg(long, value_name = "DIR|STORE")]
+        #[arg(long, value_name = "DIR|STORE", value_hint = clap::ValueHint::DirPath)]
         store: Option<PathBuf>,
     },
 }

@@ -27,9 +27,10 @@ const MOST: u64 = 64 << 20;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Names, or beginnings of ids; all models if none is given
+    #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Measure on this text instead of the built-in sample
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     text: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]

@@ -20,8 +20,10 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The store's directory
+    #[arg(value_hint = clap::ValueHint::DirPath)]
     pub store: PathBuf,
     /// Empty directory to mount it on
+    #[arg(value_hint = clap::ValueHint::DirPath)]
     pub dir: PathBuf,
     /// Stay in the foreground and tell systemd when ready
     #[arg(short, long)]

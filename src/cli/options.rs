@@ -150,9 +150,7 @@ pub fn parse(o: &mut Options, text: &str, sloppy: bool) -> Result<(), String> {
                 if text.contains("remount") => {}
             _ if name.starts_with("x-") || sloppy => {}
             _ => {
-                return Err(format!(
-                    "unknown mount option '{option}'; lmfs(1) lists those that there are"
-                ));
+                return Err(format!("unknown mount option '{option}'; lmfs-mount(1) lists them"));
             }
         }
     }

@@ -9,11 +9,13 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Where the store is mounted, or the store
+    #[arg(value_name = "DIR|STORE", value_hint = clap::ValueHint::DirPath)]
     dir: PathBuf,
     /// Model to move to: fast, or one that `lmfs model list` shows
     #[arg(short, long)]
     model: String,
     /// Only these files and directories
+    #[arg(value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
     paths: Vec<PathBuf>,
     /// Print JSON
     #[arg(long)]

@@ -19,6 +19,7 @@ pub const USAGE: u8 = 16;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Where the store is mounted, or the store
+    #[arg(value_name = "DIR|STORE", value_hint = clap::ValueHint::DirPath)]
     dir: PathBuf,
     /// Put right what can be put right
     #[arg(long)]

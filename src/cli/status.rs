@@ -10,6 +10,7 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Where the store is mounted, or the store
+    #[arg(value_name = "DIR|STORE", value_hint = clap::ValueHint::DirPath)]
     dir: PathBuf,
     /// Print JSON
     #[arg(long, conflicts_with = "prometheus")]

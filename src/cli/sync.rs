@@ -9,6 +9,7 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Where the store is mounted, or something in it
+    #[arg(value_hint = clap::ValueHint::AnyPath)]
     dir: PathBuf,
 }
 

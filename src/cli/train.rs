@@ -29,7 +29,7 @@ const NAMED: usize = 20;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Text to count: a directory, with those below it
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     corpus: PathBuf,
     /// Name for the model
     #[arg(long)]
@@ -41,10 +41,10 @@ pub struct Args {
     #[arg(long, value_name = "MODEL")]
     network: Option<String>,
     /// Licence of the text
-    #[arg(long, default_value = "unknown")]
+    #[arg(long, default_value = "unknown", value_name = "TEXT")]
     licence: String,
     /// Where the text is from
-    #[arg(long)]
+    #[arg(long, value_name = "TEXT")]
     source: Option<String>,
     /// Print JSON
     #[arg(long)]

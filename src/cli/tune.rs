@@ -21,22 +21,22 @@ const MEMORY: [u64; 2] = [64 << 10, 256 << 20];
 #[command(group = clap::ArgGroup::new("text").required(true).args(["corpus", "store"]))]
 pub struct Args {
     /// Text to learn: a directory, with those below it
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     corpus: Option<PathBuf>,
     /// Text to learn: what a store holds, or a directory of a mounted one
-    #[arg(long, value_name = "DIR|STORE")]
+    #[arg(long, value_name = "DIR|STORE", value_hint = clap::ValueHint::DirPath)]
     store: Option<PathBuf>,
     /// Name for the tuned model
     #[arg(long)]
     pub name: String,
     /// Model to start from
-    #[arg(long, default_value = models::DEFAULT)]
+    #[arg(long, default_value = models::DEFAULT, value_name = "MODEL")]
     base: String,
     /// For a model with a prior: memory that its table may gain (K, M)
     #[arg(long, default_value = "16M", value_name = "SIZE")]
     memory: String,
     /// For a model with a network: minutes that it may take
-    #[arg(long, default_value_t = 10.0, value_parser = minutes)]
+    #[arg(long, value_name = "N", default_value_t = 10.0, value_parser = minutes)]
     pub minutes: f64,
     /// Steps that it may take: the same work on a machine that is busy
     #[arg(long, hide = true, default_value_t = u64::MAX)]

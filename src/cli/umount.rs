@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Where the store is mounted
+    #[arg(value_hint = clap::ValueHint::DirPath)]
     dir: PathBuf,
 }
 

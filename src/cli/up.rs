@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Directory of the store; made if it does not exist
+    #[arg(value_hint = clap::ValueHint::DirPath)]
     store: PathBuf,
     /// Directory to mount it on; made if it does not exist
+    #[arg(value_hint = clap::ValueHint::DirPath)]
     dir: PathBuf,
     /// Default model of a store that is made
     #[arg(long, default_value = models::DEFAULT)]

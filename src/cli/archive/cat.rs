@@ -9,9 +9,10 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The store, or where it is mounted
+    #[arg(value_name = "STORE|DIR", value_hint = clap::ValueHint::DirPath)]
     at: PathBuf,
     /// Files, relative to the archive's root
-    #[arg(required = true)]
+    #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// First byte of each file
     #[arg(long, default_value_t = 0, value_name = "N")]

@@ -23,8 +23,10 @@ const OCTAL_MAX: u32 = 0o777_7777;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The store, or where it is mounted
+    #[arg(value_name = "STORE|DIR", value_hint = clap::ValueHint::DirPath)]
     at: PathBuf,
     /// What to export, relative to the archive's root (default: all)
+    #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
 }
 

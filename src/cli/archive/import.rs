@@ -23,6 +23,7 @@ const COMMIT: u64 = 8 << 20;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The store, which must not be mounted
+    #[arg(value_hint = clap::ValueHint::DirPath)]
     store: PathBuf,
 }
 

@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The store, or where it is mounted
+    #[arg(value_name = "STORE|DIR", value_hint = clap::ValueHint::DirPath)]
     at: PathBuf,
     /// What to list, relative to the archive's root
+    #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Mode, links, owner, group, size and time of last change (UTC) too
     #[arg(short)]

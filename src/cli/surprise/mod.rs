@@ -26,12 +26,13 @@ const UNIT: f64 = 65536.0;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A text, mounted or not
+    #[arg(value_hint = clap::ValueHint::FilePath)]
     file: PathBuf,
     /// How many lines to show
     #[arg(long, default_value_t = 10, value_name = "N")]
     lines: usize,
     /// Write a page that shows the whole text, each token coloured by its bits
-    #[arg(long, value_name = "OUT")]
+    #[arg(long, value_name = "OUT", value_hint = clap::ValueHint::FilePath)]
     html: Option<PathBuf>,
     /// Model
     #[arg(short, long, default_value = models::DEFAULT)]
