@@ -144,6 +144,7 @@ const ASKED: &[&[&str]] = &[
     &["-v", "session"],
     &["-vn", "e"],
     &["-cv", "user"],
+    &["--invert-match", "--line-number", "--word-regexp", "user[0-9]*"],
     &["-w", "user3"],
     &["-x", "session two"],
     &["-o", "user[0-9]*"],

@@ -58,7 +58,7 @@ pub struct Args {
     #[arg(short = 'x', long)]
     line_regexp: bool,
     /// Lines that do not match
-    #[arg(id = "verbose", short = 'v', long)]
+    #[arg(id = "verbose", short = 'v', long = "invert-match")]
     invert_match: bool,
     /// Only how many lines match in each file
     #[arg(short, long)]
