@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The model of a new store, and where none is named.
 pub const DEFAULT: &str = "base";
-/// Canonical files that are part of the program, by name.
-pub const EMBEDDED: &[(&str, &[u8])] = &[("base", lmfs_base::MODEL)];
+/// Canonical files that are part of the program, by name. No constant: each use would have a copy.
+pub static EMBEDDED: &[(&str, &[u8])] = &[("base", lmfs_base::MODEL)];
 
 /// Why a model cannot be had.
 #[derive(Debug, thiserror::Error)]

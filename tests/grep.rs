@@ -122,7 +122,7 @@ fn fill(dir: &Path, dice: &mut Dice) {
         "session one\nSession two\n\nuser3, user33\ngrün Grün\nlast user5",
     )
     .unwrap();
-    fs::write(dir.join("bytes"), b"session \xff one\nsession two\nuser\xe9 x\n").unwrap();
+    fs::write(dir.join("bytes"), b"session \xff one\nsession two\nuser5 \xe9 x\n").unwrap();
     let mut nul = text(&log(Form::Iso, 3000, 3, 0, dice)).into_bytes();
     nul.extend(b"user5 \0 session\nuser5\n");
     fs::write(dir.join("app/nul"), nul).unwrap();
@@ -144,6 +144,7 @@ const ASKED: &[&[&str]] = &[
     &["-v", "session"],
     &["-vn", "e"],
     &["-cv", "user"],
+    &["--invert-match", "--line-number", "--word-regexp", "user[0-9]*"],
     &["-w", "user3"],
     &["-x", "session two"],
     &["-o", "user[0-9]*"],
@@ -342,11 +343,13 @@ fn a_range_of_time_is_what_a_filter_of_lines_gives() {
     // In order; nearly in order; of two parts, the second from before the first.
     let mut logs = Vec::new();
     for form in FORMS {
-        logs.push((format!("{form:?}-straight"), log(form, 1_800_000, 30, 0, &mut dice)));
+        // From a mebibyte on, blocks are passed over.
+        let bytes = if matches!(form, Form::Syslog | Form::Access) { 1_200_000 } else { 100_000 };
+        logs.push((format!("{form:?}-straight"), log(form, bytes, 30, 0, &mut dice)));
     }
-    logs.push(("late".into(), log(Form::Blank, 1_800_000, 30, 590, &mut dice)));
+    logs.push(("late".into(), log(Form::Blank, 1_200_000, 30, 590, &mut dice)));
     let (a, b) =
-        (log(Form::Iso, 900_000, 30, 0, &mut dice), log(Form::Iso, 900_000, 30, 0, &mut dice));
+        (log(Form::Iso, 600_000, 30, 0, &mut dice), log(Form::Iso, 600_000, 30, 0, &mut dice));
     logs.push(("twice".into(), [a, b].concat()));
     logs.push(("short".into(), log(Form::Syslog, 100_000, 300, 0, &mut dice)));
     let texts: Vec<_> = logs.iter().map(|(name, lines)| (name.as_str(), text(lines))).collect();
@@ -354,9 +357,9 @@ fn a_range_of_time_is_what_a_filter_of_lines_gives() {
     let store = store(&p, &files);
     for (name, lines) in &logs {
         let last = lines.iter().map(|(t, _)| *t).max().unwrap();
-        for round in 0..5 {
+        for round in 0..2 {
             let since = BEGIN + dice.below((last - BEGIN) as u64) as i64;
-            let until = since + [0, 3600, 40_000, 600, 1][round];
+            let until = since + [3600, 40_000][round];
             let path = format!("{store}/{name}");
             // Some forms have a fraction, by which a second is not over.
             let (from, to) = (iso(since), format!("{}.5Z", iso(until).trim_end_matches('Z')));
@@ -441,7 +444,8 @@ fn damage_is_named_once_and_passed_over_where_nobody_looks() {
     assert!(whole_lines + 2 >= left.len(), "{whole_lines} {}", left.len());
     assert_eq!(all.first(), left.first());
     assert_eq!(all.last(), left.last());
-    // A range of time that ends long before is searched without a word.
+    // A range of time that ends long before is searched without a word; the damage is in none of the chunks
+    // that are looked at on the way.
     let until = iso(lines[lines.len() / 8].0);
     let early = command(LMFS, &["grep", "--until", &until, "user5", &path]);
     assert_eq!((early.status.code(), said(&early).as_str()), (Some(0), ""));
@@ -463,7 +467,7 @@ fn damage_is_named_once_and_passed_over_where_nobody_looks() {
 fn files_out_of_order_or_without_times_are_not_passed_over_in_silence() {
     let p = Place::new();
     let mut dice = Dice(4);
-    let mut lines = log(Form::Iso, 3_000_000, 30, 0, &mut dice);
+    let mut lines = log(Form::Iso, 1_500_000, 30, 0, &mut dice);
     // An hour that comes a day late, in the middle of what is searched.
     let middle = lines.len() / 2;
     let since = lines[middle].0;

@@ -1,6 +1,7 @@
 //! `lmfs bench`.
 
-use super::output::outln;
+use super::output::{Say, outln};
+use super::progress::{Progress, Unit};
 use super::{FAILED, Failure, Outcome, mkfs, output};
 use crate::block::{self, Tier, bench};
 use crate::models;
@@ -88,10 +89,10 @@ fn row(file: String, m: &bench::Measured) -> Row {
 }
 
 /// Runs it.
-pub fn run(a: &Args) -> Outcome {
+pub fn run(a: &Args, say: Say) -> Outcome {
     let a = match &a.what {
         What::Codec(a) => a,
-        What::Fs(a) => return super::bench_fs::run(a),
+        What::Fs(a) => return super::bench_fs::run(a, say),
     };
     let mut tier = Tier { lm_gain: a.lm_gain, ..mkfs::tier(&a.model)? };
     let block_size = match &a.block_size {
@@ -117,6 +118,10 @@ pub fn run(a: &Args) -> Outcome {
     if !a.json {
         print_head(&report);
     }
+    let len = |p: &PathBuf| p.metadata().map_or(0, |m| m.len());
+    let all: u64 = a.files.iter().map(len).sum();
+    let progress = Progress::new(say, "measuring", Unit::Bytes);
+    progress.at(0, all);
     for path in &a.files {
         let name = path.display().to_string();
         let plain =
@@ -131,12 +136,14 @@ pub fn run(a: &Args) -> Outcome {
         sum.decode_s += m.decode_s;
         sum.first_block_s = sum.first_block_s.max(m.first_block_s);
         sum.roundtrip &= m.roundtrip;
+        progress.at(sum.bytes, all.max(sum.bytes));
         let row = row(name, &m);
         if !a.json {
-            print_row(&row);
+            progress.apart(|| print_row(&row));
         }
         report.files.push(row);
     }
+    drop(progress);
     report.total = row("total".into(), &sum);
     let whole = report.total.roundtrip;
     if a.json {

@@ -1,6 +1,7 @@
 //! `lmfs bench fs`: what programs get from a mount.
 
-use super::output::outln;
+use super::output::{Say, outln};
+use super::progress::{Progress, Unit};
 use super::{FAILED, Failure, Outcome, mounts, output, target};
 use crate::control::{self, Request};
 use serde::Serialize;
@@ -197,7 +198,7 @@ fn names(dir: &Path, r: &mut Report) -> std::io::Result<()> {
 }
 
 /// Runs it.
-pub fn run(a: &Args) -> Outcome {
+pub fn run(a: &Args, say: Say) -> Outcome {
     let shown = a.dir.display();
     if mounts::of(&a.dir)?.is_none() {
         return Err(Failure::new(FAILED, format!("{shown}: not on a mounted lmfs")));
@@ -206,9 +207,14 @@ pub fn run(a: &Args) -> Outcome {
     std::fs::create_dir(&scratch.0)
         .map_err(|e| Failure::new(FAILED, format!("{}: {e}", scratch.0.display())))?;
     let mut r = Report::default();
+    let progress = Progress::new(say, "measuring", Unit::Steps);
+    progress.at(0, 3);
     stream(&scratch.0, &mut r)?;
+    progress.at(1, 3);
     cold(&scratch.0, &mut r)?;
+    progress.at(2, 3);
     names(&scratch.0, &mut r)?;
+    drop(progress);
     if a.json {
         return output::json(&r);
     }

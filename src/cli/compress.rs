@@ -1,6 +1,7 @@
 //! `lmfs compress` and `lmfs decompress`.
 
 use super::output::{self, Say};
+use super::progress::{Progress, Unit, Watched};
 use super::{FAILED, Failure, Outcome, mkfs, partial};
 use crate::block::container::{self, ContainerError};
 use crate::block::{Lm, ModelId};
@@ -79,12 +80,14 @@ fn at(path: &Path, e: impl std::fmt::Display) -> Failure {
     Failure::new(FAILED, format!("{}: {e}", path.display()))
 }
 
-fn source(path: &Path) -> Result<Box<dyn Read>, Failure> {
+/// The input, and how long it is if that is known.
+fn source(path: &Path) -> Result<(Box<dyn Read>, Option<u64>), Failure> {
     if path == Path::new("-") {
-        return Ok(Box::new(io::stdin().lock()));
+        return Ok((Box::new(io::stdin().lock()), None));
     }
     let file = File::open(path).map_err(|e| at(path, e))?;
-    Ok(Box::new(BufReader::with_capacity(1 << 20, file)))
+    let len = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|m| m.len());
+    Ok((Box::new(BufReader::with_capacity(1 << 20, file)), len))
 }
 
 /// Where output goes.
@@ -244,19 +247,22 @@ fn failure(from: &Path, to: Option<&Path>, e: &ContainerError) -> Failure {
 
 /// Runs `compress`.
 pub fn compress(a: &CompressArgs, say: Say) -> Outcome {
-    let Some(output) = &a.output else { return test(&a.input) };
+    let Some(output) = &a.output else { return test(&a.input, say) };
     partial::guard();
     let tier = mkfs::tier(&a.model)?;
     let block = match &a.block_size {
         Some(t) => mkfs::block_size(t)?,
         None => tier.unit(),
     };
-    let mut input = source(&a.input)?;
+    let (input, len) = source(&a.input)?;
     let target = Target::of(output, a.force)?;
+    let progress = Progress::new(say, "compressing", Unit::Bytes);
+    let mut input = Watched::new(input, len, &progress);
     let sized = target.write(output, |out| {
         container::compress(&mut input, out, block as usize, &tier, THREADS)
             .map_err(|e| failure(&a.input, Some(output), &e))
     })?;
+    drop(progress);
     let len = |p: &Path| std::fs::metadata(p).map(|m| m.len());
     if sized && let (Ok(before), Ok(after)) = (len(&a.input), len(output)) {
         say.line(&format!("{} became {}", output::size(before), output::size(after)));
@@ -276,17 +282,22 @@ fn find(id: &ModelId, name: &str) -> Result<Arc<Lm>, String> {
 }
 
 /// Decodes a container and keeps nothing of it.
-fn test(input: &Path) -> Outcome {
-    container::decompress(&mut source(input)?, &mut io::sink(), &find, THREADS)
-        .map_err(|e| failure(input, None, &e))
+fn test(path: &Path, say: Say) -> Outcome {
+    let (input, len) = source(path)?;
+    let progress = Progress::new(say, "testing", Unit::Bytes);
+    let mut input = Watched::new(input, len, &progress);
+    container::decompress(&mut input, &mut io::sink(), &find, THREADS)
+        .map_err(|e| failure(path, None, &e))
 }
 
 /// Runs `decompress`.
-pub fn decompress(a: &DecompressArgs) -> Outcome {
-    let Some(output) = &a.output else { return test(&a.input) };
+pub fn decompress(a: &DecompressArgs, say: Say) -> Outcome {
+    let Some(output) = &a.output else { return test(&a.input, say) };
     partial::guard();
-    let mut input = source(&a.input)?;
+    let (input, len) = source(&a.input)?;
     let target = Target::of(output, a.force)?;
+    let progress = Progress::new(say, "decompressing", Unit::Bytes);
+    let mut input = Watched::new(input, len, &progress);
     target.write(output, |out| {
         container::decompress(&mut input, out, &find, THREADS)
             .map_err(|e| failure(&a.input, Some(output), &e))

@@ -1,7 +1,7 @@
 //! Models of other formats.
 
 use super::output::outln;
-use super::{FAILED, Failure, Outcome, output};
+use super::{FAILED, Failure, output};
 use crate::model::Model;
 use crate::model::import::{self, SAMPLE, oracle};
 use std::path::Path;
@@ -23,22 +23,32 @@ pub fn convert(
 }
 
 /// The reference and the exact engine side by side, on `text` or the built-in sample.
-pub fn compare(path: &Path, model: &Model, text: Option<&[u8]>) -> Outcome {
+pub fn compare(path: &Path, model: &Model, text: Option<&[u8]>) -> Result<Compared, Failure> {
     const TOKENS: usize = 8192;
     let text = text.unwrap_or(SAMPLE.as_bytes());
     let Some(network) = &model.network else {
         let text = format!("'{}' has no network to compare", model.manifest.name);
         return Err(Failure::new(FAILED, text));
     };
-    let r = oracle::compare(&import::read(path)?, &model.vocabulary, network, text, TOKENS)?;
-    outln!("on {} tokens, bits per byte:", r.tokens);
-    outln!("  reference (single precision)  {:.4}", r.reference_bpb);
-    outln!("  exact engine                  {:.4}", r.exact_bpb);
-    outln!("  logits differ by {:.4} (root mean square) of their deviation", r.mean_logit);
-    outln!(
-        "  {:.0} tokens/s in one lane, {} of weights",
-        r.tokens_per_s,
-        output::size(r.bytes as u64)
-    );
-    Ok(())
+    let source = import::read(path)?;
+    Ok(Compared(oracle::compare(&source, &model.vocabulary, network, text, TOKENS)?))
+}
+
+/// What a comparison came to.
+pub struct Compared(oracle::Report);
+
+impl Compared {
+    /// For people.
+    pub fn print(&self) {
+        let r = &self.0;
+        outln!("on {} tokens, bits per byte:", r.tokens);
+        outln!("  reference (single precision)  {:.4}", r.reference_bpb);
+        outln!("  exact engine                  {:.4}", r.exact_bpb);
+        outln!("  logits differ by {:.4} (root mean square) of their deviation", r.mean_logit);
+        outln!(
+            "  {:.0} tokens/s in one lane, {} of weights",
+            r.tokens_per_s,
+            output::size(r.bytes as u64)
+        );
+    }
 }

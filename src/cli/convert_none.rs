@@ -1,6 +1,6 @@
 //! In place of `convert.rs` where the program was built without candle.
 
-use super::{FAILED, Failure, Outcome};
+use super::{FAILED, Failure};
 use crate::model::Model;
 use std::path::Path;
 
@@ -20,6 +20,16 @@ pub fn convert(
 }
 
 /// Refuses.
-pub fn compare(path: &Path, _model: &Model, _text: Option<&[u8]>) -> Outcome {
+pub fn compare(path: &Path, _model: &Model, _text: Option<&[u8]>) -> Result<Compared, Failure> {
     Err(without(path))
+}
+
+/// There is none.
+pub enum Compared {}
+
+impl Compared {
+    /// Not called.
+    pub fn print(&self) {
+        match *self {}
+    }
 }

@@ -6,9 +6,9 @@
 const EXAMPLES: &[(&str, &[&str])] = &[
     ("up", &["lmfs up archive mnt", "lmfs up hot mnt --model fast -o cache=1G,noatime"]),
     ("mkfs", &["lmfs mkfs logs-archive --ecc archival"]),
-    ("mount", &["lmfs mount archive mnt -o ro"]),
+    ("mount", &["lmfs mount archive mnt -o ro", "lmfs mount --print-config archive"]),
     ("umount", &["lmfs umount mnt"]),
-    ("settle", &["lmfs settle mnt mnt/logs"]),
+    ("settle", &["lmfs settle mnt mnt/logs", "lmfs settle --stop mnt"]),
     ("sync", &["lmfs sync mnt"]),
     ("recode", &["lmfs recode mnt -m fast mnt/app.log"]),
     ("status", &["lmfs status archive", "lmfs status archive --prometheus > lmfs.prom"]),

@@ -1,6 +1,7 @@
 //! `lmfs fsck`: the log, the index and the namespace of a store that nobody uses.
 
 use super::output::Say;
+use super::progress::{Progress, Unit, meanwhile};
 use super::{Failure, Outcome, options, scrub};
 use crate::control;
 use crate::fs::Fs;
@@ -31,13 +32,12 @@ pub fn run(a: &Args, say: Say) -> Outcome {
         let store = Store::open_to_check(&a.store, !a.repair, a.rebuild_index)?;
         Ok(Fs::open(store, options::Options::offline())?)
     };
-    let fs = open().map_err(could_not)?;
-    let bar = say.bar();
-    let report = control::fsck(&fs, a.repair, a.rebuild_index, &mut |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
+    let fs = meanwhile(say, "opening the store", open).map_err(could_not)?;
+    let progress = Progress::new(say, "checking", Unit::Steps);
+    let report = control::fsck(&fs, a.repair, a.rebuild_index, &mut |done, all| {
+        progress.at(done, all);
     });
-    bar.finish_and_clear();
+    drop(progress);
     let closed = fs.shutdown();
     let report = report.map_err(|e| could_not(e.into()))?;
     closed.map_err(|e| could_not(e.into()))?;

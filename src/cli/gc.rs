@@ -1,6 +1,7 @@
 //! `lmfs gc`.
 
 use super::output::{self, Say};
+use super::progress::{Progress, Unit};
 use super::{Outcome, target};
 use crate::control::{Request, Settled};
 use std::path::PathBuf;
@@ -18,7 +19,10 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(a: &Args, say: Say) -> Outcome {
-    let value = target::run(&a.dir, &Request::Gc, &mut |_, _| {})?;
+    let progress = Progress::new(say, "emptying segments", Unit::Bytes);
+    let value = target::run(&a.dir, &Request::Gc, &mut |done, all| progress.at(done, all));
+    drop(progress);
+    let value = value?;
     let s: Settled = serde_json::from_value(value)?;
     if a.json {
         return output::json(&s);

@@ -7,6 +7,7 @@ mod bench;
 mod bench_fs;
 mod completions;
 mod compress;
+mod config;
 #[cfg_attr(not(feature = "import"), path = "convert_none.rs")]
 mod convert;
 mod dead;
@@ -24,6 +25,7 @@ mod notify;
 mod options;
 mod output;
 mod partial;
+mod progress;
 mod recode;
 mod scrub;
 mod settle;
@@ -215,7 +217,7 @@ pub fn main() -> ExitCode {
     };
     let outcome = match command {
         // The daemon chooses its own log.
-        Command::Mount(a) => mount::run(&a, level),
+        Command::Mount(a) => mount::run(&a, say, level),
         Command::Up(a) => up::run(&a, say, level),
         other => {
             output::log_to_stderr(level);
@@ -223,7 +225,7 @@ pub fn main() -> ExitCode {
                 Command::Mkfs(a) => mkfs::run(&a, say),
                 Command::Umount(a) => umount::run(&a, say),
                 Command::Settle(a) => settle::run(&a, say),
-                Command::Sync(a) => sync::run(&a),
+                Command::Sync(a) => sync::run(&a, say),
                 Command::Recode(a) => recode::run(&a, say),
                 Command::Status(a) => status::run(&a),
                 Command::Stat(a) => stat::run(&a),
@@ -236,9 +238,9 @@ pub fn main() -> ExitCode {
                 Command::Fsck(a) => fsck::run(&a, say),
                 Command::Gc(a) => gc::run(&a, say),
                 Command::Compress(a) => compress::compress(&a, say),
-                Command::Decompress(a) => compress::decompress(&a),
+                Command::Decompress(a) => compress::decompress(&a, say),
                 Command::Model(a) => model::run(&a, say),
-                Command::Bench(a) => bench::run(&a),
+                Command::Bench(a) => bench::run(&a, say),
                 Command::Completions(a) => {
                     completions::run(&a);
                     Ok(())

@@ -1,6 +1,7 @@
 //! `lmfs model`: the registry.
 
 use super::output::{self, Say, outln};
+use super::progress::meanwhile;
 use super::{FAILED, Failure, Outcome, USAGE, convert, model_bench, target};
 use crate::block::{ENGINE, Lm};
 use crate::codec::prior::{KINDS, Prior};
@@ -121,13 +122,15 @@ pub fn run(a: &Args, say: Say) -> Outcome {
     match &a.what {
         What::List { json } => list(*json),
         What::Info { name } => info(name),
-        What::Verify { name, oracle, text } => verify(name, oracle.as_deref(), text.as_deref()),
+        What::Verify { name, oracle, text } => {
+            verify(name, oracle.as_deref(), text.as_deref(), say)
+        }
         What::Import { source, name, block_size, lanes, licence } => {
             let unit = block_size.as_deref().map(super::mkfs::block_size).transpose()?;
             import_model(source, name.as_deref(), unit, *lanes, licence.as_deref(), say)
         }
         What::Train(a) => super::train::run(a, say),
-        What::Bench(a) => model_bench::run(a),
+        What::Bench(a) => model_bench::run(a, say),
         What::Tune(a) => super::tune::run(a, say),
         What::Export { name, output } => export(name, output),
         What::Rm { name, store: Some(store) } => {
@@ -238,11 +241,15 @@ fn info(name: &str) -> Outcome {
     Ok(())
 }
 
-fn verify(name: &str, source: Option<&Path>, text: Option<&Path>) -> Outcome {
+fn verify(name: &str, source: Option<&Path>, text: Option<&Path>, say: Say) -> Outcome {
     let bytes = models::find(name)?;
     let began = Instant::now();
-    let model = Model::from_bytes(&bytes)?;
-    let lm = Lm::of(*blake3::hash(&bytes).as_bytes(), &model)?;
+    let load = || -> Result<_, Failure> {
+        let model = Model::from_bytes(&bytes)?;
+        let lm = Lm::of(*blake3::hash(&bytes).as_bytes(), &model)?;
+        Ok((model, lm))
+    };
+    let (model, lm) = meanwhile(say, "checking", load)?;
     let isa = if lm.is_slow() { format!(" ({})", lm.isa()) } else { String::new() };
     outln!(
         "{}: whole, and computes here{isa} what it must; {:.0} ms",
@@ -255,7 +262,9 @@ fn verify(name: &str, source: Option<&Path>, text: Option<&Path>) -> Outcome {
                 std::fs::read(t).map_err(|e| Failure::new(FAILED, format!("{}: {e}", t.display())))
             })
             .transpose()?;
-        convert::compare(path, &model, text.as_deref())?;
+        let compare = || convert::compare(path, &model, text.as_deref());
+        let compared = meanwhile(say, "comparing", compare)?;
+        compared.print();
     }
     Ok(())
 }
@@ -280,13 +289,14 @@ fn import_model(
             model => return take(bytes, model?, name, say),
         }
     }
-    let mut model = convert::convert(path, name, unit, lanes)?;
+    let convert = || convert::convert(path, name, unit, lanes);
+    let mut model = meanwhile(say, "converting", convert)?;
     if let Some(licence) = licence {
         model.manifest.licence = licence.into();
     }
     let listed = registry.add(&model.to_bytes())?;
     if !say.quiet {
-        convert::compare(path, &model, None)?;
+        meanwhile(say, "comparing", || convert::compare(path, &model, None))?.print();
     }
     taken(&listed, say)
 }

@@ -1,7 +1,7 @@
 //! `lmfs model bench`: what models cost on this machine.
 
-use super::output;
-use super::output::outln;
+use super::output::{self, Say, outln};
+use super::progress::meanwhile;
 use super::{FAILED, Failure, Outcome, mkfs};
 use crate::block::{ENGINE, Tier, bench};
 use crate::model::Registry;
@@ -125,7 +125,7 @@ fn text(path: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 /// Runs it.
-pub fn run(a: &Args) -> Outcome {
+pub fn run(a: &Args, say: Say) -> Outcome {
     let own = a.text.as_deref().map(text).transpose()?;
     let own: Option<[&[u8]; 1]> = own.as_ref().map(|t| [&t[..]]);
     let texts: &[&[u8]] = own.as_ref().map_or(&SAMPLE, |t| t);
@@ -150,7 +150,7 @@ pub fn run(a: &Args) -> Outcome {
         let tier = mkfs::tier(name)?;
         let id = tier.lm.as_ref().map(|lm| models::hex(&lm.id()));
         let name = tier.lm.as_ref().map_or("fast", |lm| lm.name());
-        let measured = measure(name, &tier, texts)?;
+        let measured = meanwhile(say, name, || measure(name, &tier, texts))?;
         if !a.json {
             outln!("{name:<20} {}", columns(Some(&measured)));
         }

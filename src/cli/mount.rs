@@ -1,7 +1,9 @@
 //! `lmfs mount`: serve in the foreground, or start a daemon that does and wait until it serves.
 
-use super::options::{self, Options};
-use super::{FAILED, Failure, Outcome, USAGE, dead, mounts, notify, output, syslog, turn};
+use super::options::Options;
+use super::output::{Say, outln};
+use super::progress::meanwhile;
+use super::{FAILED, Failure, Outcome, USAGE, config, dead, mounts, notify, output, syslog, turn};
 use crate::control::Server;
 use crate::fs::Fs;
 use crate::fuse::{self, Unmounter};
@@ -20,17 +22,20 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The store's directory
-    #[arg(value_hint = clap::ValueHint::DirPath)]
-    pub store: PathBuf,
+    #[arg(required_unless_present = "print_config", value_hint = clap::ValueHint::DirPath)]
+    store: Option<PathBuf>,
     /// Empty directory to mount it on
-    #[arg(value_hint = clap::ValueHint::DirPath)]
-    pub dir: PathBuf,
+    #[arg(required_unless_present = "print_config", value_hint = clap::ValueHint::DirPath)]
+    dir: Option<PathBuf>,
     /// Stay in the foreground and tell systemd when ready
     #[arg(short, long)]
-    pub foreground: bool,
+    foreground: bool,
     /// Mount options, separated by commas
     #[arg(short, value_name = "OPTS")]
-    pub options: Vec<String>,
+    options: Vec<String>,
+    /// Only print the settings that the mount would have, and where each comes from
+    #[arg(long)]
+    print_config: bool,
     /// Descriptor to which the daemon reports; internal
     #[arg(long, hide = true)]
     report_to: Option<i32>,
@@ -63,29 +68,42 @@ fn closing_max(bytes: u64) -> Duration {
 }
 
 /// Runs it.
-pub fn run(a: &Args, level: log::LevelFilter) -> Outcome {
-    let mut o = Options::default();
-    for text in &a.options {
-        options::parse(&mut o, text, false).map_err(|e| Failure::new(FAILED, e))?;
-    }
+pub fn run(a: &Args, say: Say, level: log::LevelFilter) -> Outcome {
+    let effective = config::effective(a.store.as_deref(), &a.options);
+    let effective = match (effective, a.report_to) {
+        (Ok(effective), _) => effective,
+        (Err(e), to) => {
+            if let Some(fd) = to {
+                // SAFETY: the parent left us this descriptor for us alone.
+                let mut pipe = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+                let _ = writeln!(pipe, "{e}");
+            }
+            return Err(Failure::new(FAILED, e));
+        }
+    };
+    let (Some(store), Some(dir), false) = (&a.store, &a.dir, a.print_config) else {
+        outln!("{}", effective.print().trim_end());
+        return Ok(());
+    };
+    let mut o = effective.options;
     o.log = o.log.max(level);
     match a.report_to {
         Some(fd) => {
             syslog::init(o.log);
             // SAFETY: the parent left us this descriptor for us alone.
             let pipe = unsafe { OwnedFd::from_raw_fd(fd) };
-            report(File::from(pipe), a, &o)
+            report(File::from(pipe), store, dir, &o)
         }
         None if a.foreground || o.foreground => {
             output::log_to_stderr(o.log);
-            serve(&a.store, &a.dir, &o, &mut |news| {
+            serve(store, dir, &o, &mut |news| {
                 if let News::Note(text) = news {
                     log::warn!("{text}");
                     notify::status(text);
                 }
             })
         }
-        None => daemon(&a.store, &a.dir, &a.options),
+        None => meanwhile(say, "opening the store", || daemon(store, dir, &a.options)),
     }
 }
 
@@ -139,7 +157,7 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// The daemon's side of [`daemon`].
-fn report(mut pipe: File, a: &Args, o: &Options) -> Outcome {
+fn report(mut pipe: File, store: &Path, dir: &Path, o: &Options) -> Outcome {
     let (mut pipe_done, mut pipe_notes) = (pipe.try_clone()?, Some(pipe.try_clone()?));
     let mut ready = || {
         // Only now: to whatever is not in its own process group, an automounter's directory is closed
@@ -157,7 +175,7 @@ fn report(mut pipe: File, a: &Args, o: &Options) -> Outcome {
         }
     };
     let mut served = false;
-    let result = serve(&a.store, &a.dir, o, &mut |news| match news {
+    let result = serve(store, dir, o, &mut |news| match news {
         News::Note(text) => {
             log::warn!("{text}");
             if let Some(pipe) = &mut pipe_notes {

@@ -1,6 +1,5 @@
-//! What people see: messages, JSON, sizes, progress.
+//! What people see: messages, JSON, sizes.
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::fmt;
 use std::io::{self, Write};
@@ -45,28 +44,6 @@ impl Say {
         if !self.quiet {
             eprintln!("lmfs: {text}");
         }
-    }
-
-    /// A progress bar in steps; shown on a terminal only.
-    pub fn bar(self) -> ProgressBar {
-        self.bar_like("{bar:40} {pos}/{len} {eta}")
-    }
-
-    /// A progress bar in bytes, with the rate and the time left; shown on a terminal only.
-    pub fn bytes_bar(self) -> ProgressBar {
-        self.bar_like(
-            "{bar:30} {binary_bytes}/{binary_total_bytes}, {binary_bytes_per_sec}, {eta} left",
-        )
-    }
-
-    fn bar_like(self, template: &str) -> ProgressBar {
-        if self.quiet {
-            return ProgressBar::hidden();
-        }
-        let bar = ProgressBar::new(0);
-        let style = ProgressStyle::with_template(template);
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar
     }
 }
 

@@ -1,6 +1,7 @@
 //! `lmfs scrub`. Its exit codes are those of fsck(8).
 
 use super::output::{self, Say, outln};
+use super::progress::{Progress, Unit};
 use super::{Failure, Outcome, options, target};
 use crate::control::{Request, ScrubOptions, Scrubbed};
 use std::path::PathBuf;
@@ -46,12 +47,10 @@ pub fn run(a: &Args, say: Say) -> Outcome {
         throttle: a.throttle.unwrap_or(0),
         restart: a.restart,
     };
-    let bar = say.bar();
-    let value = target::run(&a.dir, &Request::Scrub(options), &mut |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    });
-    bar.finish_and_clear();
+    let progress = Progress::new(say, "checking", Unit::Steps);
+    let request = Request::Scrub(options);
+    let value = target::run(&a.dir, &request, &mut |done, all| progress.at(done, all));
+    drop(progress);
     let value = value.map_err(|f| Failure { code: COULD_NOT, ..f })?;
     let s: Scrubbed = serde_json::from_value(value)?;
     show(&s, a.json, say)

@@ -1,6 +1,7 @@
 //! `lmfs model train`: a model with a prior, from a directory of text.
 
 use super::output::{self, Say};
+use super::progress::{Progress, Unit};
 use super::{FAILED, Failure, Outcome, USAGE, model_bench, options};
 use crate::block::{Lm, Tier, bench, looks_like_text};
 use crate::codec::prior::LEAVES;
@@ -10,9 +11,7 @@ use crate::model::train::{Spool, TrainError, Training};
 use crate::model::{Blocks, Counted, Manifest, Model, Network, Registry, Vocabulary};
 use crate::models;
 use crate::store::{Ecc, FRAME_HEADER, frame_len};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -98,17 +97,6 @@ fn with_network(name: &str) -> Result<(Vocabulary, Blocks, Option<Network>), Fai
     Ok((model.vocabulary, model.blocks, model.network))
 }
 
-/// A bar on a terminal, nothing elsewhere.
-fn bar(say: Say) -> ProgressBar {
-    if say.quiet || !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(1);
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} passes {eta}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar
-}
-
 /// Runs it.
 pub fn run(a: &Args, say: Say) -> Outcome {
     let began = Instant::now();
@@ -161,20 +149,17 @@ pub fn run(a: &Args, say: Say) -> Outcome {
     if left_out.len() > NAMED {
         log::warn!("left out: {} more files", left_out.len() - NAMED);
     }
-    let bar = bar(say);
+    let progress = Progress::new(say, "counting, passes", Unit::Steps);
     let training = Training { memory: memory as usize };
     let kinds = training
-        .run(&mut spool, &mut |p| {
-            bar.set_length(p.all as u64);
-            bar.set_position(p.done as u64);
-        })
+        .run(&mut spool, &mut |p| progress.at(p.done as u64, p.all as u64))
         .map_err(|e| match e {
             TrainError::TooLittle(_) => {
                 Failure::new(FAILED, format!("{}: {e}", a.corpus.display()))
             }
             TrainError::Spool(e) => spooled(e),
         })?;
-    bar.finish_and_clear();
+    drop(progress);
     let corpus_bytes = spool.bytes;
     drop(spool);
     let manifest = Manifest {

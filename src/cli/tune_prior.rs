@@ -1,6 +1,7 @@
 //! Tuning a model with a prior: counting. Its network, if it has one, stays as it is.
 
 use super::output::Say;
+use super::progress::{Progress, Unit};
 use super::tuned::{self, Base, Figures, Made, Report, coded};
 use super::{FAILED, Failure};
 use crate::block::Tier;
@@ -36,13 +37,10 @@ pub fn run(
     for text in &corpus.texts {
         spool.push(text).map_err(room)?;
     }
-    let bar = say.bar();
+    let progress = Progress::new(say, "counting, passes", Unit::Steps);
     let adapting = Adapting { base: &prior.kinds, memory };
-    let kinds = adapting.run(&mut spool, &mut |p| {
-        bar.set_length(p.all as u64);
-        bar.set_position(p.done as u64);
-    });
-    bar.finish_and_clear();
+    let kinds = adapting.run(&mut spool, &mut |p| progress.at(p.done as u64, p.all as u64));
+    drop(progress);
     let kinds = kinds.map_err(|e| match e {
         TrainError::Spool(e) => room(e),
         e @ TrainError::TooLittle(_) => {

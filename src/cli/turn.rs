@@ -1,6 +1,6 @@
 //! Opening a store whose last daemon is on its way out: unmounted already, it still writes what is left.
 
-use super::Failure;
+use super::{FAILED, Failure};
 use crate::control;
 use crate::store::{OpenOptions, Store, StoreError};
 use std::path::Path;
@@ -28,6 +28,10 @@ pub fn open(
         let (pid, e) = match Store::open(path, options) {
             Err(e) => match &e {
                 StoreError::InUse { pid, .. } => (pid.to_string(), e),
+                StoreError::ReadOnlyMedium { path } => {
+                    let text = format!("{path} lies on a read-only medium: mount it with -o ro");
+                    return Err(Failure::new(FAILED, text));
+                }
                 _ => return Err(e.into()),
             },
             Ok(store) => return Ok(store),

@@ -54,7 +54,7 @@ fn mounted_at(dir: &Path) -> Result<Mount, Failure> {
 pub fn unmount(dir: &Path, lazy: bool, say: Say) -> Outcome {
     let shown = dir.display();
     let m = mounted_at(dir)?;
-    let dead = dead::is_dead(&m.dir);
+    let dead = patiently(say, "the daemon does not answer", || dead::is_dead(&m.dir));
     let other = |o: &Mount| o.device == m.device && o.id != m.id;
     let elsewhere = || mounts::all().into_iter().find(other);
     if elsewhere().is_none() && !dead {

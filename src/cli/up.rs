@@ -1,6 +1,7 @@
 //! `lmfs up`: everything for a first use.
 
 use super::output::Say;
+use super::progress::meanwhile;
 use super::{Outcome, dead, mkfs, mount, mounts, output};
 use crate::models;
 use crate::store::MkfsOptions;
@@ -46,7 +47,8 @@ pub fn run(a: &Args, say: Say, level: log::LevelFilter) -> Outcome {
         if !a.dir.exists() {
             std::fs::create_dir_all(&a.dir)?;
         }
-        mount::daemon(&a.store, &a.dir, &a.options)?;
+        let start = || mount::daemon(&a.store, &a.dir, &a.options);
+        meanwhile(say, "opening the store", start)?;
         say.line(&format!("mounted on {dir}"));
     }
     say.line(&format!(

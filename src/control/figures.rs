@@ -2,8 +2,8 @@
 
 use super::{FileName, Request, hex};
 use crate::fs::{CacheStats, Fs, FsError};
-use crate::recode::{RecodeStatus, SettleReport};
-use crate::store::{CleanerStatus, StoreStats};
+use crate::recode::{Command, RecodeStatus, SettleReport};
+use crate::store::{CleanerStatus, StoreError, StoreStats};
 use crate::types::Ino;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -102,6 +102,9 @@ pub struct Settled {
     pub after_bytes: u64,
     /// Blocks coded, or frames moved.
     pub blocks: u64,
+    /// It was stopped; the rest still waits.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
     /// What was coded (settle, recode).
     #[serde(flatten)]
     pub coded: Option<CodedFigures>,
@@ -124,6 +127,7 @@ impl From<SettleReport> for Settled {
             before_bytes: r.before_bytes,
             after_bytes: r.after_bytes,
             blocks: r.blocks,
+            stopped: r.stopped,
             coded: Some(CodedFigures {
                 text_bytes: r.text_bytes,
                 frame_bytes: r.frame_bytes,
@@ -154,12 +158,24 @@ fn files_below(fs: &Fs, ino: Ino, out: &mut Vec<Ino>) -> Result<(), FsError> {
 /// Segments with a larger dead share are cleaned afterwards.
 const DEAD_PERCENT: u32 = 20;
 
+/// Gives back what a command left dead, as part of it.
+fn cleaned(fs: &Fs, command: &Command, mut report: SettleReport) -> Result<Settled, String> {
+    if !report.stopped {
+        match fs.store().clean_while(DEAD_PERCENT, &mut |_, _| !command.is_stopped()) {
+            Err(StoreError::Stopped) => report.stopped = true,
+            done => drop(done.map_err(|e| e.to_string())?),
+        }
+    }
+    Ok(report.into())
+}
+
 /// Codes all that waits, then gives dead space back.
 pub fn settle(
     fs: &Fs,
     paths: &[FileName],
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Settled, String> {
+    let command = fs.recoder().command();
     fs.flush_all().map_err(|e| e.to_string())?;
     let mut inos = Vec::new();
     for path in paths {
@@ -167,9 +183,8 @@ pub fn settle(
         files_below(fs, ino, &mut inos).map_err(|e| format!("{path}: {e}"))?;
     }
     let chosen = (!paths.is_empty()).then_some(inos);
-    let r = fs.recoder().settle(chosen, progress).map_err(|e| e.to_string())?;
-    fs.store().clean(DEAD_PERCENT).map_err(|e| e.to_string())?;
-    Ok(r.into())
+    let report = command.settle(chosen, progress).map_err(|e| e.to_string())?;
+    cleaned(fs, &command, report)
 }
 
 /// Governs these paths, or all, by another model, and codes anew what they hold.
@@ -179,6 +194,7 @@ pub fn recode(
     paths: &[FileName],
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Settled, String> {
+    let command = fs.recoder().command();
     fs.flush_all().map_err(|e| e.to_string())?;
     fs.blocks().models().tier(model).map_err(|e| e.to_string())?;
     let all = [FileName::Path(b"/".into())];
@@ -187,9 +203,8 @@ pub fn recode(
         let ino = path.find(fs).map_err(|e| format!("{path}: {e}"))?;
         fs.govern(ino, model.as_bytes(), &mut files).map_err(|e| format!("{path}: {e}"))?;
     }
-    let r = fs.recoder().recode(&files, progress).map_err(|e| e.to_string())?;
-    fs.store().clean(DEAD_PERCENT).map_err(|e| e.to_string())?;
-    Ok(r.into())
+    let report = command.recode(&files, progress).map_err(|e| e.to_string())?;
+    cleaned(fs, &command, report)
 }
 
 /// Answers a request; `pid` of the daemon, if it is one that answers.
@@ -209,6 +224,7 @@ pub fn answer(
             serde_json::to_value(super::stat::stat(fs, paths, *recurse)?)
         }
         Request::Settle { paths } => serde_json::to_value(settle(fs, paths, progress)?),
+        Request::SettleStop => Ok(serde_json::json!({ "stopped": fs.recoder().stop_commands() })),
         Request::Recode { model, paths } => {
             serde_json::to_value(recode(fs, model, paths, progress)?)
         }
@@ -221,11 +237,16 @@ pub fn answer(
             Ok(serde_json::Value::Null)
         }
         Request::Gc => {
-            let r = fs.store().clean(0).map_err(|e| text(&e))?;
+            let mut watch = |done, total| {
+                progress(done, total);
+                true
+            };
+            let r = fs.store().clean_while(0, &mut watch).map_err(|e| text(&e))?;
             serde_json::to_value(Settled {
                 before_bytes: r.before_bytes,
                 after_bytes: r.after_bytes,
                 blocks: r.moved_frames,
+                stopped: false,
                 coded: None,
             })
         }

@@ -43,6 +43,9 @@ pub enum Request {
         /// Files and directories; empty for all.
         paths: Vec<FileName>,
     },
+    /// End settles and recodes that are under way.
+    #[serde(rename = "settle-stop")]
+    SettleStop,
     /// Code anew, with another model, these paths or all.
     Recode {
         /// The model's name.
@@ -68,7 +71,8 @@ pub enum Request {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reply {
-    /// What is done, and all there is to do: bytes of files (settle, recode), or steps (scrub).
+    /// What is done, and all there is to do: bytes of files (settle, recode), bytes of segments
+    /// (gc), or steps (scrub).
     Progress(u64, u64),
     /// The answer.
     Done(serde_json::Value),

@@ -24,7 +24,7 @@ pub fn errno(e: &FsError) -> Errno {
         FsError::NoData => libc::ENXIO,
         FsError::Damaged { source: ReadError::Store(s), .. } | FsError::Store(s) => match s {
             StoreError::NoSpace { .. } => libc::ENOSPC,
-            StoreError::ReadOnly => libc::EROFS,
+            StoreError::ReadOnly | StoreError::ReadOnlyMedium { .. } => libc::EROFS,
             StoreError::Conflict | StoreError::Outdated(_) => libc::EAGAIN,
             StoreError::Damaged { .. }
             | StoreError::DamagedModel { .. }
@@ -32,6 +32,7 @@ pub fn errno(e: &FsError) -> Errno {
             | StoreError::Refused(_)
             | StoreError::Index(_)
             | StoreError::Closing
+            | StoreError::Stopped
             | StoreError::Io { .. } => libc::EIO,
         },
         FsError::Damaged {

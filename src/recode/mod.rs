@@ -5,6 +5,7 @@
 //! The age of data is told from content generations: once a second the newest generation is noted
 //! beside the clock, and whatever is at or below the note of `rest` seconds ago has rested.
 
+mod command;
 mod plan;
 mod worker;
 
@@ -21,6 +22,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use worker::{Coded, Last, Recipe};
+
+pub use command::Command;
 
 /// The extended attribute that governs how a file is coded.
 pub const MODEL_XATTR: &[u8] = b"user.lmfs.model";
@@ -57,14 +60,8 @@ pub struct SettleReport {
     pub frame_bytes: u64,
     /// How long it took, in milliseconds.
     pub ms: u64,
-}
-
-impl SettleReport {
-    fn add(&mut self, blocks: u64, coded: Coded) {
-        self.blocks += blocks;
-        self.text_bytes += coded.text;
-        self.frame_bytes += coded.frames;
-    }
+    /// It was stopped; the rest still waits.
+    pub stopped: bool,
 }
 
 /// What waits and how fast it goes.
@@ -131,6 +128,8 @@ pub struct Recoder {
     idlers: Idlers,
     /// Commands that code at somebody's wish: the background waits for them.
     commands: AtomicUsize,
+    /// Set once those commands are to end that hold it; those that begin later get another one.
+    halt: Mutex<Arc<AtomicBool>>,
     coded_bytes: AtomicU64,
     busy_us: AtomicU64,
     /// The last block found no room.
@@ -144,20 +143,14 @@ fn after(now: Instant, wait: Duration) -> Instant {
     now.checked_add(wait).unwrap_or(now + FAR)
 }
 
-/// Counts a command while it lasts.
-struct Command<'a>(&'a AtomicUsize);
-
-impl<'a> Command<'a> {
-    fn begin(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
-        Self(count)
-    }
-}
-
-impl Drop for Command<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
+/// Who codes.
+#[derive(Clone, Copy)]
+struct How<'a> {
+    threads: usize,
+    /// Nobody waits for it.
+    idle: bool,
+    /// Set once it is to end.
+    halt: &'a Arc<AtomicBool>,
 }
 
 /// One run of one inode, for a worker.
@@ -178,6 +171,7 @@ impl Recoder {
             stop: Arc::default(),
             idlers: Idlers::default(),
             commands: AtomicUsize::new(0),
+            halt: Mutex::default(),
             coded_bytes: AtomicU64::new(0),
             busy_us: AtomicU64::new(0),
             no_room: AtomicBool::new(false),
@@ -208,14 +202,17 @@ impl Recoder {
     /// Has the coder's thread and all commands end soon; what they have not coded yet stays as it is.
     pub fn cancel(&self) {
         self.stop.store(true, Ordering::SeqCst);
+        self.halt.lock().unwrap_or_else(PoisonError::into_inner).store(true, Ordering::SeqCst);
         self.idlers.hurry();
         self.wake.notify_all();
     }
 
-    /// An error once the coder is to end.
-    fn go_on(&self) -> Result<(), ReadError> {
-        let stop = self.stop.load(Ordering::SeqCst);
-        if stop { Err(StoreError::Closing.into()) } else { Ok(()) }
+    /// An error once the coder is to end, or whoever holds `halt`.
+    fn go_on(&self, halt: &AtomicBool) -> Result<(), ReadError> {
+        if self.stop.load(Ordering::SeqCst) {
+            return Err(StoreError::Closing.into());
+        }
+        if halt.load(Ordering::SeqCst) { Err(StoreError::Stopped.into()) } else { Ok(()) }
     }
 
     /// Ends the coder's thread and all commands, and waits for them.
@@ -232,79 +229,6 @@ impl Recoder {
         {
             log::error!("the background coder panicked");
         }
-    }
-
-    /// Codes all that waits, now, of these inodes or of all; `progress(done, total)` in bytes of files.
-    pub fn settle(
-        &self,
-        inos: Option<Vec<Ino>>,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<SettleReport, ReadError> {
-        let inos = match inos {
-            Some(inos) => inos,
-            None => self.store().staged_inodes()?,
-        };
-        let _command = Command::begin(&self.commands);
-        let began = Instant::now();
-        let before_bytes = self.frame_bytes()?;
-        let mut report = SettleReport { before_bytes, ..SettleReport::default() };
-        // A write between planning and swapping costs another round; a busy writer is not chased.
-        for _ in 0..3 {
-            let mut total = 0;
-            for &ino in &inos {
-                self.go_on()?;
-                total += self.plan(ino, Rested::ALL)?.map_or(0, |p| p.ready_bytes());
-            }
-            if total == 0 {
-                break;
-            }
-            let (blocks, coded) = self.all(&inos, Rested::ALL, total, progress)?;
-            report.add(blocks, coded);
-        }
-        self.finished(report, began)
-    }
-
-    /// Codes all of these inodes anew, as their models say now; `progress(done, total)` in bytes of files.
-    pub fn recode(
-        &self,
-        inos: &[Ino],
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<SettleReport, ReadError> {
-        let _command = Command::begin(&self.commands);
-        let began = Instant::now();
-        let before_bytes = self.frame_bytes()?;
-        let mut report = SettleReport { before_bytes, ..SettleReport::default() };
-        let mut total = 0;
-        for &ino in inos {
-            self.go_on()?;
-            total += self.plan(ino, Rested::AGAIN)?.map_or(0, |p| p.ready_bytes());
-        }
-        let (blocks, coded) = self.all(inos, Rested::AGAIN, total, progress)?;
-        report.add(blocks, coded);
-        self.finished(report, began)
-    }
-
-    /// Codes what is ready, of `total` bytes, on all cores.
-    fn all(
-        &self,
-        inos: &[Ino],
-        rested: Rested,
-        total: u64,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<(u64, Coded), ReadError> {
-        let mut done = 0;
-        progress(0, total);
-        self.code(inos, rested, self.settle_threads(), false, &mut |len| {
-            done += len;
-            progress(done, total.max(done));
-        })
-    }
-
-    /// The report of a command whose work is durable.
-    fn finished(&self, report: SettleReport, began: Instant) -> Result<SettleReport, ReadError> {
-        self.store().sync()?;
-        let ms = began.elapsed().as_millis() as u64;
-        Ok(SettleReport { after_bytes: self.frame_bytes()?, ms, ..report })
     }
 
     /// What waits, how fast it goes.
@@ -380,7 +304,8 @@ impl Recoder {
                 continue;
             }
             // What failed was named there.
-            let _ = self.code(&inos, rested, self.options.threads, true, &mut |_| {});
+            let how = How { threads: self.options.threads, idle: true, halt: &self.stop };
+            let _ = self.code(&inos, rested, how, &mut SettleReport::default(), &mut |_| {});
             for ino in inos {
                 if matches!(self.plan(ino, rested), Ok(Some(p)) if p.waiting > 0 || !p.ready.is_empty())
                 {
@@ -417,16 +342,15 @@ impl Recoder {
         Ok(Some(plan::plan(&extents, attr.size, self.block(), rested)))
     }
 
-    /// How an inode's runs are coded; `again`: not as those that are coded already; `idle`: nobody
-    /// waits for it.
-    fn recipe(&self, ino: Ino, again: bool, idle: bool) -> Result<Option<Recipe>, ReadError> {
+    /// How an inode's runs are coded; `again`: not as those that are coded already.
+    fn recipe(&self, ino: Ino, again: bool, how: How) -> Result<Option<Recipe>, ReadError> {
         let (Some(attr), Some(name)) = (self.store().inode(ino)?, self.wish(ino)?) else {
             return Ok(None);
         };
         let (mut tier, model) = self.blocks.models().tier(&name)?;
         tier.lm = tier.lm.map(|lm| {
-            let lm = lm.until(Arc::clone(&self.stop));
-            Arc::new(if idle { lm.in_background() } else { lm })
+            let lm = lm.until(Arc::clone(how.halt));
+            Arc::new(if how.idle { lm.in_background() } else { lm })
         });
         let extents = self.store().extents_in(ino, 0, u64::MAX)?;
         let primer = extents.iter().map(|e| e.meta.primer).find(|p| *p != 0 && !again).unwrap_or(0);
@@ -469,16 +393,18 @@ impl Recoder {
         result
     }
 
-    /// Codes the ready runs of `inos` with `threads` workers; returns how many were swapped in, and what
-    /// they came to. `done` is called once per run, with its length. Fails once the coder is to end.
+    /// Codes the ready runs of `inos`; adds to `report` how many were swapped in, and what they came to.
+    /// `done` is called once per run, with its length. Fails once it is to end; what was coded by then
+    /// stays, and stands in the report.
     fn code(
         &self,
         inos: &[Ino],
         rested: Rested,
-        threads: usize,
-        idle: bool,
+        how: How,
+        report: &mut SettleReport,
         done: &mut dyn FnMut(u64),
-    ) -> Result<(u64, Coded), ReadError> {
+    ) -> Result<(), ReadError> {
+        let How { threads, idle, halt } = how;
         let began = Instant::now();
         let (job_tx, job_rx) = mpsc::sync_channel::<Job>(threads * 4);
         let (done_tx, done_rx) = mpsc::channel::<(u64, Result<Coded, ReadError>)>();
@@ -496,7 +422,7 @@ impl Recoder {
                     loop {
                         let job = job_rx.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         let Ok(job) = job else { break };
-                        if self.go_on().is_err() || full.load(Ordering::Relaxed) {
+                        if self.go_on(halt).is_err() || full.load(Ordering::Relaxed) {
                             continue;
                         }
                         let result = self.code_one(&job, idle, full, &mut last);
@@ -519,19 +445,19 @@ impl Recoder {
                 done(len);
             };
             for &ino in inos {
-                if self.go_on().is_err() {
+                if self.go_on(halt).is_err() {
                     break;
                 }
                 let planned = self.plan(ino, rested).and_then(|plan| match plan {
                     Some(p) if !p.ready.is_empty() => {
-                        Ok(self.recipe(ino, rested.again, idle)?.map(|r| (p, Arc::new(r))))
+                        Ok(self.recipe(ino, rested.again, how)?.map(|r| (p, Arc::new(r))))
                     }
                     _ => Ok(None),
                 });
                 match planned {
                     Ok(Some((plan, recipe))) => {
                         for run in plan.ready {
-                            if self.go_on().is_err() {
+                            if self.go_on(halt).is_err() {
                                 break;
                             }
                             if idle && self.is_damaged(&run) {
@@ -558,7 +484,10 @@ impl Recoder {
         if sum.text > 0 {
             self.busy_us.fetch_add(began.elapsed().as_micros() as u64, Ordering::Relaxed);
         }
-        self.go_on()?;
-        failed.map_or(Ok((blocks, sum)), Err)
+        report.blocks += blocks;
+        report.text_bytes += sum.text;
+        report.frame_bytes += sum.frames;
+        self.go_on(halt)?;
+        failed.map_or(Ok(()), Err)
     }
 }

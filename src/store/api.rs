@@ -52,6 +52,12 @@ pub enum StoreError {
     /// Not a store at all, or one this version cannot read; the text says which and the remedy.
     #[error("{0}")]
     Refused(String),
+    /// It lies on a medium that takes no writes.
+    #[error("{path} lies on a read-only medium: nothing of it can be changed")]
+    ReadOnlyMedium {
+        /// The store's directory.
+        path: String,
+    },
     /// The store was opened read-only.
     #[error("the store is open read-only")]
     ReadOnly,
@@ -61,6 +67,9 @@ pub enum StoreError {
     /// Nothing new is begun, and what takes long is given up.
     #[error("the store is being closed")]
     Closing,
+    /// Whoever asked for it, or somebody else, wants no more of it.
+    #[error("it was stopped")]
+    Stopped,
     /// A system call failed.
     #[error("{what}: {source}")]
     Io {

@@ -8,6 +8,8 @@ use crate::store::log::frame::{self, Kind};
 use crate::store::log::record::Record;
 use crate::store::log::writer::RESERVE;
 use crate::store::{Store, lock};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -24,10 +26,21 @@ pub struct Batch {
 const BATCH: Batch = Batch { frames: 32, bytes: 8 << 20 };
 
 /// Moves what lives out of segments with more dead in them than `dead_percent`, and deletes those.
-pub fn clean(store: &Store, dead_percent: u32) -> Result<CleanReport> {
+/// `watch(done, total)` is told how many bytes of them are empty, and ends it by saying false.
+pub fn clean(
+    store: &Store,
+    dead_percent: u32,
+    watch: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<CleanReport> {
     let _wanted = store.cleaner.give_way();
     let _turn = lock(&store.cleaning);
-    let go_on = || if store.is_closing() { Err(StoreError::Closing) } else { Ok(()) };
+    let watch = RefCell::new(watch);
+    let go_on = |done, total| {
+        if store.is_closing() {
+            return Err(StoreError::Closing);
+        }
+        if watch.borrow_mut()(done, total) { Ok(()) } else { Err(StoreError::Stopped) }
+    };
     run(store, dead_percent, &|| false, &go_on)
 }
 
@@ -56,7 +69,7 @@ pub fn make_room(store: &Store, want: u64) {
         store.usable_bytes() >= want + store.segments.headroom / 2 || began.elapsed() > PATIENCE
     };
     // Closing may need the room, too.
-    if let Err(e) = run(store, 2, &enough, &|| Ok(())) {
+    if let Err(e) = run(store, 2, &enough, &|_, _| Ok(())) {
         ::log::debug!("making room: {e}");
     }
     *lock(&store.free) = None;
@@ -64,7 +77,7 @@ pub fn make_room(store: &Store, want: u64) {
 }
 
 /// Cleans until there is nothing more to do, or `enough`. Fails once `go_on` does, with nothing
-/// undone of what was moved.
+/// undone of what was moved; it is told how many bytes of how many in segments to be emptied are done.
 ///
 /// Segments with the least in them come first. As many are emptied at a time as find room; then a
 /// checkpoint lets them go, and the room they leave takes the next.
@@ -72,7 +85,7 @@ fn run(
     store: &Store,
     dead_percent: u32,
     enough: &dyn Fn() -> bool,
-    go_on: &dyn Fn() -> Result<()>,
+    go_on: &dyn Fn(u64, u64) -> Result<()>,
 ) -> Result<CleanReport> {
     if store.read_only() {
         return Err(StoreError::ReadOnly);
@@ -82,9 +95,12 @@ fn run(
     let mut victims = victims(store, dead_percent);
     leave_behind(store, &mut victims)?;
     let (mut full, mut emptied) = (None, false);
+    let lens: HashMap<u32, u64> = store.segments.lens().into_iter().collect();
+    let len = |number: &u32| lens.get(number).copied().unwrap_or(0);
+    let (all, mut done) = (victims.iter().map(len).sum(), 0);
     let mut todo = victims.into_iter().peekable();
     while let Some(number) = todo.peek().copied() {
-        go_on()?;
+        go_on(done, all)?;
         if !fits(store, number) {
             // What was emptied makes room for this one; if nothing was, no other fits either.
             if !emptied {
@@ -97,7 +113,12 @@ fn run(
             }
             continue;
         }
-        match empty(store, number, BATCH, &|_| go_on()) {
+        let moved = Cell::new(0);
+        let within = |bytes| {
+            moved.set(moved.get() + bytes);
+            go_on(done + moved.get().min(len(&number)), all)
+        };
+        match empty(store, number, BATCH, &within) {
             Ok(n) => report.moved_frames += n,
             Err(e @ StoreError::NoSpace { .. }) => {
                 full = Some(e);
@@ -106,6 +127,7 @@ fn run(
             Err(e) => return Err(e),
         }
         emptied = true;
+        done += len(&number);
         todo.next();
     }
     if emptied || full.is_some() {

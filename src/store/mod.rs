@@ -429,8 +429,18 @@ impl Store {
     /// Removes what was cut out of files, moves live frames out of segments whose dead share exceeds
     /// `dead_percent`, and deletes those.
     pub fn clean(&self, dead_percent: u32) -> Result<CleanReport> {
+        self.clean_while(dead_percent, &mut |_, _| true)
+    }
+
+    /// As [`Self::clean`]; `watch(done, total)`, in bytes of segments that are to be emptied, ends it by
+    /// saying false. What was moved by then stays moved.
+    pub fn clean_while(
+        &self,
+        dead_percent: u32,
+        watch: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<CleanReport> {
         sweep::hurry(self, std::time::Duration::from_secs(600));
-        gc::clean(self, dead_percent)
+        gc::clean(self, dead_percent, watch)
     }
 
     /// Ends what takes long and can be done another time, before the store is closed: cleaning and

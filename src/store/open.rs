@@ -149,6 +149,9 @@ fn take_lock(path: &Path, read_only: bool) -> Result<File> {
         Err(e) if read_only && e.kind() == std::io::ErrorKind::NotFound => {
             File::open(path).map_err(io(format!("open {}", path.display())))?
         }
+        Err(e) if !read_only && e.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
+            return Err(StoreError::ReadOnlyMedium { path: path.display().to_string() });
+        }
         Err(e) => return Err(io(format!("open {shown}"))(e)),
     };
     let found = f.metadata().map_err(io(format!("look at {shown}")))?;

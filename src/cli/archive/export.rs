@@ -2,6 +2,7 @@
 //! attributes, hard links, devices, and holes as GNU tar 1.0 writes sparse files.
 
 use super::super::output::Say;
+use super::super::progress::{Progress, Unit};
 use super::super::{FAILED, Failure, Outcome};
 use super::{Bytes, CHUNK, Tree, about, relative, tree};
 use crate::types::{Attr, Ino};
@@ -38,15 +39,25 @@ pub fn run(a: &Args, say: Say) -> Outcome {
     }
     let tree = tree(&a.at)?;
     let out = io::BufWriter::with_capacity(CHUNK, out.lock());
+    let progress = Progress::new(say, "exporting", Unit::Bytes);
     let mut export = Export {
         tree: &*tree,
         out: tar::Builder::new(out),
         first: HashMap::new(),
         files: 0,
         failed: 0,
+        bytes: 0,
+        all: None,
+        progress: &progress,
     };
     let root = [PathBuf::new()];
-    for path in if a.paths.is_empty() { &root[..] } else { &a.paths } {
+    let paths = if a.paths.is_empty() { &root[..] } else { &a.paths };
+    // To look at everything twice is only worth it where somebody watches.
+    if io::stderr().is_terminal() {
+        let all = paths.iter().filter_map(|p| relative(p).ok()).map(|p| export.size(p)).sum();
+        export.all = Some(all);
+    }
+    for path in paths {
         match relative(path) {
             Ok(path) => export.all(path)?,
             Err(e) => export.failure(&e),
@@ -54,6 +65,7 @@ pub fn run(a: &Args, say: Say) -> Outcome {
     }
     let (files, failed) = (export.files, export.failed);
     export.out.into_inner().and_then(|mut out| out.flush()).map_err(output)?;
+    drop(progress);
     if !say.quiet {
         eprintln!("{files} entries exported");
     }
@@ -74,12 +86,31 @@ struct Export<'a, W: Write> {
     first: HashMap<Ino, PathBuf>,
     files: u64,
     failed: u64,
+    /// What files that were exported hold, and all that are to be.
+    bytes: u64,
+    all: Option<u64>,
+    progress: &'a Progress,
 }
 
 impl<W: Write> Export<'_, W> {
     fn failure(&mut self, e: &Failure) {
         eprintln!("lmfs: {}", e.message);
         self.failed += 1;
+    }
+
+    /// What files at and below a path hold.
+    fn size(&self, path: PathBuf) -> u64 {
+        let (mut stack, mut sum) = (vec![path], 0_u64);
+        while let Some(path) = stack.pop() {
+            let Ok((_, attr)) = self.tree.get(&path) else { continue };
+            if attr.is_file() {
+                sum = sum.saturating_add(attr.size);
+            } else if attr.is_dir() {
+                let names = self.tree.names(&path).unwrap_or_default();
+                stack.extend(names.into_iter().map(|n| path.join(n)));
+            }
+        }
+        sum
     }
 
     /// A path and all below it. Fails if the stream cannot be written.
@@ -90,6 +121,13 @@ impl<W: Write> Export<'_, W> {
                 Ok((ino, attr)) => {
                     if let Err(e) = self.one(&path, ino, &attr)? {
                         self.failure(&e);
+                    }
+                    if attr.is_file() {
+                        self.bytes = self.bytes.saturating_add(attr.size);
+                        match self.all {
+                            Some(all) => self.progress.at(self.bytes, all.max(self.bytes)),
+                            None => self.progress.so_far(self.bytes),
+                        }
                     }
                     if attr.is_dir() {
                         match self.tree.names(&path) {

@@ -2,6 +2,7 @@
 
 use super::super::options::Options;
 use super::super::output::Say;
+use super::super::progress::{Progress, Unit, Watched};
 use super::super::{FAILED, Failure, Outcome, mounts, target};
 use super::export::RECORD;
 use super::{CHUNK, about, relative};
@@ -44,7 +45,12 @@ pub fn run(a: &Args, say: Say) -> Outcome {
     })?;
     let fs = Fs::open(store, Options::offline())?;
     let mut import = Import { fs: &fs, dirs: Vec::new(), entries: 0, bytes: 0 };
-    let imported = import.all(input.lock());
+    let progress = Progress::new(say, "importing", Unit::Bytes);
+    // A stream from a file has a length.
+    let all = rustix::fs::fstat(&input).ok().filter(|s| s.st_mode & libc::S_IFMT == libc::S_IFREG);
+    let all = all.and_then(|s| u64::try_from(s.st_size).ok());
+    let imported = import.all(Watched::new(input.lock(), all, &progress));
+    drop(progress);
     let (entries, bytes) = (import.entries, import.bytes);
     // What was taken in is kept, be the rest of the stream as it may.
     let closed = fs.shutdown();

@@ -266,17 +266,24 @@ impl Translation {
     }
 
     fn escaped(&mut self, c: Char) -> Result<(), String> {
+        let place = match c {
+            Char::Known('b') => r"\b",
+            Char::Known('B') => r"\B",
+            Char::Known('<') => r"\b{start}",
+            Char::Known('>') => r"\b{end}",
+            Char::Known('`') => "^",
+            Char::Known('\'') => "$",
+            _ => "",
+        };
+        if !place.is_empty() {
+            self.anchor(place);
+            return Ok(());
+        }
         let text = match c {
             Char::Known('w') => r"\w".to_owned(),
             Char::Known('W') => r"[^\w\n]".to_owned(),
             Char::Known('s') => format!("[{}]", space(self.utf8)),
             Char::Known('S') => r"[^\s]".to_owned(),
-            Char::Known('b') => return Ok(self.anchor(r"\b")),
-            Char::Known('B') => return Ok(self.anchor(r"\B")),
-            Char::Known('<') => return Ok(self.anchor(r"\b{start}")),
-            Char::Known('>') => return Ok(self.anchor(r"\b{end}")),
-            Char::Known('`') => return Ok(self.anchor("^")),
-            Char::Known('\'') => return Ok(self.anchor("$")),
             Char::Known('1'..='9') => {
                 return Err("back-references (\\1 to \\9) are not supported".into());
             }
@@ -505,7 +512,7 @@ mod tests {
         let mut state = 1_u64;
         for _ in 0..5_000 {
             let mut pattern = String::new();
-            for _ in 0..1 + state % 9 {
+            for _ in 0..=state % 9 {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 pattern.push(alphabet[(state >> 33) as usize % alphabet.len()]);
             }

@@ -3,6 +3,7 @@
 mod html;
 
 use super::output::{self, Say};
+use super::progress::meanwhile;
 use super::{FAILED, Failure, Outcome, mkfs};
 use crate::block::{self, Cost};
 use crate::models;
@@ -116,7 +117,7 @@ pub fn run(a: &Args, say: Say) -> Outcome {
     if tier.lm.as_ref().is_some_and(|lm| lm.is_slow()) {
         log::warn!("model {}: its network is not asked, only what else it has", a.model);
     }
-    let costs = block::costs(&text, &tier);
+    let costs = meanwhile(say, "reading", || block::costs(&text, &tier));
     let all = lines(&text, &costs);
     let bits = costs.iter().map(|c| c.bits).sum::<u64>() as f64 / UNIT;
     let shown = |n: usize| {
