@@ -265,6 +265,21 @@ fn one_settle_codes_all_whatever_the_block_size() {
     }
 }
 
+/// What a file takes is all that the store keeps for it, the primer of its blocks included.
+#[test]
+fn a_files_coded_size_has_its_primer() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = &dir.path().join("s");
+    let ino = staged(dir, 0, 3);
+    let fs = open(dir, false);
+    fs.recoder().settle(None, &mut |_, _| {}).unwrap();
+    let extents = fs.store().extents_in(ino, 0, u64::MAX).unwrap();
+    assert!(extents.iter().any(|e| e.meta.primer != 0));
+    let s = fs.store().stats().unwrap();
+    assert_eq!(fs.coding(ino).unwrap().coded_size, s.coded_bytes + s.parity_bytes);
+    fs.shutdown().unwrap();
+}
+
 /// In the background, too, a file is coded as soon as it has rested, not a block at a time.
 #[test]
 fn small_blocks_do_not_wait_for_each_other() {

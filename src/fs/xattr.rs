@@ -246,9 +246,15 @@ impl Fs {
     pub fn coding(&self, ino: Ino) -> Result<Coding> {
         let mut stats = Coding::default();
         let models = self.store.models()?;
-        let mut last = None;
+        let (mut last, mut primer) = (None, 0);
         for e in self.store.extents_in(ino, 0, u64::MAX)? {
             stats.mapped += e.len;
+            // A file's blocks have one primer, but for a moment while they are coded anew.
+            if e.meta.primer != 0 && std::mem::replace(&mut primer, e.meta.primer) != e.meta.primer
+            {
+                let at = self.store.primer(primer)?;
+                stats.coded_size += at.map_or(0, |at| u64::from(at.len));
+            }
             stats.coded_size += u64::from(e.frame.len) * e.len / u64::from(e.meta.plain_len.max(1));
             if last.replace(e.frame) == Some(e.frame) {
                 continue;
