@@ -211,12 +211,18 @@ impl BlockReader {
 
     /// Reads, decodes and readies a primer.
     fn decode_primer(&self, id: u64, frame: FrameRef) -> Result<Primer, ReadError> {
-        let (at, f) = loop {
-            let at = self.store.primer(id)?.ok_or(ReadError::NoPrimer { frame, primer: id })?;
+        let place = || -> Result<FrameRef, ReadError> {
+            self.store.primer(id)?.ok_or(ReadError::NoPrimer { frame, primer: id })
+        };
+        let mut at = place()?;
+        let f = loop {
             match self.store.read_frame(at) {
-                // Moved between the two.
-                Err(StoreError::Outdated(_)) => {}
-                f => break (at, f?),
+                Err(e @ StoreError::Outdated(_)) => match place()? {
+                    // A forged store may say what is not so.
+                    now if now == at => return Err(e.into()),
+                    now => at = now,
+                },
+                f => break f?,
             }
         };
         let lm = self.model(&f)?;

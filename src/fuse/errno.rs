@@ -25,8 +25,9 @@ pub fn errno(e: &FsError) -> Errno {
         FsError::Damaged { source: ReadError::Store(s), .. } | FsError::Store(s) => match s {
             StoreError::NoSpace { .. } => libc::ENOSPC,
             StoreError::ReadOnly | StoreError::ReadOnlyMedium { .. } => libc::EROFS,
-            StoreError::Conflict | StoreError::Outdated(_) => libc::EAGAIN,
+            StoreError::Conflict => libc::EAGAIN,
             StoreError::Damaged { .. }
+            | StoreError::Outdated(_)
             | StoreError::DamagedModel { .. }
             | StoreError::InUse { .. }
             | StoreError::Refused(_)
