@@ -103,7 +103,8 @@ fn progress_is_shown_on_a_terminal_from_a_second_on() {
 fn colour_is_for_those_who_want_it() {
     let Some(shown) = on_terminal(&format!("{LMFS} settle --help")) else { return };
     assert!(coloured(&shown), "{shown:?}");
-    for off in ["NO_COLOR=1", "TERM=dumb"] {
+    // Some build services set CI, and then libraries take every terminal for one with colours.
+    for off in ["NO_COLOR=1", "TERM=dumb", "CI=1 TERM=dumb"] {
         let shown = on_terminal(&format!("env {off} {LMFS} settle --help; {off} {LMFS} none"));
         let shown = shown.unwrap();
         assert!(shown.contains("Usage") && !shown.contains('\x1b'), "{off}: {shown:?}");

@@ -260,5 +260,5 @@ pub fn main() -> ExitCode {
 
 /// The command line's definition, for completions and for checks of the manual pages.
 pub fn command() -> clap::Command {
-    examples::added_to(Cli::command())
+    examples::added_to(Cli::command()).color(output::colour())
 }

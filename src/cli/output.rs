@@ -47,6 +47,15 @@ impl Say {
     }
 }
 
+/// When help and errors are coloured. A terminal that calls itself dumb shows none, not even where CI is
+/// set; for the rest clap looks at what there is.
+pub fn colour() -> clap::ColorChoice {
+    match std::env::var_os("TERM") {
+        Some(term) if term == "dumb" => clap::ColorChoice::Never,
+        _ => clap::ColorChoice::Auto,
+    }
+}
+
 /// Logs to standard error.
 pub fn log_to_stderr(level: log::LevelFilter) {
     let _ = env_logger::Builder::new()

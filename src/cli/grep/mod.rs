@@ -177,7 +177,7 @@ pub fn main(common: &[OsString], args: &[OsString]) -> u8 {
     };
     let (verbose, quiet) = (times('v', "--verbose"), times('q', "--quiet") > 0);
     let name = [OsString::from("lmfs grep")];
-    let mut known = Alone::command().after_help(examples::of("grep"));
+    let mut known = Alone::command().after_help(examples::of("grep")).color(output::colour());
     let parsed = known.try_get_matches_from_mut(name.iter().chain(args));
     let parsed = parsed.and_then(|m| Alone::from_arg_matches(&m).map_err(|e| e.format(&mut known)));
     let mut alone = match parsed {
