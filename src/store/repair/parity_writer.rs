@@ -80,6 +80,16 @@ impl Segments {
     /// Makes the sidecar of the first `len` bytes of a segment, where a frame must end. Its name is
     /// durable once the names are synced.
     pub fn protect(&self, number: u32, len: u64) -> Result<()> {
+        self.make_sidecar(number, len, true)
+    }
+
+    /// The same where what the old sidecar covers is damaged beyond repair, and all that lives is whole
+    /// without it. The old one goes only once the new one is there.
+    pub fn protect_anew(&self, number: u32, len: u64) -> Result<()> {
+        self.make_sidecar(number, len, false)
+    }
+
+    fn make_sidecar(&self, number: u32, len: u64, as_before: bool) -> Result<()> {
         let _turn = lock(&self.healing);
         let Some(segment) = self.get(number) else { return Ok(()) };
         let fail = |why: String| StoreError::Io {
@@ -88,7 +98,7 @@ impl Segments {
         };
         let mut parts = lock(&self.parts);
         let mut known = SEGMENT_HEADER;
-        if parts.0 == number {
+        if parts.0 == number && as_before {
             let covered = lock(&self.sidecars).get(&number).map_or(0, |s| s.covered as usize);
             known = known.max(covered);
         } else {
@@ -103,7 +113,8 @@ impl Segments {
         }
         // What an older sidecar covers must be what it was: parity of bytes that rotted meanwhile
         // would make the rot permanent.
-        if let Some(old) = self.sidecar(number)?.map(|s| s.after(parts.1.len())) {
+        let old = if as_before { self.sidecar(number)? } else { None };
+        if let Some(old) = old.map(|s| s.after(parts.1.len())) {
             if self.verify(&segment, done, &mut bytes, &old).map_err(fail)? {
                 self.known.forget_segment(number);
             }

@@ -81,8 +81,7 @@ impl Store {
                 let live = self.view().frames(number, 0, usize::MAX)?;
                 if made.is_err() && live.iter().all(|(f, _)| whole.contains_key(&f.offset)) {
                     // What is beyond repair is dead: the old sidecar guards nothing of it.
-                    segments.drop_sidecar(number);
-                    made = segments.protect(number, self.settled_len(number));
+                    made = segments.protect_anew(number, self.settled_len(number));
                 }
                 // One that cannot be made leaves the old one where it is, and damage to report.
                 if let Err(e) = made.and_then(|()| segments.sync_names()) {

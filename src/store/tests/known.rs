@@ -73,6 +73,30 @@ fn damage_is_counted_by_the_thing_and_not_by_the_read() {
     assert_eq!(scrub(), 0);
 }
 
+#[test]
+fn a_sidecar_that_cannot_be_renewed_for_want_of_room_stays() {
+    let (_dir, memory, _plan, store) = quiet();
+    let ino = create(&store, b"a").unwrap();
+    write(&store, ino, 0, &[7; 9000]).unwrap();
+    store.sync().unwrap();
+    parity_writer::protect_all(&store).unwrap();
+    let before = sidecars(&memory);
+    assert_eq!(before.len(), 1);
+    write(&store, ino, 9000, &[8; 100]).unwrap();
+    store.writer().roll(false).unwrap();
+    store.sync().unwrap();
+    memory.set_full(true);
+    for n in store.segment_numbers() {
+        store.check_segment(n, true).unwrap();
+    }
+    assert_eq!(sidecars(&memory), before);
+    memory.set_full(false);
+    // And is of use.
+    let f = store.extents_in(ino, 0, 1).unwrap()[0].frame;
+    ruin(&memory, f);
+    assert!(contents(&store, ino, 9000).unwrap() == [7; 9000]);
+}
+
 /// The segment that is being written is looked at every few seconds.
 #[test]
 fn a_segment_that_grows_over_damage_is_named_once() {
