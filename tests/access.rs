@@ -4,31 +4,20 @@
 #![allow(clippy::unwrap_used)]
 
 mod place;
+mod program;
 
 use place::Place;
+use program::{LMFS, lmfs, works};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-const LMFS: &str = env!("CARGO_BIN_EXE_lmfs");
 const NOBODY: u32 = 65534;
-
-/// Runs lmfs, for at most 30 seconds.
-fn lmfs(args: &[&str]) -> Output {
-    let out = Command::new("timeout").args(["30", LMFS]).args(args).output().unwrap();
-    assert_ne!(out.status.code(), Some(124), "{args:?} hangs");
-    out
-}
-
-fn works(args: &[&str]) {
-    let out = lmfs(args);
-    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
-}
 
 /// What a shell command comes to for somebody else.
 fn as_nobody(command: &str) -> (bool, String) {
@@ -191,7 +180,7 @@ fn access_control_lists_are_kept_obeyed_and_inherited() {
     // One that says no more than the mode is the mode.
     set_acl(&f, ACCESS, &acl(&[(1, 6, NO_ID), (4, 4, NO_ID), (32, 4, NO_ID)]));
     assert_eq!(mode("f"), 0o644);
-    assert_eq!(get_acl(&f, ACCESS), []);
+    assert!(get_acl(&f, ACCESS).is_empty());
     // What a directory hands down, whatever the umask, and further down.
     std::fs::create_dir(p.path("mnt/d")).unwrap();
     let handed =

@@ -3,24 +3,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod place;
+mod program;
 
 use place::Place;
+use program::{LMFS, answer, lmfs, said, works};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
-
-const LMFS: &str = env!("CARGO_BIN_EXE_lmfs");
-
-fn lmfs(args: &[&str]) -> Output {
-    Command::new(LMFS).args(args).stdin(Stdio::null()).output().unwrap()
-}
-
-fn works(args: &[&str]) -> Vec<u8> {
-    let out = lmfs(args);
-    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    out.stdout
-}
+use std::process::Command;
 
 fn sh(command: &str) -> String {
     let out = Command::new("sh").args(["-c", command]).output().unwrap();
@@ -102,7 +92,7 @@ fn a_tar_stream_goes_in_and_comes_out() {
     sh(&format!("{LMFS} -q export {at}/t | tar --xattrs -C {at}/third -xpf -"));
     let without_links = |s: String| s.replace(" 2 ", " 1 ");
     assert_eq!(without_links(tree(&p.path("in"))), without_links(tree(&p.path("third"))));
-    assert!(works(&["fsck", &store]).is_empty() || lmfs(&["fsck", &store]).status.success());
+    assert!(answer(&["fsck", &store]).is_empty() || lmfs(&["fsck", &store]).status.success());
 }
 
 #[test]
@@ -116,16 +106,16 @@ fn files_are_listed_and_printed_without_a_mount() {
     let before = sh(&format!("cd {store} && find . -type f -exec sha256sum {{}} + | sort"));
     let log = fs::read(p.path("in/d/log")).unwrap();
     let here = |said: Vec<u8>| String::from_utf8(said).unwrap();
-    assert!(works(&["cat", &store, "d/log"]) == log);
+    assert!(answer(&["cat", &store, "d/log"]) == log);
     assert!(
-        works(&["cat", &store, "/d/log", "--offset", "100", "--length", "50"]) == log[100..150]
+        answer(&["cat", &store, "/d/log", "--offset", "100", "--length", "50"]) == log[100..150]
     );
-    assert_eq!(works(&["cat", &store, "d/log", "--offset", "99999999"]), b"");
-    assert_eq!(here(works(&["ls", &store, "d"])), "empty\nlog\n");
-    let long = here(works(&["ls", &store, "-l", "d"]));
+    assert_eq!(answer(&["cat", &store, "d/log", "--offset", "99999999"]), b"");
+    assert_eq!(here(answer(&["ls", &store, "d"])), "empty\nlog\n");
+    let long = here(answer(&["ls", &store, "-l", "d"]));
     assert!(long.lines().any(|l| l.starts_with("-rw-") && l.ends_with(" log")), "{long}");
     assert!(long.contains(&log.len().to_string()));
-    let all = here(works(&["ls", &store, "-R", "d", "/nothing"]));
+    let all = here(answer(&["ls", &store, "-R", "d", "/nothing"]));
     assert_eq!(all, "/d:\nempty\nlog\n\n/d/empty:\nnothing\n");
     // One bad path does not hide the others.
     for (args, want) in [
@@ -147,17 +137,56 @@ fn files_are_listed_and_printed_without_a_mount() {
         return;
     }
     // The same through a mount, by either name; but tar is what fills a mounted one.
-    let unmounted = works(&["ls", &store, "-R", "-l"]);
+    let unmounted = answer(&["ls", &store, "-R", "-l"]);
     works(&["mount", &store, &p.text("mnt")]);
     for name in [&store, &p.text("mnt")] {
-        assert!(works(&["ls", name, "-R", "-l"]) == unmounted);
-        assert!(works(&["cat", name, "d/log"]) == log);
-        assert!(works(&["-q", "export", name]).len() > log.len());
+        assert!(answer(&["ls", name, "-R", "-l"]) == unmounted);
+        assert!(answer(&["cat", name, "d/log"]) == log);
+        assert!(answer(&["-q", "export", name]).len() > log.len());
     }
     let refused = lmfs(&["import", &store]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(refused.status.code() == Some(1) && said.contains("tar -C"), "{said}");
     works(&["umount", &p.text("mnt")]);
+}
+
+#[test]
+fn a_damaged_file_is_exported_as_far_as_it_goes() {
+    let p = Place::new();
+    let store = p.text("s");
+    works(&["mkfs", &store, "--model", "fast", "--ecc", "none"]);
+    fs::create_dir(p.path("in")).unwrap();
+    let noise = |seed: u64| -> Vec<u8> {
+        let mut x = seed;
+        let mut next = |_| {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (x >> 56) as u8
+        };
+        (0..3_000_000).map(&mut next).collect()
+    };
+    for (name, seed) in [("a", 1), ("b", 2)] {
+        fs::write(p.path("in").join(name), noise(seed)).unwrap();
+    }
+    sh(&format!("tar -C {} -cf - a b | {LMFS} -q import {store}", p.text("in")));
+    // A page in the middle of what a holds.
+    let segment = p.path("s/segments/00000001.seg");
+    let mut bytes = fs::read(&segment).unwrap();
+    let a = noise(1);
+    let at = bytes.windows(64).position(|w| w == &a[2_500_000..2_500_064]).unwrap();
+    bytes[at..at + 4096].fill(0);
+    fs::write(&segment, bytes).unwrap();
+    let out = lmfs(&["-q", "export", &store]);
+    let told = said(&out);
+    assert_eq!(out.status.code(), Some(1), "{told}");
+    assert!(told.contains("a: ") && told.contains("zeros from there on"), "{told}");
+    assert!(told.contains("1 are damaged") && !told.contains("not in the stream"), "{told}");
+    fs::write(p.path("tar"), &out.stdout).unwrap();
+    sh(&format!("mkdir {0}/out; tar -C {0}/out -xf {0}/tar", p.text("")));
+    let (got, b) = (fs::read(p.path("out/a")).unwrap(), fs::read(p.path("out/b")).unwrap());
+    assert!(b == noise(2));
+    let good = got.iter().zip(&a).take_while(|(x, y)| x == y).count();
+    assert!(got.len() == a.len() && (1_000_000..=2_500_000).contains(&good), "{good}");
+    assert!(got[2_500_000..].iter().all(|b| *b == 0));
 }
 
 #[test]

@@ -4,35 +4,17 @@
 #![allow(clippy::unwrap_used)]
 
 mod place;
+mod program;
 
 use place::Place;
+use program::{LMFS, has_fuse, lmfs, works};
 use std::path::Path;
-use std::process::{Command, Output};
-
-const LMFS: &str = env!("CARGO_BIN_EXE_lmfs");
-
-fn lmfs(args: &[&str]) -> Output {
-    Command::new(LMFS).args(args).output().unwrap()
-}
+use std::process::Command;
 
 /// The code and what was said on standard error.
 fn fails(args: &[&str]) -> (i32, String) {
     let out = lmfs(args);
     (out.status.code().unwrap(), String::from_utf8_lossy(&out.stderr).into_owned())
-}
-
-fn works(args: &[&str]) -> String {
-    let out = lmfs(args);
-    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8_lossy(&out.stdout).into_owned()
-}
-
-fn has_fuse() -> bool {
-    let there = Path::new("/dev/fuse").exists();
-    if !there {
-        println!("skipped: /dev/fuse is missing");
-    }
-    there
 }
 
 #[test]

@@ -5,14 +5,16 @@
 
 mod dice;
 mod place;
+mod program;
 
 use dice::Dice;
 use place::Place;
+use program::{LMFS, has_fuse, json, said};
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-const LMFS: &str = env!("CARGO_BIN_EXE_lmfs");
 /// 2026-11-02 00:00:00 UTC, a Monday.
 const BEGIN: i64 = 1_793_577_600;
 
@@ -29,18 +31,6 @@ fn command(program: &str, args: &[&str]) -> Output {
 fn works(args: &[&str]) {
     let out = command(LMFS, args);
     assert!(out.status.success(), "{args:?}: {}", said(&out));
-}
-
-fn said(out: &Output) -> String {
-    String::from_utf8_lossy(&out.stderr).into_owned()
-}
-
-fn has_fuse() -> bool {
-    let there = Path::new("/dev/fuse").exists();
-    if !there {
-        println!("skipped: /dev/fuse is missing");
-    }
-    there
 }
 
 /// Date and time of day, in November 2026.
@@ -311,6 +301,102 @@ fn options_of_all_commands_stand_before_and_greps_own_behind() {
     let full = format!("{LMFS} grep a {store} > /dev/full; echo $?");
     let sh = command("sh", &["-c", &full]);
     assert!(sh.stdout == b"2\n" && said(&sh).contains("standard output"), "{}", said(&sh));
+}
+
+/// Files with filters of their blocks' words give the same lines, and most blocks are not decoded.
+#[test]
+fn words_are_found_without_decoding_all() {
+    const BLOCK: usize = 128 << 10;
+    if !has_fuse() {
+        return;
+    }
+    let p = Place::new();
+    let (store, mnt) = (p.text("s"), p.text("mnt"));
+    works(&["mkfs", &store, "--model", "fast"]);
+    works(&["mount", &store, &mnt, "-o", "recode=off"]);
+    let set = |value: &str| {
+        command("setfattr", &["-n", "user.lmfs.index", "-v", value, &p.text("mnt/d")])
+    };
+    fs::create_dir(p.path("mnt/d")).unwrap();
+    assert!(!set("letters").status.success());
+    assert!(set("words").status.success());
+    let lines = log(Form::Iso, 3 << 20, 3, 0, &mut Dice(5));
+    let mut all = text(&lines);
+    // Lines longer than a block.
+    let long = format!("begin {} needle {} end4711\n", "x".repeat(2 * BLOCK), "y ".repeat(BLOCK));
+    let long = [&all[..5 * BLOCK], "\n", &long, &all[..3 * BLOCK]].concat();
+    fs::write(p.path("mnt/d/log"), &all).unwrap();
+    fs::write(p.path("mnt/d/long"), &long).unwrap();
+    // Lines across the edges of blocks, and others.
+    let around = |at: usize| {
+        let from = all[..at].rfind('\n').unwrap() + 1;
+        all[from..].lines().next().unwrap().to_owned()
+    };
+    let places = (1..24).step_by(2).map(|k| k * BLOCK).chain((0..5).map(|k| 70_000 + k * 601_113));
+    let sessions = places.filter_map(|at| Some(around(at).split_once("session ")?.1.to_owned()));
+    let sessions: Vec<String> =
+        sessions.filter_map(|s| Some(s.split_once(' ')?.0.to_owned())).collect();
+    assert!(sessions.len() > 12);
+    let mut asked: Vec<Vec<String>> = Vec::new();
+    let ask = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+    for (n, s) in sessions.iter().enumerate() {
+        let phrase = format!(": session {s} closed for");
+        asked.push(match n % 5 {
+            0 => ask(&["-w", s]),
+            1 => ask(&["-F", &phrase]),
+            2 => ask(&["-c", &phrase]),
+            3 => ask(&["-o", "-E", &format!("sshd.*session +{s} .*")]),
+            _ => ask(&["-l", &format!("\\<{s}\\>")]),
+        });
+    }
+    for more in [
+        &["-i", " CLOSED for user7$"][..],
+        &["-w", "needle"],
+        &["-x", ".* end4711"],
+        &["-w", "end4711"],
+        &["-w", "nothing"],
+        &["-vw", "session"],
+        &["-nw", "needle"],
+        &["-A1", "-w", "needle"],
+    ] {
+        asked.push(ask(more));
+    }
+    let check = |path: &str, what: &str| {
+        for one in &asked {
+            let one: Vec<&str> = one.iter().map(String::as_str).collect();
+            let want = gnu(&one, &p.text("copy"));
+            same(
+                &ours(&one, path),
+                &want,
+                Some((&p.text("copy"), path)),
+                &format!("{what}: {one:?}"),
+            );
+        }
+    };
+    fs::create_dir(p.path("copy")).unwrap();
+    fs::write(p.path("copy/log"), &all).unwrap();
+    fs::write(p.path("copy/long"), &long).unwrap();
+    works(&["settle", &mnt]);
+    check(&p.text("mnt/d"), "mounted");
+    works(&["umount", &mnt]);
+    works(&["mount", &store, &mnt, "-o", "recode=off"]);
+    let decoded = || json(&["status", &mnt, "--json"])["cache"]["misses"].as_u64().unwrap();
+    let before = decoded();
+    let out = ours(&["-w", &sessions[0]], &p.text("mnt/d/log"));
+    assert!(out.status.success(), "{}", said(&out));
+    let few = decoded() - before;
+    assert!(few > 0 && few < 12, "{few} blocks of {}", all.len() / BLOCK);
+    // What was written last counts, too.
+    let late = "2026-11-30T00:00:00Z brand new4711 line\n";
+    let mut file = fs::File::options().append(true).open(p.path("mnt/d/log")).unwrap();
+    file.write_all(late.as_bytes()).unwrap();
+    let out = ours(&["-w", "-h", "new4711"], &p.text("mnt/d"));
+    assert_eq!(String::from_utf8_lossy(&out.stdout), late);
+    drop(file);
+    works(&["umount", &mnt]);
+    all.push_str(late);
+    fs::write(p.path("copy/log"), &all).unwrap();
+    check(&p.text("s/d"), "not mounted");
 }
 
 /// A store that is not mounted, with these files.

@@ -4,31 +4,17 @@
 #![allow(clippy::unwrap_used)]
 
 mod place;
+mod program;
 
 use place::Place;
+use program::{LMFS, lmfs, said, works};
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-const LMFS: &str = env!("CARGO_BIN_EXE_lmfs");
-
-fn lmfs(args: &[&str]) -> Output {
-    Command::new(LMFS).args(args).output().unwrap()
-}
-
-fn said(out: &Output) -> String {
-    String::from_utf8_lossy(&out.stderr).into_owned()
-}
-
-fn works(args: &[&str]) -> String {
-    let out = lmfs(args);
-    assert!(out.status.success(), "{args:?}: {}", said(&out));
-    String::from_utf8_lossy(&out.stdout).into_owned()
-}
 
 fn names(p: &Place) -> Vec<String> {
     let all = std::fs::read_dir(p.path("")).unwrap().flatten();

@@ -9,14 +9,15 @@
 #![allow(clippy::unwrap_used)]
 
 mod place;
+mod program;
 
 use place::Place;
+use program::{LMFS, has_fuse};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-const LMFS: &str = env!("CARGO_BIN_EXE_lmfs");
 const HERE: &str = env!("CARGO_MANIFEST_DIR");
 
 /// A page as text: its lines without fonts and escapes, macros kept.
@@ -393,14 +394,6 @@ fn staging_brings_all_pages() {
         let file = man.join(format!("man1/lmfs-{name}.1.gz"));
         assert!(file.is_file() || name == "completions", "{}", file.display());
     }
-}
-
-fn has_fuse() -> bool {
-    let there = Path::new("/dev/fuse").exists();
-    if !there {
-        println!("skipped: /dev/fuse is missing");
-    }
-    there
 }
 
 #[test]

@@ -4,38 +4,18 @@
 #![allow(clippy::unwrap_used)]
 
 mod place;
+mod program;
 
 use place::Place;
+use program::{LMFS, json, lmfs, said, works};
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-
-const LMFS: &str = env!("CARGO_BIN_EXE_lmfs");
-
-/// Runs it; what hangs fails.
-fn lmfs<S: AsRef<OsStr>>(args: &[S]) -> Output {
-    Command::new("timeout").args(["-k", "1", "60", LMFS]).args(args).output().unwrap()
-}
-
-fn said(out: &Output) -> String {
-    String::from_utf8_lossy(&out.stderr).into_owned()
-}
-
-fn works<S: AsRef<OsStr>>(args: &[S]) -> String {
-    let out = lmfs(args);
-    let shown: Vec<_> = args.iter().map(|a| a.as_ref().to_string_lossy()).collect();
-    assert!(out.status.success(), "{shown:?}: {:?} {}", out.status, said(&out));
-    String::from_utf8_lossy(&out.stdout).into_owned()
-}
-
-fn json<S: AsRef<OsStr>>(args: &[S]) -> serde_json::Value {
-    serde_json::from_str(&works(args)).unwrap()
-}
 
 /// True where such mounts can be made.
 fn able() -> bool {

@@ -4,45 +4,16 @@
 #![allow(clippy::unwrap_used)]
 
 mod place;
+mod program;
 
 use place::Place;
+use program::{LMFS, has_fuse, json, lmfs, said, works};
 use serde_json::Value;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsRawFd;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-const LMFS: &str = env!("CARGO_BIN_EXE_lmfs");
-
-fn lmfs(args: &[&str]) -> Output {
-    Command::new("timeout").args(["-k", "1", "120", LMFS]).args(args).output().unwrap()
-}
-
-fn said(out: &Output) -> String {
-    String::from_utf8_lossy(&out.stderr).into_owned()
-}
-
-fn works(args: &[&str]) -> String {
-    let out = lmfs(args);
-    assert!(out.status.success(), "{args:?}: {}", said(&out));
-    String::from_utf8_lossy(&out.stdout).into_owned()
-}
-
-/// The one document on standard output.
-fn json(args: &[&str]) -> Value {
-    serde_json::from_str(&works(args)).unwrap()
-}
-
-/// True where stores can be mounted.
-fn able() -> bool {
-    let able = Path::new("/dev/fuse").exists();
-    if !able {
-        println!("skipped: /dev/fuse is missing");
-    }
-    able
-}
 
 /// Runs a command on a terminal of its own; `None` where there is no script(1). All that it wrote.
 fn on_terminal(command: &str) -> Option<String> {
@@ -113,7 +84,7 @@ fn colour_is_for_those_who_want_it() {
 
 #[test]
 fn a_settle_is_stopped_and_goes_on_another_time() {
-    if !able() {
+    if !has_fuse() {
         return;
     }
     let p = Place::new();
@@ -162,7 +133,7 @@ fn a_settle_is_stopped_and_goes_on_another_time() {
 
 #[test]
 fn umount_says_what_it_waits_for() {
-    if !able() {
+    if !has_fuse() {
         return;
     }
     let p = Place::new();
@@ -176,13 +147,19 @@ fn umount_says_what_it_waits_for() {
     signal(libc::SIGSTOP);
     let mut umount = Command::new(LMFS);
     let mut umount = umount.args(["umount", &mnt]).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(umount.stderr.take().unwrap()).lines();
+    let lines = BufReader::new(umount.stderr.take().unwrap()).lines();
     let (told, hears) = std::sync::mpsc::channel();
-    std::thread::spawn(move || told.send(lines.next()));
-    let heard = hears.recv_timeout(Duration::from_secs(20));
+    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| told.send(line)));
+    // What else it waits for may come first.
+    let (began, mut heard) = (Instant::now(), Vec::new());
+    while !heard.iter().any(|line: &String| line.contains("daemon")) {
+        let left = Duration::from_secs(20).saturating_sub(began.elapsed());
+        let Ok(line) = hears.recv_timeout(left) else { break };
+        heard.push(line);
+    }
     signal(libc::SIGCONT);
-    let line = heard.unwrap().unwrap().unwrap();
-    assert!(line.contains("waiting: ") && line.contains("daemon"), "{line}");
+    assert!(heard.iter().all(|line| line.contains("waiting: ")), "{heard:?}");
+    assert!(heard.iter().any(|line| line.contains("daemon")), "{heard:?}");
     assert!(umount.wait().unwrap().success());
     assert!(json(&["status", &store, "--json"])["pid"].is_null());
 }
@@ -190,7 +167,7 @@ fn umount_says_what_it_waits_for() {
 #[test]
 fn a_read_only_medium_says_what_to_do() {
     // SAFETY: no arguments, cannot fail.
-    if !able() || unsafe { libc::geteuid() } != 0 {
+    if !has_fuse() || unsafe { libc::geteuid() } != 0 {
         println!("skipped: needs root");
         return;
     }
@@ -209,16 +186,21 @@ fn a_read_only_medium_says_what_to_do() {
         for c in 'settle {ro}' 'gc {ro}' 'scrub {ro} --repair' 'fsck {ro} --repair' 'recode {ro} --model fast'; do
             {LMFS} $c 2>&1 && exit 97
         done | grep -c 'read-only medium'
-        {LMFS} mount -o ro {ro} {mnt} && cat {mnt}/f && {LMFS} umount {mnt} && {LMFS} scrub {ro}"
+        {LMFS} mount -o ro {ro} {mnt} && {LMFS} status {mnt} | grep -o '^mounted  *yes' | tr -d ' ' &&
+            cat {mnt}/f && {LMFS} umount {mnt} && {LMFS} scrub {ro}"
     );
     let out = Command::new("unshare").args(["-m", "sh", "-c", &steps]).output().unwrap();
     let told = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(out.status.success() && told.starts_with("3\n5\nkept\n"), "{told} {}", said(&out));
+    assert!(
+        out.status.success() && told.starts_with("3\n5\nmountedyes\nkept\n"),
+        "{told} {}",
+        said(&out)
+    );
 }
 
 #[test]
 fn json_is_one_document_with_what_was_promised() {
-    if !able() {
+    if !has_fuse() {
         return;
     }
     let p = Place::new();

@@ -3,13 +3,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod place;
+mod program;
 
 use place::Place;
+use program::LMFS;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-const LMFS: &str = env!("CARGO_BIN_EXE_lmfs");
 const HERE: &str = env!("CARGO_MANIFEST_DIR");
 
 /// A section: how its trouble comes about, and what holds once its commands have been run.

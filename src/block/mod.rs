@@ -5,6 +5,7 @@
 use crate::codec::{self, Predictor};
 use crate::model::EngineError;
 use crate::types::Encoding;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 pub mod bench;
@@ -13,6 +14,7 @@ pub mod lm;
 #[cfg(test)]
 pub mod mutate;
 mod primer;
+pub mod words;
 
 pub use crate::codec::{Cost, ENGINE};
 pub use lm::{Lm, LmError, ModelId};
@@ -55,17 +57,19 @@ pub struct Tier {
     /// The language model is used only where it saves at least this share of what the experts alone
     /// need, in percent: decoding with it costs many times theirs.
     pub lm_gain: f64,
+    /// Modelled blocks get a filter of their words; see [`words`].
+    pub words: bool,
 }
 
 impl Tier {
     /// Default of [`Tier::lm_gain`].
     pub const LM_GAIN: f64 = 3.0;
     /// The experts alone.
-    pub const FAST: Self = Self { lm: None, lm_gain: Self::LM_GAIN };
+    pub const FAST: Self = Self { lm: None, lm_gain: Self::LM_GAIN, words: false };
 
     /// With a language model.
     pub fn with(lm: Arc<Lm>) -> Self {
-        Self { lm: Some(lm), lm_gain: Self::LM_GAIN }
+        Self { lm: Some(lm), ..Self::FAST }
     }
 
     /// Bytes of a block, unless somebody says otherwise.
@@ -138,9 +142,30 @@ pub fn costs(plain: &[u8], tier: &Tier) -> Vec<Cost> {
 /// that of the rest.
 const CONTINUES: u8 = 0x80;
 
+/// In the same byte: a filter of the block's words stands at the end.
+const FILTERED: u8 = 0x40;
 /// The same byte's other bits are the number of lanes; none stand for one that was coded with the model's
 /// prior alone, although it has a network.
-const LANES: u8 = 0x7f;
+const LANES: u8 = 0x3f;
+
+/// A modelled payload without its filter.
+fn without_filter(payload: &[u8]) -> Result<Cow<'_, [u8]>, BlockError> {
+    if payload.first().is_none_or(|first| first & FILTERED == 0) {
+        return Ok(payload.into());
+    }
+    let split = words::split(payload).filter(|(code, _)| !code.is_empty());
+    let (code, _) = split.ok_or_else(|| BlockError::Corrupt("its filter has no end".into()))?;
+    let mut code = code.to_vec();
+    code[0] &= !FILTERED;
+    Ok(code.into())
+}
+
+/// The filter of a block's words, if its payload has one.
+pub fn filter_of(encoding: Encoding, payload: &[u8]) -> Option<words::Filter<'_>> {
+    let modelled = matches!(encoding, Encoding::Fast | Encoding::Lm);
+    payload.first().filter(|first| modelled && **first & FILTERED != 0)?;
+    words::Filter::read(words::split(payload)?.1)
+}
 
 /// What a payload of a language model was coded with: the model, or its prior alone.
 fn coder(payload: &[u8], lm: Option<&Lm>) -> Option<Arc<Lm>> {
@@ -264,7 +289,14 @@ fn candidates(
 ) -> Result<Vec<Encoded>, BlockError> {
     let mut candidates = Vec::new();
     if looks_like_text(plain) {
-        candidates.push(modelled(plain, primer, tier)?);
+        let mut coded = modelled(plain, primer, tier)?;
+        if tier.words
+            && let Some(filter) = words::filter(plain)
+        {
+            coded.payload[0] |= FILTERED;
+            words::append(&mut coded.payload, &filter);
+        }
+        candidates.push(coded);
     }
     if candidates.first().is_none_or(|c| c.payload.len() * ZSTD_SHARE > plain.len())
         && let Ok(payload) = zstd::bulk::compress(plain, ZSTD_LEVEL)
@@ -323,10 +355,10 @@ pub fn decode(
         Encoding::Zstd => {
             zstd::bulk::decompress(payload, len).map_err(|e| BlockError::Corrupt(e.to_string()))?
         }
-        Encoding::Fast => unmodelled(payload, plain_len, primer, None)?,
+        Encoding::Fast => unmodelled(&without_filter(payload)?, plain_len, primer, None)?,
         Encoding::Lm => {
             let lm = lm.ok_or(BlockError::NoModel)?;
-            unmodelled(payload, plain_len, primer, Some(lm))?
+            unmodelled(&without_filter(payload)?, plain_len, primer, Some(lm))?
         }
     };
     if bytes.len() == len {
@@ -363,6 +395,31 @@ pub fn plain_hash(plain: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_block_with_a_filter_is_the_same_block() {
+        let line = |n: u32| format!("{n} session {} opened\n", n * 7919 % 997);
+        let plain = (0..2000).map(line).collect::<String>().into_bytes();
+        let without = encode(&plain, None, &Tier::FAST).unwrap();
+        let with = encode(&plain, None, &Tier { words: true, ..Tier::FAST }).unwrap();
+        assert_eq!(with.encoding, without.encoding);
+        let (code, filter) = words::split(&with.payload).unwrap();
+        assert_eq!(code[1..], without.payload[1..]);
+        assert!(filter.len() * 20 < plain.len(), "{} of {}", filter.len(), plain.len());
+        let back = decode(with.encoding, &with.payload, plain.len() as u32, None, None);
+        assert!(back.unwrap() == plain);
+        let found = filter_of(with.encoding, &with.payload).unwrap();
+        assert!(found.may_hold(b"session") && !found.may_hold(b"closed"));
+        assert!(filter_of(without.encoding, &without.payload).is_none());
+        // What is cut off is no panic.
+        for n in 0..with.payload.len() {
+            let _ = filter_of(with.encoding, &with.payload[..n]);
+            if n < 50 || n + 50 > code.len() {
+                let cut = decode(with.encoding, &with.payload[..n], plain.len() as u32, None, None);
+                assert!(cut.is_err());
+            }
+        }
+    }
 
     #[test]
     fn noise_stays_raw() {

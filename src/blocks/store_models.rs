@@ -121,7 +121,7 @@ impl StoreModels {
     /// What a model's name stands for in this store, with the model's number; 0 for none. A model
     /// that the store does not have yet is copied into it.
     pub fn tier(&self, name: &str) -> Result<(Tier, u16), ModelError> {
-        let fast = Tier { lm: None, lm_gain: self.lm_gain };
+        let fast = Tier { lm_gain: self.lm_gain, ..Tier::FAST };
         if name == "fast" {
             return Ok((fast, 0));
         }

@@ -1,6 +1,6 @@
 //! `lmfs status`.
 
-use super::output::{self, outln, size};
+use super::output::{self, duration, outln, size};
 use super::{Outcome, target};
 use crate::control::{Request, Status};
 use serde_json::Value;
@@ -43,7 +43,8 @@ fn metrics(name: &str, labels: &str, value: &Value, out: &mut Vec<String>) {
 
 /// Runs it.
 pub fn run(a: &Args) -> Outcome {
-    let value = target::run(&a.dir, &Request::Status, &mut |_, _| {})?;
+    let target = target::of(&a.dir)?;
+    let value = target.run(&Request::Status, &mut |_, _| {})?;
     if a.prometheus {
         let mut lines = Vec::new();
         metrics("lmfs", &format!("store={}", value["uuid"]), &value, &mut lines);
@@ -58,7 +59,12 @@ pub fn run(a: &Args) -> Outcome {
     }
     let line = |name: &str, value: String| outln!("{name:<14}{value}");
     line("store", s.uuid);
-    line("mounted", s.pid.map_or("no".into(), |p| format!("by process {p}")));
+    let mounted = match (s.pid, &target.mount) {
+        (Some(p), _) => format!("by process {p}"),
+        (None, Some(_)) => "yes, but its daemon cannot be asked (a read-only medium)".into(),
+        (None, None) => "no".into(),
+    };
+    line("mounted", mounted);
     line("files", s.store.files.to_string());
     line("holds", size(s.store.logical_bytes));
     line("takes", format!("{} (ratio {:.2})", size(s.store.stored_bytes), s.ratio));
@@ -74,7 +80,10 @@ pub fn run(a: &Args) -> Outcome {
             format!("{} ({}): {} frames{wrong}", m.name, &m.id[..16.min(m.id.len())], m.frames),
         );
     }
-    let eta = s.coding.eta_s.map_or(String::new(), |t| format!(", {t} s left"));
+    let eta = match s.coding.eta_s.filter(|_| s.coding.pending_blocks > 0) {
+        Some(t) => format!(", {} left", duration(t as f64)),
+        None => String::new(),
+    };
     let waiting =
         format!("{} blocks, {}{eta}", s.coding.pending_blocks, size(s.coding.backlog_bytes));
     line("waiting", waiting);
@@ -92,7 +101,9 @@ pub fn run(a: &Args) -> Outcome {
     let c = s.cache;
     let cache =
         format!("{} of {}, {} hits, {} misses", size(c.used), size(c.capacity), c.hits, c.misses);
-    line("cache", cache);
+    if s.pid.is_some() {
+        line("cache", cache);
+    }
     if s.store.repaired > 0 {
         line("repaired", format!("{} frames and pages since it was mounted", s.store.repaired));
     }

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use vector::Vector;
 
 /// Most lanes of a text.
-pub const LANES_MAX: usize = 64;
+pub const LANES_MAX: usize = 32;
 /// A cut between lanes is moved forward to the end of a line that is at most this near, in bytes.
 const NEAR: usize = 512;
 

@@ -223,6 +223,12 @@ pub fn answer(
         Request::Stat { paths, recurse } => {
             serde_json::to_value(super::stat::stat(fs, paths, *recurse)?)
         }
+        Request::Words { path, words } => {
+            let words: Vec<Vec<u8>> = words.iter().map(|w| w.clone().into_bytes()).collect();
+            let ranges = path.find(fs).and_then(|ino| fs.may_hold(ino, &words));
+            let ranges = ranges.map_err(|e| format!("{path}: {e}"))?;
+            serde_json::to_value(ranges.iter().map(|r| (r.start, r.end)).collect::<Vec<_>>())
+        }
         Request::Settle { paths } => serde_json::to_value(settle(fs, paths, progress)?),
         Request::SettleStop => Ok(serde_json::json!({ "stopped": fs.recoder().stop_commands() })),
         Request::Recode { model, paths } => {

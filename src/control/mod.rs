@@ -38,6 +38,14 @@ pub enum Request {
         #[serde(default)]
         recurse: bool,
     },
+    /// Where in a file lines may be that have all of these words, in lower case; see
+    /// [`crate::fs::Fs::may_hold`].
+    Words {
+        /// The file.
+        path: FileName,
+        /// The words.
+        words: Vec<String>,
+    },
     /// Code all that waits, of these paths or of all.
     Settle {
         /// Files and directories; empty for all.

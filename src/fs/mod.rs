@@ -17,6 +17,7 @@ mod tests;
 mod troubles;
 #[cfg(test)]
 mod waits_tests;
+mod words;
 mod xattr;
 
 pub use crate::blocks::CacheStats;

@@ -3,7 +3,7 @@
 use super::acl::{self, Acl};
 use super::node::{Held, StateGuard};
 use super::{Fs, FsError, Result, lock};
-use crate::recode::MODEL_XATTR;
+use crate::recode::{INDEX_XATTR, MODEL_XATTR};
 use crate::store::{Dirent, Record};
 use crate::types::{Attr, Ino, Time};
 use std::collections::HashSet;
@@ -214,6 +214,9 @@ impl Fs {
                 && (is_dir || model != self.store.superblock().model.as_bytes())
             {
                 records.push(Record::PutXattr(ino, MODEL_XATTR.to_vec(), model));
+            }
+            if let Some(index) = self.store.xattr(parent, INDEX_XATTR)? {
+                records.push(Record::PutXattr(ino, INDEX_XATTR.to_vec(), index));
             }
         }
         records.push(Record::PutDirent { parent, name: name.to_vec(), ino, kind });

@@ -2,7 +2,7 @@
 
 use super::acl::{self, Acl};
 use super::{Fs, FsError, Result};
-use crate::recode::{MODEL_OFF, MODEL_XATTR};
+use crate::recode::{INDEX_WORDS, INDEX_XATTR, MODEL_XATTR, OFF};
 use crate::store::{Record, StoreError};
 use crate::types::{Attr, Encoding, Extent, Ino, Time};
 use std::collections::{BTreeMap, HashSet};
@@ -83,6 +83,9 @@ impl Fs {
         }
         if name == MODEL_XATTR {
             self.check_model(value)?;
+        }
+        if name == INDEX_XATTR && value != INDEX_WORDS && value != OFF {
+            return Err(FsError::Invalid("user.lmfs.index is words or off"));
         }
         match (how, self.store.xattr(ino, name)?.is_some()) {
             (SetHow::Create, true) => return Err(FsError::Exists),
@@ -169,7 +172,7 @@ impl Fs {
     /// A model must be one that this store can code with, or `off`.
     fn check_model(&self, value: &[u8]) -> Result<()> {
         let known = |name: &str| self.blocks.models().knows(name);
-        if value == MODEL_OFF || std::str::from_utf8(value).is_ok_and(known) {
+        if value == OFF || std::str::from_utf8(value).is_ok_and(known) {
             return Ok(());
         }
         log::warn!(

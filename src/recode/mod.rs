@@ -27,8 +27,12 @@ pub use command::Command;
 
 /// The extended attribute that governs how a file is coded.
 pub const MODEL_XATTR: &[u8] = b"user.lmfs.model";
-/// The model name that keeps a file uncoded.
-pub const MODEL_OFF: &[u8] = b"off";
+/// The extended attribute that says what a search finds beside a file's blocks.
+pub const INDEX_XATTR: &[u8] = b"user.lmfs.index";
+/// Its value for a filter of each block's words.
+pub const INDEX_WORDS: &[u8] = b"words";
+/// The value of either that does without: a file is kept uncoded, or has no filters.
+pub const OFF: &[u8] = b"off";
 /// How much longer than a whole block a tail must rest.
 const TAIL_FACTOR: u32 = 10;
 /// How long commands may take to end: some blocks, coded without a language model, on a busy machine.
@@ -323,7 +327,7 @@ impl Recoder {
             Some(name) => String::from_utf8_lossy(name).into_owned(),
             None => self.store().superblock().model.clone(),
         };
-        Ok(Some(name).filter(|n| n.as_bytes() != MODEL_OFF))
+        Ok(Some(name).filter(|n| n.as_bytes() != OFF))
     }
 
     fn block(&self) -> u64 {
@@ -348,6 +352,7 @@ impl Recoder {
             return Ok(None);
         };
         let (mut tier, model) = self.blocks.models().tier(&name)?;
+        tier.words = self.store().xattr(ino, INDEX_XATTR)?.is_some_and(|v| v == INDEX_WORDS);
         tier.lm = tier.lm.map(|lm| {
             let lm = lm.until(Arc::clone(how.halt));
             Arc::new(if how.idle { lm.in_background() } else { lm })

@@ -15,6 +15,8 @@ use tar::{EntryType, Header};
 
 /// Bytes of a record of a tar stream.
 pub const RECORD: usize = 512;
+/// Where something in a chunk cannot be read, no smaller piece of it is tried.
+const PIECE: usize = 4096;
 /// Holes that are worth a map.
 const HOLES: u64 = 16 << 10;
 /// Largest number in an octal field of seven digits.
@@ -45,7 +47,8 @@ pub fn run(a: &Args, say: Say) -> Outcome {
         out: tar::Builder::new(out),
         first: HashMap::new(),
         files: 0,
-        failed: 0,
+        missing: 0,
+        damaged: 0,
         bytes: 0,
         all: None,
         progress: &progress,
@@ -63,16 +66,19 @@ pub fn run(a: &Args, say: Say) -> Outcome {
             Err(e) => export.failure(&e),
         }
     }
-    let (files, failed) = (export.files, export.failed);
+    let (files, missing, damaged) = (export.files, export.missing, export.damaged);
     export.out.into_inner().and_then(|mut out| out.flush()).map_err(output)?;
     drop(progress);
     if !say.quiet {
         eprintln!("{files} entries exported");
     }
-    match failed {
-        0 => Ok(()),
-        n => Err(Failure::new(FAILED, format!("{n} could not be read and are not in the stream"))),
-    }
+    let text = match (missing, damaged) {
+        (0, 0) => return Ok(()),
+        (n, 0) => format!("{n} could not be read and are not in the stream"),
+        (0, n) => format!("{n} are damaged and end in zeros in the stream"),
+        (m, n) => format!("{m} are not in the stream, and {n} are damaged and end in zeros there"),
+    };
+    Err(Failure::new(FAILED, text))
 }
 
 fn output(e: io::Error) -> Failure {
@@ -85,7 +91,9 @@ struct Export<'a, W: Write> {
     /// Where files with several names were met first.
     first: HashMap<Ino, PathBuf>,
     files: u64,
-    failed: u64,
+    /// Entries that could not be read at all, and those of which a part could not.
+    missing: u64,
+    damaged: u64,
     /// What files that were exported hold, and all that are to be.
     bytes: u64,
     all: Option<u64>,
@@ -95,7 +103,7 @@ struct Export<'a, W: Write> {
 impl<W: Write> Export<'_, W> {
     fn failure(&mut self, e: &Failure) {
         eprintln!("lmfs: {}", e.message);
-        self.failed += 1;
+        self.missing += 1;
     }
 
     /// What files at and below a path hold.
@@ -201,10 +209,12 @@ impl<W: Write> Export<'_, W> {
         let len = map.len() as u64 + whole.iter().map(|r| r.end - r.start).sum::<u64>();
         let mut body = Body { file: &mut *file, runs: whole, have: map, at: 0, damage: None };
         self.append(entry, &mut body, len)?;
-        Ok(match body.damage {
-            Some(e) => Err(about(path, format!("{e}; it is filled with zeros from there on"))),
-            None => Ok(()),
-        })
+        if let Some(e) = body.damage {
+            let e = about(path, format!("{e}; it is filled with zeros from there on"));
+            eprintln!("lmfs: {}", e.message);
+            self.damaged += 1;
+        }
+        Ok(Ok(()))
     }
 
     fn append(&mut self, mut entry: Entry, body: impl Read, len: u64) -> Outcome {
@@ -359,11 +369,14 @@ impl Read for Body<'_> {
                 self.runs.remove(0);
                 continue;
             }
-            let len = CHUNK.min((run.end - run.start) as usize);
+            let mut len = CHUNK.min((run.end - run.start) as usize);
             let mut bytes = Vec::new();
-            if self.damage.is_none() {
+            while self.damage.is_none() && bytes.is_empty() {
                 match self.file.read(run.start, len) {
+                    Ok(read) if read.is_empty() => break,
                     Ok(read) => bytes = read,
+                    // Some of it may be whole.
+                    Err(_) if len > PIECE => len = len.div_ceil(2),
                     Err(e) => self.damage = Some(e),
                 }
             }

@@ -4,6 +4,7 @@
 mod pattern;
 mod place;
 mod print;
+mod required;
 mod scan;
 mod search;
 mod stamp;
@@ -256,7 +257,11 @@ fn run(mut a: Args) -> Result<u8, Failed> {
     let patterns: Vec<Vec<u8>> = patterns.into_iter().map(OsStringExt::into_vec).collect();
     let matcher = Matcher::new(&patterns, how, what == Shown::Parts).map_err(Failed)?;
     let numbers = a.line_number && matches!(what, Shown::Lines | Shown::Parts);
-    let wanted = Wanted { matcher, span, text: a.text, numbers };
+    // Lines between are of interest for their numbers, as context, and for their times.
+    let sparse = !numbers && !a.whole && span.is_none();
+    let sparse = sparse && a.context.or(a.after_context).or(a.before_context).is_none();
+    let words = if sparse { matcher.words().to_vec() } else { Vec::new() };
+    let wanted = Wanted { matcher, span, text: a.text, numbers, words };
     let context = a.context.or(a.after_context).or(a.before_context).map(|_| {
         let around = a.context.unwrap_or(0);
         (a.before_context.unwrap_or(around), a.after_context.unwrap_or(around))

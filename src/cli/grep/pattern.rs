@@ -4,7 +4,7 @@
 //! order of alternatives. Which lines match, and where matches begin, is the same for both. Where one
 //! ends is of interest for `-o` alone, and then [`Matcher::matches`] looks for the longest.
 
-use super::syntax;
+use super::{required, syntax};
 use regex::bytes::{Regex, RegexBuilder};
 use regex_automata::nfa::thompson::{self, pikevm::PikeVM};
 use regex_automata::util::{primitives::NonMaxUsize, syntax as options};
@@ -41,6 +41,8 @@ pub struct Matcher {
     /// As the regular expression, for the longest match.
     longest: Option<PikeVM>,
     invert: bool,
+    /// Words that each match has.
+    words: Vec<Vec<u8>>,
 }
 
 impl Matcher {
@@ -84,7 +86,13 @@ impl Matcher {
         } else {
             None
         };
-        Ok(Self { regex, longest, invert: how.invert })
+        let words = required::words(&text, how);
+        Ok(Self { regex, longest, invert: how.invert, words })
+    }
+
+    /// Words in lower case that each wanted line has.
+    pub fn words(&self) -> &[Vec<u8>] {
+        &self.words
     }
 
     /// The wanted lines of a text that begins where a line does.

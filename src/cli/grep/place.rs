@@ -3,14 +3,16 @@
 
 use super::super::options::Options;
 use super::super::{mounts, target};
-use crate::control::{Request, StatEntry};
+use crate::control::{FileName, Request, StatEntry};
 use crate::fs::{Fs, FsOptions};
 use crate::store::{OpenOptions, Store, StoreError};
 use crate::types::{Extent, Ino};
+use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -166,6 +168,19 @@ impl Source {
         parts
     }
 
+    /// Ranges in which each line lies that has all of these words; `None` for all of the file.
+    pub fn held(&self, words: &[Vec<u8>]) -> Option<Vec<Range<u64>>> {
+        match self {
+            Self::Mounted(_, path, _) => {
+                let text = |w: &Vec<u8>| String::from_utf8_lossy(w).into_owned();
+                let words = words.iter().map(text).collect();
+                let ranges: Vec<(u64, u64)> = ask(path, |path| Request::Words { path, words })?;
+                Some(ranges.into_iter().map(|(start, end)| start..end).collect())
+            }
+            Self::Stored(fs, ino) => fs.may_hold(*ino, words).ok(),
+        }
+    }
+
     /// Where something else begins: a block, or what can be read.
     fn cuts(&self, off: u64, len: u64) -> Vec<u64> {
         match self {
@@ -182,13 +197,18 @@ impl Source {
     }
 }
 
+/// Asks the daemon of a mount about a file in it.
+fn ask<T: DeserializeOwned>(path: &Path, request: impl FnOnce(FileName) -> Request) -> Option<T> {
+    let found = mounts::of(path).ok()??;
+    let file = target::by_inode(&found, path).ok()?;
+    let at = target::Target::from(found.release());
+    serde_json::from_value(at.run(&request(file), &mut |_, _| {}).ok()?).ok()
+}
+
 /// What of a file in a mount its daemon knows to be damaged: from, to.
 fn damaged(path: &Path) -> Option<Vec<(u64, u64)>> {
-    let found = mounts::of(path).ok()??;
-    let paths = vec![target::by_inode(&found, path).ok()?];
-    let at = target::Target::from(found.release());
-    let value = at.run(&Request::Stat { paths, recurse: false }, &mut |_, _| {}).ok()?;
-    let entries: Vec<StatEntry> = serde_json::from_value(value).ok()?;
+    let request = |file| Request::Stat { paths: vec![file], recurse: false };
+    let entries: Vec<StatEntry> = ask(path, request)?;
     let all = entries.iter().flat_map(|e| &e.damaged);
     Some(all.map(|d| (d.offset, d.offset + d.length)).collect())
 }

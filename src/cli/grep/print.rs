@@ -171,6 +171,14 @@ impl<'a, W: Write> Printer<'a, W> {
         self.lines(file, &line, &hits, first)
     }
 
+    /// What follows is not looked at: no line that is wanted lies in it, nor begins or ends there.
+    pub fn skip(&mut self) {
+        if let Some(file) = &mut self.file {
+            file.carry.clear();
+            file.inside_line = true;
+        }
+    }
+
     /// Bytes that cannot be read.
     pub fn unreadable(&mut self, from: u64, to: u64, why: &str) -> Result<Next, Failed> {
         let Some(mut file) = self.file.take() else { return Ok(Next::Enough) };

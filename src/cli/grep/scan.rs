@@ -14,6 +14,9 @@ pub struct Wanted {
     pub text: bool,
     /// Lines are counted.
     pub numbers: bool,
+    /// Words that each line has, if only lines are wanted that match; files with filters of words are not
+    /// read where they have none of them.
+    pub words: Vec<Vec<u8>>,
 }
 
 /// What stamps of a run of lines say of their order.

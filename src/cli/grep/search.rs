@@ -11,7 +11,7 @@ use super::window;
 use super::{FOUND, Failed, NOT_FOUND, Show, Shown, TROUBLE};
 use std::collections::HashSet;
 use std::io::{self, BufWriter};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,8 +29,16 @@ type Searched = Vec<Result<Scan, (u64, u64, String)>>;
 /// What is to be printed, in order.
 enum Item {
     Trouble(String),
-    File { name: Vec<u8>, clock: Clock, from: bool, to: bool, file: Arc<File> },
+    File {
+        name: Vec<u8>,
+        clock: Clock,
+        from: bool,
+        to: bool,
+        file: Arc<File>,
+    },
     Chunk(Receiver<Searched>),
+    /// Chunks that hold nothing that is wanted.
+    Skipped,
     End,
 }
 
@@ -183,6 +191,7 @@ fn print<W: io::Write>(
                     }
                 }
             }
+            Some(Item::Skipped) => printer.skip(),
             Some(Item::End) => {
                 printer.end()?;
                 if what == Shown::Nothing && printer.matched {
@@ -278,7 +287,20 @@ impl Plan<'_> {
         }
         let (from, to) = (*window.start() == 0, *window.end() == last);
         self.tell(Item::File { name: name.to_vec(), clock, from, to, file: Arc::clone(&file) })?;
+        let held = self.held(&file, chunks);
+        let mut skips = false;
         for number in window.filter(|_| chunks > 0) {
+            let (start, end) = (number * file.chunk, (number + 1) * file.chunk);
+            let skipped = held
+                .as_ref()
+                .is_some_and(|held| !held.iter().any(|r| r.start < end && start < r.end));
+            if skipped {
+                if !std::mem::replace(&mut skips, true) {
+                    self.tell(Item::Skipped)?;
+                }
+                continue;
+            }
+            skips = false;
             if file.enough.load(Ordering::Relaxed) {
                 break;
             }
@@ -287,6 +309,14 @@ impl Plan<'_> {
             self.jobs.send(Job { file: Arc::clone(&file), number, answer }).map_err(|_| Over)?;
         }
         self.tell(Item::End)
+    }
+
+    /// Where the words may be that each line has which is wanted; `None` for all of the file. A file of a
+    /// few chunks is sooner read.
+    fn held(&self, file: &File, chunks: u64) -> Option<Vec<Range<u64>>> {
+        const LEAST: u64 = 4;
+        let asks = !self.wanted.words.is_empty() && chunks >= LEAST;
+        asks.then(|| file.source.held(&self.wanted.words)).flatten()
     }
 
     /// The chunks of a file that may hold lines of a range of time; `None` for all.

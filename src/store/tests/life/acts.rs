@@ -208,13 +208,13 @@ impl World {
                 Ok(())
             }
             Act::RemoveModel => {
-                let id = {
-                    let mut o = lock(&self.oracle);
-                    let id = o.models.pop_first();
-                    o.hurt.retain(|t| !matches!((t, &id), (Thing::Model(m), Some(i)) if m == i));
-                    id
-                };
-                id.map_or(Ok(()), |id| store.remove_model_file(&id))
+                let Some(id) = lock(&self.oracle).models.pop_first() else { return Ok(()) };
+                store.remove_model_file(&id)?;
+                // One that a crash left there stays hurt.
+                if !self.dead() {
+                    lock(&self.oracle).hurt.remove(&Thing::Model(id));
+                }
+                Ok(())
             }
             Act::Rot => {
                 self.rot(store, dice);
