@@ -86,7 +86,8 @@ impl Matcher {
         } else {
             None
         };
-        let words = required::words(&text, how);
+        let words = required::words(&text, how.ignore_case, how.utf8);
+        let words = if how.invert { Vec::new() } else { words };
         Ok(Self { regex, longest, invert: how.invert, words })
     }
 

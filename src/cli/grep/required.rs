@@ -4,7 +4,6 @@
 //! `\<` and their like demand. In `user=root uid=0` that is `root` and `uid`; `user` may be the end of a longer
 //! word, and `0` the beginning of one.
 
-use super::pattern::How;
 use crate::block::words::{WORD_MAX, is_word};
 use regex_syntax::ParserBuilder;
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
@@ -22,12 +21,10 @@ enum Part {
     Unknown,
 }
 
-/// Words in lower case that each line has which an expression of the regex crate matches.
-pub fn words(expression: &str, how: How) -> Vec<Vec<u8>> {
-    if how.invert {
-        return Vec::new();
-    }
-    let mut parser = ParserBuilder::new().utf8(false).unicode(how.utf8).multi_line(true).build();
+/// Words in lower case that each line has which an expression of the regex crate matches, without regard to case if
+/// `any_case`; `utf8` if text is that.
+pub fn words(expression: &str, any_case: bool, utf8: bool) -> Vec<Vec<u8>> {
+    let mut parser = ParserBuilder::new().utf8(false).unicode(utf8).multi_line(true).build();
     let Ok(hir) = parser.parse(expression) else { return Vec::new() };
     let mut parts = vec![Part::Unknown];
     add(&hir, &mut parts);
@@ -50,7 +47,7 @@ pub fn words(expression: &str, how: How) -> Vec<Vec<u8>> {
         }
     }
     // Without regard to case, these are also written with letters that are not ASCII: U+212A and U+017F.
-    found.retain(|w| !(how.ignore_case && how.utf8 && w.iter().any(|b| matches!(b, b'k' | b's'))));
+    found.retain(|w| !(any_case && utf8 && w.iter().any(|b| matches!(b, b'k' | b's'))));
     found.sort_by(|a, b| b.len().cmp(&a.len()).then(a.cmp(b)));
     found.dedup();
     found.truncate(WORDS_MAX);
@@ -90,6 +87,7 @@ fn separators(class: &Class) -> Part {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pattern::How;
     use super::super::syntax;
     use super::*;
 
@@ -104,7 +102,9 @@ mod tests {
             How { word: true, .. } => format!(r"\b{{start-half}}(?:{text})\b{{end-half}}"),
             _ => format!("(?:{text})"),
         };
-        let found = words(&text, how).into_iter().map(|w| String::from_utf8(w).unwrap());
+        let found = words(&text, how.ignore_case, how.utf8)
+            .into_iter()
+            .map(|w| String::from_utf8(w).unwrap());
         found.collect::<Vec<_>>().join(" ")
     }
 
@@ -124,7 +124,6 @@ mod tests {
             ("^Nov 3.* failed", basic, "nov"),
             ("root", How { word: true, ..basic }, "root"),
             ("root", How { line: true, ..basic }, "root"),
-            ("root", How { word: true, invert: true, ..basic }, ""),
             ("[a|b] root[ :]", basic, "root"),
             ("a root[^x]", basic, ""),
             (" (root|admin) in", extended, ""),
