@@ -23,7 +23,7 @@ static LM: LazyLock<Arc<Lm>> = LazyLock::new(|| Lm::load(&BYTES).unwrap());
 
 /// The model whatever it saves: a random one saves nothing.
 fn always() -> Tier {
-    Tier { lm: Some(Arc::clone(&LM)), lm_gain: -1e9, words: false }
+    Tier { lm: Some(Arc::clone(&LM)), lm_gain: -1e9, ..Tier::FAST }
 }
 
 fn text(bytes: usize) -> Vec<u8> {
@@ -71,7 +71,7 @@ fn a_primer_teaches_the_same_from_its_sample_and_its_payload() {
 #[test]
 fn a_model_that_does_not_earn_its_time_is_not_used() {
     // The model is random: what is saved at all, the experts beside it save.
-    let tier = Tier { lm: Some(Arc::clone(&LM)), lm_gain: 20.0, words: false };
+    let tier = Tier { lm: Some(Arc::clone(&LM)), lm_gain: 20.0, ..Tier::FAST };
     assert_eq!(block::encode(&text(20_000), None, &tier).unwrap().encoding, Encoding::Fast);
     assert!(Primer::make(text(20_000), &tier).unwrap().0.lm().is_none());
 }

@@ -436,7 +436,7 @@ mod tests {
             compress(&mut &*plain, &mut packed, block, tier, 1).unwrap();
             packed
         };
-        let lm = Tier { lm: Some(tiny), lm_gain: -1e9, words: false };
+        let lm = Tier { lm: Some(tiny), lm_gain: -1e9, ..Tier::FAST };
         vec![
             one(&text(100), 1024, &Tier::FAST),
             one(&text(4000), 64 << 10, &Tier::FAST),
@@ -455,7 +455,7 @@ mod tests {
         let packed: &[u8] = include_bytes!("../../tests/data/known.lmz");
         // It is still coded so.
         let mut again = Vec::new();
-        let tier = Tier { lm: Some(tiny(&[0; 32], "").unwrap()), lm_gain: -1e9, words: false };
+        let tier = Tier { lm: Some(tiny(&[0; 32], "").unwrap()), lm_gain: -1e9, ..Tier::FAST };
         compress(&mut &*plain, &mut again, 32 << 10, &tier, 1).unwrap();
         // LMFS_KNOWN=tests/data/known.lmz writes it anew, after a change of the numerics.
         if let Some(path) = std::env::var_os("LMFS_KNOWN") {

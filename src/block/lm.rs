@@ -529,7 +529,7 @@ mod tests {
         let both = both();
         let only_network = Lm::of([2; 32], &Model { prior: None, ..both.clone() }).unwrap();
         let lm = Lm::of([1; 32], &both).unwrap();
-        let tier = |lm: &Arc<Lm>, lm_gain| Tier { lm: Some(Arc::clone(lm)), lm_gain, words: false };
+        let tier = |lm: &Arc<Lm>, lm_gain| Tier { lm: Some(Arc::clone(lm)), lm_gain, ..Tier::FAST };
         let plain = lines(90_000, Primer::LEN + 9000);
         let (head, short) = (&plain[..Primer::LEN], &plain[Primer::LEN..]);
         let (always, never) = (tier(&lm, -1e9), tier(&lm, 1e9));

@@ -54,8 +54,8 @@ impl Bits {
     }
 }
 
-/// The filter of a block's words. `None` if a search must look into it in any case: it has a line that is longer than it
-/// (no newline), is all one word, or is not text (NUL bytes).
+/// The filter of a block's words. `None` if a search must look into the block in any case: it has no
+/// newline, so that a line is longer than it, is all one word, or is not text, since it has NUL bytes.
 pub fn filter(plain: &[u8]) -> Option<Vec<u8>> {
     let first = plain.iter().position(|b| !is_word(*b))?;
     let last = plain.iter().rposition(|b| !is_word(*b))?;

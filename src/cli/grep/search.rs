@@ -291,10 +291,11 @@ impl Plan<'_> {
         let mut skips = false;
         for number in window.filter(|_| chunks > 0) {
             let (start, end) = (number * file.chunk, (number + 1) * file.chunk);
-            let skipped = held
-                .as_ref()
-                .is_some_and(|held| !held.iter().any(|r| r.start < end && start < r.end));
-            if skipped {
+            let holds = |held: &Vec<Range<u64>>| {
+                let next = held.partition_point(|r| r.end <= start);
+                held.get(next).is_some_and(|r| r.start < end)
+            };
+            if held.as_ref().is_some_and(|held| !holds(held)) {
                 if !std::mem::replace(&mut skips, true) {
                     self.tell(Item::Skipped)?;
                 }

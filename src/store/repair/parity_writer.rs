@@ -89,7 +89,7 @@ impl Segments {
         self.make_sidecar(number, len, false)
     }
 
-    fn make_sidecar(&self, number: u32, len: u64, as_before: bool) -> Result<()> {
+    fn make_sidecar(&self, number: u32, len: u64, checks_old: bool) -> Result<()> {
         let _turn = lock(&self.healing);
         let Some(segment) = self.get(number) else { return Ok(()) };
         let fail = |why: String| StoreError::Io {
@@ -98,7 +98,7 @@ impl Segments {
         };
         let mut parts = lock(&self.parts);
         let mut known = SEGMENT_HEADER;
-        if parts.0 == number && as_before {
+        if parts.0 == number && checks_old {
             let covered = lock(&self.sidecars).get(&number).map_or(0, |s| s.covered as usize);
             known = known.max(covered);
         } else {
@@ -113,7 +113,7 @@ impl Segments {
         }
         // What an older sidecar covers must be what it was: parity of bytes that rotted meanwhile
         // would make the rot permanent.
-        let old = if as_before { self.sidecar(number)? } else { None };
+        let old = if checks_old { self.sidecar(number)? } else { None };
         if let Some(old) = old.map(|s| s.after(parts.1.len())) {
             if self.verify(&segment, done, &mut bytes, &old).map_err(fail)? {
                 self.known.forget_segment(number);
