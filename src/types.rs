@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+/// The extended attribute that names the model that codes a file.
+pub const MODEL_XATTR: &[u8] = b"user.lmfs.model";
+/// The value of an attribute of ours that does without: a file is kept uncoded, or has no filters.
+pub const OFF: &[u8] = b"off";
+
 /// Inode number. Never reused within a store; 1 is the root directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ino(pub u64);

@@ -157,7 +157,7 @@ impl StoreModels {
     /// `governs` says what that is. Dead frames do not count: they are never read.
     pub fn remove(&self, name: &str, governs: Option<&str>) -> Result<(), ModelError> {
         let _turn = self.changing();
-        let frames = self.store.frames_by_model()?;
+        let frames = self.store.frames_by_model();
         let mut entries = self.store.models()?;
         entries.retain(|m| m.name == name);
         if entries.is_empty() {
@@ -195,7 +195,7 @@ impl StoreModels {
         if entries.is_empty() {
             return Ok(entries);
         }
-        let frames = self.store.frames_by_model()?;
+        let frames = self.store.frames_by_model();
         let (mut missing, mut seen) = (Vec::new(), BTreeSet::new());
         for entry in entries {
             let coded = frames.get(&entry.number).is_some_and(|n| *n > 0);

@@ -44,7 +44,7 @@ fn ratio(size: u64, coded: u64) -> f64 {
 }
 
 fn model(fs: &Fs, ino: Ino) -> Result<String, FsError> {
-    Ok(match fs.store().xattr(ino, crate::recode::MODEL_XATTR)? {
+    Ok(match fs.store().xattr(ino, crate::types::MODEL_XATTR)? {
         Some(m) => String::from_utf8_lossy(&m).into_owned(),
         None => fs.store().superblock().model.clone(),
     })

@@ -3,9 +3,9 @@
 use super::acl::{self, Acl};
 use super::node::{Held, StateGuard};
 use super::{Fs, FsError, Result, lock};
-use crate::recode::{INDEX_XATTR, MODEL_XATTR};
+use crate::recode::INDEX_XATTR;
 use crate::store::{Dirent, Record};
-use crate::types::{Attr, Ino, Time};
+use crate::types::{Attr, Ino, MODEL_XATTR, Time};
 use std::collections::HashSet;
 
 /// Most names of one inode; directories have as many subdirectories as they like.

@@ -2,9 +2,9 @@
 
 use super::acl::{self, Acl};
 use super::{Fs, FsError, Result};
-use crate::recode::{INDEX_WORDS, INDEX_XATTR, MODEL_XATTR, OFF};
+use crate::recode::{INDEX_WORDS, INDEX_XATTR};
 use crate::store::{Record, StoreError};
-use crate::types::{Attr, Encoding, Extent, Ino, Time};
+use crate::types::{Attr, Encoding, Extent, Ino, MODEL_XATTR, OFF, Time};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 

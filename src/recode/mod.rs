@@ -13,7 +13,7 @@ use crate::block::Primer;
 use crate::blocks::{BlockReader, ReadError};
 use crate::priority::Idlers;
 use crate::store::{Store, StoreError};
-use crate::types::Ino;
+use crate::types::{Ino, MODEL_XATTR, OFF};
 use plan::{Plan, Rested, Run};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -25,14 +25,10 @@ use worker::{Coded, Last, Recipe};
 
 pub use command::Command;
 
-/// The extended attribute that governs how a file is coded.
-pub const MODEL_XATTR: &[u8] = b"user.lmfs.model";
 /// The extended attribute that says what a search finds beside a file's blocks.
 pub const INDEX_XATTR: &[u8] = b"user.lmfs.index";
 /// Its value for a filter of each block's words.
 pub const INDEX_WORDS: &[u8] = b"words";
-/// The value of either that does without: a file is kept uncoded, or has no filters.
-pub const OFF: &[u8] = b"off";
 /// How much longer than a whole block a tail must rest.
 const TAIL_FACTOR: u32 = 10;
 /// How long commands may take to end: some blocks, coded without a language model, on a busy machine.
@@ -237,14 +233,12 @@ impl Recoder {
 
     /// What waits, how fast it goes.
     pub fn status(&self) -> RecodeStatus {
-        let inos = self.store().staged_inodes().unwrap_or_default();
-        let mut s = RecodeStatus::default();
-        for ino in inos {
-            if let Ok(Some(p)) = self.plan(ino, Rested::NOTHING) {
-                s.pending_blocks += p.waiting;
-                s.backlog_bytes += p.waiting_bytes;
-            }
-        }
+        let waiting = self.store().waiting();
+        let mut s = RecodeStatus {
+            pending_blocks: waiting.blocks,
+            backlog_bytes: waiting.bytes,
+            ..RecodeStatus::default()
+        };
         let busy = self.busy_us.load(Ordering::Relaxed);
         if let Some(rate) = (self.coded_bytes.load(Ordering::Relaxed) * 1_000_000).checked_div(busy)
         {

@@ -26,8 +26,6 @@ impl Rested {
     pub const ALL: Self = Self { block: u64::MAX, tail: u64::MAX, again: false };
     /// The same for what is coded already: what `recode` wants.
     pub const AGAIN: Self = Self { again: true, ..Self::ALL };
-    /// Nothing has: what waits is counted, not taken.
-    pub const NOTHING: Self = Self { block: 0, tail: 0, again: false };
 }
 
 /// A run of bytes to be coded as one frame.

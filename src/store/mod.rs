@@ -24,6 +24,7 @@ mod log;
 mod models;
 mod open;
 mod repair;
+mod settings;
 mod space;
 mod sweep;
 #[cfg(test)]
@@ -43,14 +44,17 @@ pub use txn::{Guard, Txn};
 use self::log::frame::{self, Header, Kind};
 use self::log::record::BATCH_MAX;
 use self::log::replay::Loss;
-use self::log::segments::{self, Segments};
+#[cfg(test)]
+use self::log::segments;
+use self::log::segments::Segments;
 use self::log::superblock;
 use self::log::writer::Writer;
 use crate::types::{Attr, Extent, Frame, FrameMeta, FrameRef, Ino};
 use index::flusher;
 use index::live::Live;
 use index::state::State;
-use std::collections::HashMap;
+use index::totals::Waiting;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -58,7 +62,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// Bytes of the frame of a payload of so many bytes, its own parity included.
 pub fn frame_len(ecc: Ecc, payload: usize) -> u64 {
-    (payload + segments::code(ecc).parity_len(payload) + frame::OVERHEAD) as u64
+    (payload + settings::code(ecc).parity_len(payload) + frame::OVERHEAD) as u64
 }
 
 /// An open store. All methods may be called from any thread.
@@ -236,23 +240,13 @@ impl Store {
     }
 
     /// How many data frames each language model is needed for, by the store's numbers.
-    pub fn frames_by_model(&self) -> Result<HashMap<u16, u64>> {
-        const PAGE: usize = 4096;
-        let mut counts = HashMap::new();
-        let mut from = Some((Ino(0), 0));
-        let mut last = None;
-        while let Some((ino, off)) = from {
-            // In pages, so that nobody waits for long.
-            let page = self.view().extents_from(ino, off, PAGE)?;
-            for (_, e) in &page {
-                if e.meta.model != 0 && last.replace(e.frame) != Some(e.frame) {
-                    *counts.entry(e.meta.model).or_default() += 1;
-                }
-            }
-            let full = page.len() == PAGE;
-            from = page.last().filter(|_| full).map(|(ino, e)| (*ino, e.off + 1));
-        }
-        Ok(counts)
+    pub fn frames_by_model(&self) -> BTreeMap<u16, u64> {
+        self.state().totals.models.clone()
+    }
+
+    /// Text that waits to be coded.
+    pub fn waiting(&self) -> Waiting {
+        self.state().totals.waiting
     }
 
     /// Appends a change to the running batch: atomic, visible at once, durable after `sync`.
@@ -304,7 +298,7 @@ impl Store {
     /// Keeps what waits for the index within bounds: beyond them, who appends has to help.
     fn relieve_table(&self) {
         /// Keys and values, about 250 bytes each.
-        const BOUND: usize = 1_200_000;
+        const BOUND: usize = 400_000;
         let waiting = self.state().table.waiting();
         self.flusher.nudge(waiting);
         if waiting > BOUND && flusher::is_whole(self) {

@@ -6,6 +6,7 @@ use super::sweep;
 use crate::store::index::base::{Base, ClosedBase, NoBase};
 use crate::store::index::disk::{self, SledBase};
 use crate::store::index::flusher;
+use crate::store::index::leaves::Leaves;
 use crate::store::index::live::Live;
 use crate::store::index::mac;
 use crate::store::index::memtable::Table;
@@ -14,12 +15,13 @@ use crate::store::index::totals::Totals;
 use crate::store::log::frame::{self, Kind, Stamp, meta_frame, squeeze};
 use crate::store::log::record::{In, Out, Record};
 use crate::store::log::replay;
-use crate::store::log::segments::{Segments, code, io_error, segment_path};
+use crate::store::log::segments::{Segments, io_error, segment_path};
 use crate::store::log::superblock::{self, FILES, FORMAT, SEGMENT_HEADER, SegmentHeader};
 use crate::store::log::tail;
 use crate::store::log::writer::Writer;
 use crate::store::repair::parity_writer;
 use crate::store::repair::salvage;
+use crate::store::settings::{Settings, code};
 use crate::store::{Store, lock};
 use crate::types::{Attr, Ino};
 use std::fs::File;
@@ -105,7 +107,7 @@ pub fn create_as(
     // The first segment is a checkpoint of a root directory and nothing else.
     let header = SegmentHeader { number: 1, uuid, checkpoint: true };
     let table = Table::new(Arc::new(NoBase));
-    let mut state = State::new(table, Totals::default(), code(options.ecc))?;
+    let mut state = State::new(table, Totals::default(), Settings::of(&sb))?;
     state.apply(&Record::PutInode(Ino::ROOT, root))?;
     let mut o = Out::default();
     for (k, v) in state.table.scan(&[], &[0xff], usize::MAX)? {
@@ -350,7 +352,7 @@ fn left(path: &Path, superblock: &Superblock, segments: &Arc<Segments>) -> Left 
         return Left::Foreign;
     }
     let base: Arc<dyn Base> = match SledBase::open(&dir) {
-        Ok(base) => base,
+        Ok(base) => Arc::new(Leaves::over(base)),
         Err(e) => return unusable(&e),
     };
     let start = || {
@@ -362,7 +364,7 @@ fn left(path: &Path, superblock: &Superblock, segments: &Arc<Segments>) -> Left 
         writer.seq = batch.seq;
         writer.chain = batch.chain();
         writer.since_checkpoint = since_checkpoint;
-        let state = State::new(Table::new(base), totals, segments.stamp.code).ok()?;
+        let state = State::new(Table::new(base), totals, segments.settings).ok()?;
         let index_dir = Some(dir.clone());
         let loss = replay::Loss::default();
         Some(Start { state, writer, index_dir, seq: batch.seq, checkpoint, loss })
@@ -445,7 +447,7 @@ fn fresh_index(path: &Path) -> (Arc<dyn Base>, Option<PathBuf>) {
         return (Arc::new(NoBase), None);
     };
     match SledBase::open(&dir) {
-        Ok(base) => (base, Some(dir)),
+        Ok(base) => (Arc::new(Leaves::over(base)), Some(dir)),
         Err(e) => {
             log::error!("{}: {e}; the index stays in memory", dir.display());
             (Arc::new(NoBase), None)

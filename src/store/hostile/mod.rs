@@ -12,12 +12,13 @@ use super::io::{Blob, Volume};
 use super::{Store, lock, open};
 use crate::store::log::frame::{self, HEADER, Header, Kind, Stamp};
 use crate::store::log::record::{Batch, In, Out};
-use crate::store::log::segments::{Segments, code, segment_path, sidecar_path};
+use crate::store::log::segments::{Segments, segment_path, sidecar_path};
 use crate::store::log::superblock::{self, FILES, FORMAT, SEGMENT_HEADER, SegmentHeader};
 use crate::store::log::{footer, replay};
 use crate::store::repair::ecc::rs::Code;
 use crate::store::repair::rebuild;
 use crate::store::repair::sidecar::Sidecar;
+use crate::store::settings::code;
 use crate::types::{Encoding, FrameMeta};
 use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Result as IoResult};
@@ -271,7 +272,7 @@ pub fn question(store: &Store) {
         let _ = store.check_segment(number, true);
     }
     let _ = (store.check_superblocks(false), store.index_is_whole(), store.scrub_position());
-    let _ = (store.stats(), store.free_bytes(), store.models(), store.frames_by_model());
+    let _ = (store.stats(), store.free_bytes(), store.models(), store.waiting());
     let _ = (store.orphans(), store.staged_inodes(), store.live_frames());
     let _ = (store.salvage(false), store.check_namespace(false));
     let _ = (store.next_ino(), store.next_generation());

@@ -6,10 +6,10 @@ use crate::store::api::ModelEntry;
 use crate::store::index::totals::Totals;
 use crate::store::log::frame::{Header, Kind, Stamp, tag};
 use crate::store::log::record::{Out, Record};
-use crate::store::log::segments::code;
 use crate::store::log::superblock::SEGMENT_HEADER;
 use crate::store::repair::ecc::rs::Code;
 use crate::store::repair::sidecar;
+use crate::store::settings::code;
 use crate::types::{Attr, Encoding, Extent, FrameMeta, FrameRef, Ino, Time};
 
 /// Records as they are written, and what they amount to.

@@ -5,6 +5,8 @@ use std::fmt::Debug;
 
 /// A key and its value.
 pub type Pair = (Vec<u8>, Vec<u8>);
+/// A key and its new value; `None` removes it.
+pub type Change = (Vec<u8>, Option<Vec<u8>>);
 /// Pairs in key order, from either end.
 pub type Pairs<'a> = Box<dyn DoubleEndedIterator<Item = Result<Pair>> + 'a>;
 
@@ -14,8 +16,8 @@ pub trait Base: Send + Sync + Debug {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
     /// Pairs with `lo <= key < hi`.
     fn range<'a>(&'a self, lo: &[u8], hi: &[u8]) -> Pairs<'a>;
-    /// Applies changes together; `None` removes.
-    fn write(&self, changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<()>;
+    /// Applies changes, in this order.
+    fn write(&self, changes: &[Change]) -> Result<()>;
     /// Hands everything to the operating system.
     fn flush(&self) -> Result<()>;
     /// True if it keeps nothing.
@@ -35,7 +37,7 @@ impl Base for NoBase {
     fn range<'a>(&'a self, _lo: &[u8], _hi: &[u8]) -> Pairs<'a> {
         Box::new(std::iter::empty())
     }
-    fn write(&self, _changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<()> {
+    fn write(&self, _changes: &[Change]) -> Result<()> {
         Ok(())
     }
     fn flush(&self) -> Result<()> {
@@ -58,7 +60,7 @@ impl Base for ClosedBase {
     fn range<'a>(&'a self, _lo: &[u8], _hi: &[u8]) -> Pairs<'a> {
         Box::new(std::iter::once(Err(StoreError::Closing)))
     }
-    fn write(&self, _changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<()> {
+    fn write(&self, _changes: &[Change]) -> Result<()> {
         Err(StoreError::Closing)
     }
     fn flush(&self) -> Result<()> {

@@ -3,11 +3,10 @@
 //! sled may refuse, panic or hang on damaged files. It is opened in a thread that can be abandoned,
 //! in a directory of its own, so that a hung one's lock does not matter.
 
-use super::base::{Base, Pair, Pairs};
+use super::base::{Base, Change, Pair, Pairs};
 use crate::store::api::{Result, StoreError};
 use rustix::fs::FlockOperation;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -81,7 +80,7 @@ pub static HANGS: std::sync::Mutex<Option<PathBuf>> = std::sync::Mutex::new(None
 
 impl SledBase {
     /// Opens or creates the index in `dir`; the error says why not.
-    pub fn open(dir: &Path) -> std::result::Result<Arc<Self>, String> {
+    pub fn open(dir: &Path) -> std::result::Result<Self, String> {
         let at = dir.to_owned();
         let open = move || {
             let config = sled::Config::new()
@@ -89,7 +88,7 @@ impl SledBase {
                 .cache_capacity(CACHE)
                 .flush_every_ms(None)
                 .mode(sled::Mode::HighThroughput);
-            config.open().map(|db| Arc::new(Self { db })).map_err(|e| e.to_string())
+            config.open().map(|db| Self { db }).map_err(|e| e.to_string())
         };
         #[cfg(test)]
         if crate::store::lock(&HANGS).as_deref() == Some(dir) {
@@ -120,7 +119,7 @@ impl Base for SledBase {
         Box::new(Guarded(Some(pairs)))
     }
 
-    fn write(&self, changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<()> {
+    fn write(&self, changes: &[Change]) -> Result<()> {
         guarded(|| {
             for (k, v) in changes {
                 match v {

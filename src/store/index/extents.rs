@@ -1,6 +1,5 @@
 //! Extents in the table: what maps bytes of files, what unmaps them, and who is asked for them.
 
-use super::base::Pair;
 use super::cuts;
 use super::state::{Live, State, add, after, bad, key, key2, tail_u64};
 use crate::store::api::Result;
@@ -24,13 +23,16 @@ impl State {
             refs: 1,
             staged: e.meta.staged,
             primer: 0,
+            model: e.meta.model,
             ino,
             off: e.off.saturating_sub(e.frame_off.into()),
             plain_len: e.meta.plain_len,
         };
         self.hold(e.frame, fresh)?;
         self.name_primer(e.meta.primer, true)?;
-        self.stage_count(ino, e.meta.staged, true)?;
+        if e.meta.staged {
+            self.stage(ino, e.len, true)?;
+        }
         add(&mut self.totals.logical, e.len);
         self.totals.last_generation = self.totals.last_generation.max(e.meta.generation);
         let mut o = Out::default();
@@ -41,7 +43,9 @@ impl State {
     fn drop_extent(&mut self, ino: Ino, e: &Extent) -> Result<()> {
         self.del(key2(b'e', ino.0, e.off))?;
         self.totals.logical = self.totals.logical.saturating_sub(e.len);
-        self.stage_count(ino, e.meta.staged, false)?;
+        if e.meta.staged {
+            self.stage(ino, e.len, false)?;
+        }
         self.name_primer(e.meta.primer, false)?;
         self.release(e.frame)
     }
@@ -153,6 +157,7 @@ impl State {
                 refs: 1,
                 staged: e.meta.staged,
                 primer: 0,
+                model: e.meta.model,
                 ino,
                 off: 0,
                 plain_len: e.meta.plain_len,
@@ -210,15 +215,5 @@ impl State {
             }
         }
         Ok(out)
-    }
-
-    /// At most `max` extents of all inodes, from an inode and an offset on, in order.
-    pub fn extents_from(&self, ino: Ino, off: u64, max: usize) -> Result<Vec<(Ino, Extent)>> {
-        let pairs = self.table.scan(&key2(b'e', ino.0, off), b"f", max)?;
-        let entry = |(k, v): Pair| {
-            let ino = u64::from_be_bytes(k.get(1..9)?.try_into().ok()?);
-            Some((Ino(ino), In(&v).extent()?))
-        };
-        pairs.into_iter().map(|p| entry(p).ok_or_else(|| bad("extent"))).collect()
     }
 }

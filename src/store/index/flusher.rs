@@ -1,6 +1,6 @@
 //! The thread that moves durable changes from memory into the index.
 
-use super::base::Base;
+use super::base::{Base, Change};
 use super::state::State;
 use crate::store::worker::Worker;
 use crate::store::{Store, lock};
@@ -87,17 +87,10 @@ fn state_mut(store: &Store) -> RwLockWriteGuard<'_, State> {
     store.state.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// True if the index finds room for a batch. sled answers nothing any more, not even reads, once a
-/// write of it failed; until there is room, changes wait in memory.
-fn has_room(store: &Store, batch: &[(Vec<u8>, Option<Vec<u8>>)]) -> bool {
-    /// Its files grow in steps.
-    const STEP: u64 = if cfg!(test) { 64 << 10 } else { 3 << 20 };
-    // The cleaner comes first: where it has room, there will be some.
-    let keep = store.segments.headroom / 2;
-    let pair = |(k, v): &(Vec<u8>, Option<Vec<u8>>)| k.len() + v.as_ref().map_or(0, Vec::len);
-    let bytes: usize = batch.iter().map(pair).sum();
-    let free = store.segments.volume.free_bytes();
-    free.map_or(true, |free| free >= keep + STEP + 4 * bytes as u64)
+/// True if the index finds room for a batch; until there is room, changes wait in memory.
+fn has_room(store: &Store, batch: &[Change]) -> bool {
+    let pair = |(k, v): &Change| k.len() + v.as_ref().map_or(0, Vec::len);
+    store.segments.has_room_for_index(batch.iter().map(pair).sum::<usize>() as u64)
 }
 
 /// True if the index took all it was given.

@@ -4,7 +4,7 @@
 //! when the flusher moves changes into it, and those stay in memory until they are there: what was
 //! copied hides them, unless the move began after the copy was made. Then it is made again.
 
-use super::base::{Base, Pair, Pairs};
+use super::base::{Base, Change, Pair, Pairs};
 use super::cuts::Cuts;
 use super::memtable::{Known, Table};
 use super::state::State;
@@ -61,7 +61,7 @@ impl Base for Live {
         let (front, back) = (VecDeque::new(), VecDeque::new());
         Box::new(Pages { live: self, lo, hi, front, back, next: FIRST, whole: false })
     }
-    fn write(&self, _changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<()> {
+    fn write(&self, _changes: &[Change]) -> Result<()> {
         Err(StoreError::Index("changes go through the log".into()))
     }
     fn flush(&self) -> Result<()> {
@@ -157,7 +157,7 @@ impl Store {
 
     fn view_with(&self, cuts: Cuts) -> State {
         let live: Arc<dyn Base> = Arc::clone(&self.live) as Arc<dyn Base>;
-        State::of(Table::new(live), Totals::default(), cuts, self.segments.stamp.code)
+        State::of(Table::new(live), Totals::default(), cuts, self.segments.settings)
     }
 
     /// What is there with what is in progress, for the one who has the writer's lock: nobody else

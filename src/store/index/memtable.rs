@@ -1,6 +1,6 @@
 //! The namespace as ordered keys and values: what is not indexed yet, over what is.
 
-use super::base::{Base, Pair, Pairs};
+use super::base::{Base, Change, Pair, Pairs};
 use super::packed::{Packed, Packer};
 use crate::store::api::Result;
 use std::collections::BTreeMap;
@@ -246,19 +246,14 @@ impl Table {
     }
 
     /// At most `max` changes of batches up to `seq`, for [`Base::write`].
-    pub fn ripe(&self, seq: u64, max: usize) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+    pub fn ripe(&self, seq: u64, max: usize) -> Vec<Change> {
         let old = self.overlay.iter().filter(|(_, s)| s.seq <= seq);
         old.take(max).map(|(k, s)| (k.clone(), s.value.clone())).collect()
     }
 
     /// As [`Self::ripe`], of at most `look` changes after `from`; `from` becomes the last of them, or
     /// nothing at the end.
-    pub fn ripe_after(
-        &self,
-        from: &mut Option<Vec<u8>>,
-        seq: u64,
-        look: usize,
-    ) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+    pub fn ripe_after(&self, from: &mut Option<Vec<u8>>, seq: u64, look: usize) -> Vec<Change> {
         let start = from.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let mut last = None;
         let mut out = Vec::new();
@@ -273,7 +268,7 @@ impl Table {
     }
 
     /// Drops changes that the base has now, unless they were changed again meanwhile.
-    pub fn settle(&mut self, written: &[(Vec<u8>, Option<Vec<u8>>)], seq: u64) {
+    pub fn settle(&mut self, written: &[Change], seq: u64) {
         self.bare = false;
         for (key, _) in written {
             if self.overlay.get(key).is_some_and(|s| s.seq <= seq) {

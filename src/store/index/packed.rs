@@ -1,125 +1,76 @@
-//! A table in little memory: pairs in key order, packed into compressed blocks. It never changes.
+//! A table in little memory: pairs in key order, packed into compressed leaves. It never changes.
 //!
 //! A store that is opened without an index on disk has its namespace here, and what changed since
 //! in the overlay above.
 
-use super::base::{Base, Pair, Pairs};
+use super::base::{Base, Change, Pairs};
+use super::leaf::{Filling, Leaf, Squeezed};
 use crate::store::api::{Result, StoreError};
 use lru::LruCache;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-/// Bytes of a block before it is compressed; a larger pair has one for itself.
-const BLOCK: usize = 16 << 10;
-/// Blocks kept as they were.
+/// Bytes of a leaf before it is compressed; a larger pair has one for itself.
+const SIZE: usize = 16 << 10;
+/// Leaves kept as they were.
 const KEPT: usize = 64;
-
-#[derive(Debug)]
-struct Block {
-    first: Box<[u8]>,
-    /// Length before compression.
-    len: u32,
-    squeezed: Box<[u8]>,
-}
 
 /// The pairs.
 pub struct Packed {
-    blocks: Vec<Block>,
+    /// Each with its first key.
+    leaves: Vec<(Box<[u8]>, Squeezed)>,
     pairs: usize,
-    kept: Mutex<LruCache<usize, Arc<Vec<u8>>>>,
+    kept: Mutex<LruCache<usize, Leaf>>,
 }
 
 impl std::fmt::Debug for Packed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} pairs in {} blocks", self.pairs, self.blocks.len())
+        write!(f, "{} pairs in {} leaves", self.pairs, self.leaves.len())
     }
 }
 
 /// Takes pairs in key order.
 #[derive(Debug, Default)]
 pub struct Packer {
-    blocks: Vec<Block>,
+    leaves: Vec<(Box<[u8]>, Squeezed)>,
     pairs: usize,
-    /// The block being filled: for each pair how much of the key before it begins with, the lengths of
-    /// the rest and of the value (u32 each), the rest, the value.
-    open: Vec<u8>,
+    open: Filling,
     first: Vec<u8>,
-    last: Vec<u8>,
 }
 
 impl Packer {
     /// Adds a pair; false if its key is not above the last one.
     pub fn push(&mut self, key: &[u8], value: &[u8]) -> Result<bool> {
-        if self.pairs > 0 && key <= &self.last[..] {
+        if self.pairs > 0 && key <= self.open.last() {
             return Ok(false);
         }
-        let shared = if self.open.is_empty() {
+        if self.open.is_empty() {
             self.first = key.to_vec();
-            0
-        } else {
-            self.last.iter().zip(key).take_while(|(a, b)| a == b).count()
-        };
-        for n in [shared, key.len() - shared, value.len()] {
-            self.open.extend_from_slice(&(n as u32).to_le_bytes());
         }
-        self.open.extend_from_slice(&key[shared..]);
-        self.open.extend_from_slice(value);
-        self.last.clear();
-        self.last.extend_from_slice(key);
+        self.open.push(key, value);
         self.pairs += 1;
-        if self.open.len() >= BLOCK {
+        if self.open.len() >= SIZE {
             self.seal()?;
         }
         Ok(true)
     }
 
     fn seal(&mut self) -> Result<()> {
-        if self.open.is_empty() {
-            return Ok(());
+        if !self.open.is_empty() {
+            let first = std::mem::take(&mut self.first).into();
+            self.leaves.push((first, self.open.squeeze()?));
         }
-        let squeezed = zstd::bulk::compress(&self.open, 1)
-            .map_err(|e| StoreError::Index(format!("compressing: {e}")))?;
-        self.blocks.push(Block {
-            first: std::mem::take(&mut self.first).into(),
-            len: self.open.len() as u32,
-            squeezed: squeezed.into(),
-        });
-        self.open.clear();
         Ok(())
     }
 
     /// All that was added.
     pub fn finish(mut self) -> Result<Packed> {
         self.seal()?;
-        self.blocks.shrink_to_fit();
+        self.leaves.shrink_to_fit();
         let most = NonZeroUsize::new(KEPT).unwrap_or(NonZeroUsize::MIN);
         let kept = Mutex::new(LruCache::new(most));
-        Ok(Packed { blocks: self.blocks, pairs: self.pairs, kept })
+        Ok(Packed { leaves: self.leaves, pairs: self.pairs, kept })
     }
-}
-
-/// The pairs of a block's bytes with `lo <= key`, and `key < hi` if there is one.
-fn within(bytes: &[u8], lo: &[u8], hi: Option<&[u8]>) -> Option<Vec<Pair>> {
-    let mut rest = bytes;
-    let mut take = |n: usize| {
-        let (head, tail) = rest.split_at_checked(n)?;
-        rest = tail;
-        Some(head)
-    };
-    let (mut key, mut out) = (Vec::new(), Vec::new());
-    while let Some(lens) = take(12) {
-        let len = |at: usize| Some(u32::from_le_bytes(lens.get(at..at + 4)?.try_into().ok()?));
-        key.truncate(len(0)? as usize);
-        key.extend_from_slice(take(len(4)? as usize)?);
-        let value = take(len(8)? as usize)?;
-        if hi.is_some_and(|hi| key.as_slice() >= hi) {
-            break;
-        }
-        if key.as_slice() >= lo {
-            out.push((key.clone(), value.to_vec()));
-        }
-    }
-    Some(out)
 }
 
 impl Packed {
@@ -128,51 +79,42 @@ impl Packed {
         self.pairs
     }
 
-    /// A block's bytes.
-    fn block(&self, n: usize) -> Result<Arc<Vec<u8>>> {
+    fn leaf(&self, n: usize) -> Result<Leaf> {
         let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bytes) = kept().get(&n) {
-            return Ok(Arc::clone(bytes));
+        if let Some(leaf) = kept().get(&n) {
+            return Ok(leaf.clone());
         }
-        let bad = |e: std::io::Error| StoreError::Index(format!("a block in memory: {e}"));
-        let b = &self.blocks[n];
-        let bytes = Arc::new(zstd::bulk::decompress(&b.squeezed, b.len as usize).map_err(bad)?);
-        kept().put(n, Arc::clone(&bytes));
-        Ok(bytes)
+        let (_, squeezed) = &self.leaves[n];
+        let leaf = Leaf::of(&squeezed.bytes, squeezed.len as usize)?;
+        kept().put(n, leaf.clone());
+        Ok(leaf)
     }
 
-    fn some(&self, n: usize, lo: &[u8], hi: Option<&[u8]>) -> Result<Vec<Pair>> {
-        let unreadable = || StoreError::Index("a block in memory is unreadable".into());
-        within(&self.block(n)?, lo, hi).ok_or_else(unreadable)
-    }
-
-    /// The block that a key is in, if it is in any.
+    /// The leaf that a key is in, if it is in any.
     fn place(&self, key: &[u8]) -> usize {
-        self.blocks.partition_point(|b| *b.first <= *key).saturating_sub(1)
+        self.leaves.partition_point(|(first, _)| **first <= *key).saturating_sub(1)
     }
 }
 
 impl Base for Packed {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        if self.blocks.is_empty() {
+        if self.leaves.is_empty() {
             return Ok(None);
         }
-        let next = [key, &[0]].concat();
-        let found = self.some(self.place(key), key, Some(&next))?;
-        Ok(found.into_iter().next().map(|(_, v)| v))
+        self.leaf(self.place(key))?.get(key)
     }
 
     fn range<'a>(&'a self, lo: &[u8], hi: &[u8]) -> Pairs<'a> {
         let (lo, hi) = (lo.to_vec(), hi.to_vec());
-        let end = self.blocks.partition_point(|b| *b.first < *hi);
-        let blocks = self.place(&lo)..end;
-        Box::new(blocks.flat_map(move |n| match self.some(n, &lo, Some(&hi)) {
-            Ok(pairs) => pairs.into_iter().map(Ok).collect::<Vec<_>>(),
+        let end = self.leaves.partition_point(|(first, _)| **first < *hi);
+        let leaves = self.place(&lo)..end;
+        Box::new(leaves.flat_map(move |n| match self.leaf(n) {
+            Ok(leaf) => leaf.within(&lo, &hi).collect::<Vec<_>>(),
             Err(e) => vec![Err(e)],
         }))
     }
 
-    fn write(&self, _changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<()> {
+    fn write(&self, _changes: &[Change]) -> Result<()> {
         Err(StoreError::Index("it is in memory and does not change".into()))
     }
 
@@ -188,6 +130,7 @@ impl Base for Packed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::index::base::Pair;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 

@@ -2,7 +2,7 @@
 //!
 //! Keys start with a letter and go on in big-endian, so that they sort by number:
 //! `i`no attributes, `l`ink target, `d`irectory parent+name, `c`ookie parent+cookie, `x`attr
-//! ino+name, `e`xtent ino+offset, `p`rimer id, `m`odel number, `o`rphan ino, `s`taged ino (count),
+//! ino+name, `e`xtent ino+offset, `p`rimer id, `m`odel number, `o`rphan ino, `s`taged ino,
 //! `f`rame segment+offset, cu`t` ino+offset.
 
 use super::base::Pair;
@@ -12,8 +12,8 @@ use super::totals::Totals;
 use crate::store::api::{Dirent, ModelEntry, Result, StoreError};
 use crate::store::log::frame::OVERHEAD;
 use crate::store::log::record::{In, Out, Record};
-use crate::store::repair::ecc::rs::Code;
-use crate::types::{Attr, Extent, FrameRef, Ino};
+use crate::store::settings::Settings;
+use crate::types::{Attr, Extent, FrameRef, Ino, MODEL_XATTR};
 
 /// Cookies up to this one are `.` and `..`.
 const FIRST_COOKIE: u64 = 3;
@@ -29,6 +29,8 @@ pub struct Live {
     pub staged: bool,
     /// The primer it is, or 0 for data.
     pub primer: u64,
+    /// The language model that decodes it, or 0.
+    pub model: u16,
     /// Owner.
     pub ino: Ino,
     /// Offset in the file of the frame's first byte.
@@ -46,8 +48,8 @@ pub struct State {
     pub totals: Totals,
     /// Ranges that are cut out of files; as in the table.
     pub cuts: Cuts,
-    /// Error-correcting code of the store's frames.
-    code: Code,
+    /// What the sums depend on.
+    pub(in crate::store) settings: Settings,
     /// How often extents of inodes were changed; several inodes share a count.
     changes: [u32; PARTS],
 }
@@ -101,7 +103,7 @@ impl Live {
     fn encode(self) -> Vec<u8> {
         let mut o = Out::default();
         o.u32(self.len).u32(self.refs).u8(u8::from(self.staged)).u64(self.primer);
-        o.u64(self.ino.0).u64(self.off).u32(self.plain_len);
+        o.u16(self.model).u64(self.ino.0).u64(self.off).u32(self.plain_len);
         o.0
     }
 
@@ -112,6 +114,7 @@ impl Live {
             refs: i.u32()?,
             staged: i.u8()? != 0,
             primer: i.u64()?,
+            model: i.u16()?,
             ino: Ino(i.u64()?),
             off: i.u64()?,
             plain_len: i.u32()?,
@@ -132,14 +135,14 @@ pub(in crate::store) fn add(sum: &mut u64, n: u64) {
 
 impl State {
     /// Over an empty or trusted table.
-    pub fn new(table: Table, totals: Totals, code: Code) -> Result<Self> {
+    pub fn new(table: Table, totals: Totals, settings: Settings) -> Result<Self> {
         let cuts = Cuts::load(&table)?;
-        Ok(Self::of(table, totals, cuts, code))
+        Ok(Self::of(table, totals, cuts, settings))
     }
 
     /// Of these parts.
-    pub fn of(table: Table, totals: Totals, cuts: Cuts, code: Code) -> Self {
-        Self { table, totals, cuts, code, changes: [0; PARTS] }
+    pub fn of(table: Table, totals: Totals, cuts: Cuts, settings: Settings) -> Self {
+        Self { table, totals, cuts, settings, changes: [0; PARTS] }
     }
 
     /// A number that changes when extents of this inode do.
@@ -206,9 +209,13 @@ impl State {
                 Ok(())
             }
             Record::PutXattr(ino, name, value) => {
-                self.put(key_name(b'x', ino.0, name), value.clone())
+                self.put(key_name(b'x', ino.0, name), value.clone())?;
+                self.xattr_changed(*ino, name)
             }
-            Record::DelXattr(ino, name) => self.del(key_name(b'x', ino.0, name)).map(drop),
+            Record::DelXattr(ino, name) => {
+                self.del(key_name(b'x', ino.0, name))?;
+                self.xattr_changed(*ino, name)
+            }
             Record::PutExtent(ino, e) => self.put_extent(*ino, e),
             Record::PutPrimer { id, ino, frame } => self.put_primer(*id, *ino, *frame),
             Record::PutModel(m) => {
@@ -253,11 +260,16 @@ impl State {
         for (k, _) in self.table.scan(&key(b'x', ino.0), &after(b'x', ino.0), usize::MAX)? {
             self.del(k)?;
         }
+        self.count_as_gone(ino)?;
         // What was cut before goes on going.
         if self.cuts.is_whole(ino) {
             return Ok(());
         }
         self.punch(ino, 0, u64::MAX)
+    }
+
+    fn xattr_changed(&mut self, ino: Ino, name: &[u8]) -> Result<()> {
+        if name == MODEL_XATTR { self.count_by_model(ino) } else { Ok(()) }
     }
 
     fn put_dirent(&mut self, parent: Ino, name: &[u8], ino: Ino, kind: u32) -> Result<()> {
@@ -284,7 +296,7 @@ impl State {
 
     fn count(&mut self, segment: u32, l: &Live, alive: bool) {
         let t = &mut self.totals;
-        let parity = self.code.parity_in((l.len as usize).saturating_sub(OVERHEAD)) as u64;
+        let parity = self.settings.code.parity_in((l.len as usize).saturating_sub(OVERHEAD)) as u64;
         let (whole, bytes) = (u64::from(l.len), u64::from(l.len).saturating_sub(parity));
         let live = t.live_mut(segment);
         *live = if alive { live.saturating_add(whole) } else { live.saturating_sub(whole) };
@@ -293,10 +305,16 @@ impl State {
             add(sum, bytes);
             add(&mut t.parity, parity);
             add(&mut t.frames, 1);
+            if l.model != 0 {
+                add(t.models.entry(l.model).or_default(), 1);
+            }
         } else {
             *sum = sum.saturating_sub(bytes);
             t.parity = t.parity.saturating_sub(parity);
             t.frames = t.frames.saturating_sub(1);
+            if let Some(n) = t.models.get_mut(&l.model) {
+                *n = n.saturating_sub(1);
+            }
         }
     }
 
@@ -339,8 +357,16 @@ impl State {
 
     fn put_primer(&mut self, id: u64, ino: Ino, frame: FrameRef) -> Result<()> {
         self.totals.last_ino = self.totals.last_ino.max(id);
-        let fresh =
-            Live { len: frame.len, refs: 1, staged: false, primer: id, ino, off: 0, plain_len: 0 };
+        let fresh = Live {
+            len: frame.len,
+            refs: 1,
+            staged: false,
+            primer: id,
+            model: 0,
+            ino,
+            off: 0,
+            plain_len: 0,
+        };
         self.hold(frame, fresh)?;
         self.put_primer_entry(id, &PrimerEntry { ino, frame, refs: 0 })
     }
@@ -357,28 +383,6 @@ impl State {
             return self.release(e.frame);
         }
         self.put_primer_entry(id, &e)
-    }
-
-    pub(in crate::store) fn stage_count(
-        &mut self,
-        ino: Ino,
-        staged: bool,
-        more: bool,
-    ) -> Result<()> {
-        if !staged {
-            return Ok(());
-        }
-        let k = key(b's', ino.0);
-        let n = self.table.get(&k)?.map_or(0, |v| In(&v).u64().unwrap_or(0));
-        let n = if more { n.saturating_add(1) } else { n.saturating_sub(1) };
-        if n == 0 {
-            self.table.del(k);
-        } else {
-            let mut o = Out::default();
-            o.u64(n);
-            self.table.put(k, o.0);
-        }
-        Ok(())
     }
 
     fn relocate(&mut self, from: FrameRef, to: FrameRef) -> Result<()> {

@@ -4,6 +4,15 @@ use crate::store::log::record::{In, Out};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Text that waits to be coded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Bytes.
+    pub bytes: u64,
+    /// As many blocks as each file's bytes fill.
+    pub blocks: u64,
+}
+
 /// Sums over the table; kept with it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -23,6 +32,10 @@ pub struct Totals {
     pub meta: u64,
     /// Live frames.
     pub frames: u64,
+    /// Text that waits to be coded.
+    pub waiting: Waiting,
+    /// Live frames by the language model that decodes them.
+    pub models: BTreeMap<u16, u64>,
     /// Highest number used for an inode or a primer.
     pub last_ino: u64,
     /// Highest content generation.
@@ -68,6 +81,10 @@ impl Totals {
         for (s, n) in &*all.live {
             o.u32(*s).u64(*n);
         }
+        o.u64(self.waiting.bytes).u64(self.waiting.blocks).u32(self.models.len() as u32);
+        for (m, n) in &self.models {
+            o.u16(*m).u64(*n);
+        }
     }
 
     /// Reads them back.
@@ -84,11 +101,14 @@ impl Totals {
             last_ino: i.u64()?,
             last_generation: i.u64()?,
             last_cookie: i.u64()?,
-            live: Arc::default(),
-            fresh: BTreeMap::new(),
+            ..Self::default()
         };
         for _ in 0..i.u32()? {
             Arc::make_mut(&mut t.live).insert(i.u32()?, i.u64()?);
+        }
+        t.waiting = Waiting { bytes: i.u64()?, blocks: i.u64()? };
+        for _ in 0..i.u32()? {
+            t.models.insert(i.u16()?, i.u64()?);
         }
         Some(t)
     }

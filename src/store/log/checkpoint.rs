@@ -7,16 +7,19 @@ use super::segments::Segments;
 use super::superblock::SEGMENT_HEADER;
 use super::writer::Writer;
 use crate::store::api::{Result, StoreError};
-use crate::store::index::base::Base;
+use crate::store::index::base::{Base, Change};
 use crate::store::index::live::Live;
 use crate::store::index::memtable::Table;
 use crate::store::index::packed::Packer;
-use crate::store::index::state::State;
+use crate::store::index::state::{State, key};
 use crate::store::index::totals::Totals;
+use crate::types::Ino;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 /// What keys of inodes begin with.
 const INODE: u8 = b'i';
+/// Pairs put into the index at a time.
+const AT_ONCE: usize = 20_000;
 /// Pairs taken from the table at a time.
 const PAIRS: usize = 4096;
 /// Plaintext of a part, at most; a pair is never split.
@@ -98,23 +101,17 @@ fn read(state: &RwLock<State>) -> RwLockReadGuard<'_, State> {
 
 /// The table that a checkpoint is, its end, and where the batches after it start (segment, offset).
 ///
-/// Over a base in memory it is packed as it is read. Else it stays above the base, which is faster
-/// for the first mount after an index was lost.
+/// Over a base in memory it is packed as it is read. Else it is put into the base, once it is known to be
+/// whole and to have a root directory; it stays above where there is no room for that.
 pub fn load(
     segments: &Segments,
     segment: u32,
     base: &Arc<dyn Base>,
 ) -> Result<(Table, End, u32, u64)> {
-    let mut above = Vec::new();
     if !base.is_volatile() {
-        let mut table = Table::over_nothing(Arc::clone(base));
-        let mut put = |k: &[u8], v: &[u8]| {
-            table.put(k.to_vec(), v.to_vec());
-            Ok(())
-        };
-        let (end, segment, offset) = read_pairs(segments, segment, &mut put)?;
-        return Ok((table, end, segment, offset));
+        return load_into(segments, segment, base);
     }
+    let mut above = Vec::new();
     let mut packer = Packer::default();
     let mut put = |k: &[u8], v: &[u8]| {
         // No writer leaves the order of keys.
@@ -128,6 +125,43 @@ pub fn load(
     for (k, v) in above {
         table.put(k, v);
     }
+    Ok((table, end, segment, offset))
+}
+
+fn load_into(
+    segments: &Segments,
+    number: u32,
+    base: &Arc<dyn Base>,
+) -> Result<(Table, End, u32, u64)> {
+    let (mut bytes, mut rooted) = (0, false);
+    let root = key(INODE, Ino::ROOT.0);
+    let mut count = |k: &[u8], v: &[u8]| {
+        bytes += (k.len() + v.len()) as u64;
+        rooted |= k == root;
+        Ok(())
+    };
+    let (end, segment, offset) = read_pairs(segments, number, &mut count)?;
+    let mut some: Vec<Change> = Vec::new();
+    if rooted && segments.has_room_for_index(bytes) {
+        let mut put = |k: &[u8], v: &[u8]| {
+            some.push((k.to_vec(), Some(v.to_vec())));
+            if some.len() >= AT_ONCE {
+                base.write(&some)?;
+                some.clear();
+            }
+            Ok(())
+        };
+        // What is in the base now must not lie under an older checkpoint: this is no error of this one.
+        let again = read_pairs(segments, number, &mut put).and_then(|_| base.write(&some));
+        again.map_err(|e| StoreError::Index(format!("loading the checkpoint: {e}")))?;
+        return Ok((Table::new(Arc::clone(base)), end, segment, offset));
+    }
+    let mut table = Table::over_nothing(Arc::clone(base));
+    let mut put = |k: &[u8], v: &[u8]| {
+        table.put(k.to_vec(), v.to_vec());
+        Ok(())
+    };
+    read_pairs(segments, number, &mut put)?;
     Ok((table, end, segment, offset))
 }
 

@@ -71,7 +71,7 @@ struct Rootless {
 
 /// Changes by batches kept in memory while replaying, before they are handed to the base. What the
 /// checkpoint brought stays there anyway until the mount is up.
-const OVERLAY_MAX: usize = 1_200_000;
+const OVERLAY_MAX: usize = 300_000;
 
 /// A batch, or `None` if it is damaged. An error: nobody can tell, since it cannot be read.
 pub fn read_batch(segments: &Segments, at: FrameRef) -> Result<Option<Batch>> {
@@ -131,7 +131,7 @@ pub fn rebuild(
         }
         match checkpoint::load(segments, number, base) {
             Ok((table, end, segment, offset)) => {
-                let mut state = State::new(table, end.totals, segments.stamp.code)?;
+                let mut state = State::new(table, end.totals, segments.settings)?;
                 if matches!(state.inode(Ino::ROOT), Ok(None)) {
                     log::error!("segment {number}: a checkpoint without a root directory");
                     rootless.get_or_insert(Rootless {
@@ -157,6 +157,7 @@ pub fn rebuild(
                 replay(segments, &mut state, &mut log_end, rootless.as_ref())?;
                 return Ok(Some((state, log_end)));
             }
+            Err(e @ StoreError::Index(_)) => return Err(e),
             Err(e) => {
                 unless_unreadable(segments, e)?;
                 log::error!("trying the checkpoint before");
@@ -189,7 +190,7 @@ fn from_nothing(segments: &Segments, base: &Arc<dyn Base>, last: Rootless) -> Re
     let Totals { last_ino, last_generation, last_cookie, .. } = last.totals;
     let totals = Totals { last_ino, last_generation, last_cookie, ..Totals::default() };
     let table = Table::over_nothing(Arc::clone(base));
-    let mut state = State::new(table, totals, segments.stamp.code)?;
+    let mut state = State::new(table, totals, segments.settings)?;
     let first = segments.lens().first().map_or(1, |(n, _)| *n);
     let mut end = End {
         segment: first,

@@ -5,8 +5,8 @@ use crate::store::api::{Ecc, Result, StoreError, Superblock};
 use crate::store::io::{Blob, Volume, read_up_to};
 use crate::store::repair::damage::Known;
 use crate::store::repair::ecc::pages::{PAGE, STRIPE_BYTES, parity_pages};
-use crate::store::repair::ecc::rs::Code;
 use crate::store::repair::sidecar::Part;
+use crate::store::settings::{Settings, code};
 use crate::types::FrameRef;
 use std::collections::BTreeMap;
 use std::io;
@@ -133,6 +133,8 @@ pub struct Segments {
     pub volume: Arc<dyn Volume>,
     /// What the store's own metadata frames have in common.
     pub stamp: Stamp,
+    /// What sums over the table depend on.
+    pub settings: Settings,
     /// Identity of the store.
     pub uuid: [u8; 16],
     /// Error-correction level.
@@ -162,15 +164,6 @@ pub struct Segments {
     pub(in crate::store) repaired: AtomicU64,
     /// What is beyond repair.
     pub(in crate::store) known: Known,
-}
-
-/// The error-correcting code of frames at a level.
-pub fn code(ecc: Ecc) -> Code {
-    match ecc {
-        Ecc::None => Code::None,
-        Ecc::Standard => Code::Two,
-        Ecc::Archival => Code::Four,
-    }
 }
 
 /// Number and covered bytes in a sidecar's file name.
@@ -225,6 +218,7 @@ impl Segments {
         Ok(Self {
             volume,
             stamp,
+            settings: Settings::of(superblock),
             uuid: superblock.uuid,
             ecc: superblock.ecc,
             write,
@@ -241,6 +235,17 @@ impl Segments {
             repaired: AtomicU64::new(0),
             known: Known::default(),
         })
+    }
+
+    /// True if the index finds room for changes of so many bytes. sled answers nothing any more, not even
+    /// reads, once a write of it failed.
+    pub fn has_room_for_index(&self, bytes: u64) -> bool {
+        /// Its files grow in steps.
+        const STEP: u64 = if cfg!(test) { 64 << 10 } else { 3 << 20 };
+        // The cleaner comes first: where it has room, there will be some.
+        let keep = self.headroom / 2;
+        let free = self.volume.free_bytes();
+        free.map_or(true, |free| free >= keep + STEP + bytes.saturating_mul(4))
     }
 
     /// A segment, if it is there.

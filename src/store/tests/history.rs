@@ -1,8 +1,11 @@
 //! Random histories, against a map in memory.
 
 use super::*;
+use crate::store::index::totals::Totals;
+use crate::store::log::record::In;
+use crate::types::{MODEL_XATTR, OFF};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One step of a random history.
 #[derive(Debug, Clone)]
@@ -84,7 +87,13 @@ pub fn perform_or(store: &Store, model: &mut Files, s: &Step) -> Result<()> {
         Step::Xattr(f, v) => {
             if let Some(i) = ino(f)? {
                 let op = Record::PutXattr(i, b"user.x".to_vec(), vec![v]);
-                store.append(vec![op].into())?;
+                let name = MODEL_XATTR.to_vec();
+                let governed = match v % 4 {
+                    0 => Some(Record::PutXattr(i, name, OFF.to_vec())),
+                    1 => Some(Record::DelXattr(i, name)),
+                    _ => None,
+                };
+                store.append([op].into_iter().chain(governed).collect::<Vec<_>>().into())?;
                 model.get_mut(&f).unwrap().1 = Some(v);
             }
         }
@@ -93,21 +102,48 @@ pub fn perform_or(store: &Store, model: &mut Files, s: &Step) -> Result<()> {
     Ok(())
 }
 
-pub fn check_sums(store: &Store) {
-    let sums = || {
-        let s = store.stats().unwrap();
-        (s.frames, s.coded_bytes + s.staged_bytes + store.state().totals.parity)
+/// What running sums say, and what a scan of the table finds.
+fn sums(store: &Store) -> (Totals, Totals) {
+    let state = store.state();
+    let said = &state.totals;
+    let said = Totals {
+        frames: said.frames,
+        // What several sums make up together.
+        coded: said.coded + said.staged + said.parity,
+        waiting: said.waiting,
+        models: said.models.clone().into_iter().filter(|(_, n)| *n > 0).collect(),
+        ..Totals::default()
     };
-    // The sweeper may be at work: what is compared is of one moment.
-    loop {
-        let before = sums();
-        let frames = store.live_frames().unwrap();
-        if sums() == before {
-            let bytes: u64 = frames.iter().map(|(f, ..)| u64::from(f.len)).sum();
-            assert_eq!((frames.len() as u64, bytes), before);
-            return;
+    let mut found = Totals::default();
+    let mut frames = BTreeSet::new();
+    let mut waiting = BTreeMap::<Ino, u64>::new();
+    for (k, v) in state.table.scan(b"e", b"f", usize::MAX).unwrap() {
+        let ino = Ino(u64::from_be_bytes(k[1..9].try_into().unwrap()));
+        let e = In(&v).extent().unwrap();
+        if e.meta.model != 0 && frames.insert(e.frame) {
+            *found.models.entry(e.meta.model).or_default() += 1;
+        }
+        let off = state.xattr(ino, MODEL_XATTR).unwrap().is_some_and(|model| model == OFF);
+        if e.meta.staged && !off && state.inode(ino).unwrap().is_some() {
+            *waiting.entry(ino).or_default() += e.len;
         }
     }
+    for bytes in waiting.into_values() {
+        found.waiting.bytes += bytes;
+        found.waiting.blocks += bytes.div_ceil(store.superblock().block_size.into());
+    }
+    for segment in store.segment_numbers() {
+        for (f, _) in state.frames(segment, 0, usize::MAX).unwrap() {
+            found.frames += 1;
+            found.coded += u64::from(f.len);
+        }
+    }
+    (said, found)
+}
+
+pub fn check_sums(store: &Store) {
+    let (said, found) = sums(store);
+    assert_eq!(said, found);
 }
 
 proptest! {

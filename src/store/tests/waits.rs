@@ -3,7 +3,7 @@
 use super::failing::{Call, FailingVolume, Plan};
 use super::memory::MemVolume;
 use super::*;
-use crate::store::index::base::{Base, Pair, Pairs};
+use crate::store::index::base::{Base, Change, Pair, Pairs};
 use crate::store::index::memtable::Table;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
@@ -148,7 +148,7 @@ impl Base for SlowBase {
         let pair = |(k, v): (&Vec<u8>, &Vec<u8>)| -> Result<Pair> { Ok((k.clone(), v.clone())) };
         Box::new(self.0.range(lo.to_vec()..hi.to_vec()).map(pair))
     }
-    fn write(&self, _: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<()> {
+    fn write(&self, _: &[Change]) -> Result<()> {
         Err(StoreError::Closing)
     }
     fn flush(&self) -> Result<()> {

@@ -1,0 +1,410 @@
+//! Pairs in compressed leaves: a map that holds few large values where it would hold many small ones.
+//!
+//! A leaf lies below under a name that is not above its first key; the first leaf of all has the empty name.
+//! A leaf that grows too large is cut: the new leaves to the right come first, then the old one goes on with
+//! what is left of it. So whoever reads meanwhile finds each pair that does not change in at least one leaf,
+//! and where he finds it twice, he takes it once. Only leaves without pairs are removed.
+
+use super::base::{Base, Change, Pair, Pairs};
+use super::leaf::{Filling, Leaf, Within};
+use crate::store::api::{Result, StoreError};
+use lru::LruCache;
+use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
+
+/// Bytes of a leaf before it is compressed, about: from [`FULL`] on it is cut into some of this size.
+const SIZE: usize = if cfg!(test) { 400 } else { 8 << 10 };
+const FULL: usize = 2 * SIZE;
+/// Leaves kept as they were.
+const KEPT: usize = 256;
+
+/// Pairs in leaves that are the values of another map.
+#[derive(Debug)]
+pub struct Leaves<B> {
+    below: B,
+    /// By name.
+    kept: Mutex<LruCache<Vec<u8>, Kept>>,
+}
+
+/// A leaf's bytes below, and what they mean.
+type Kept = (Vec<u8>, Leaf);
+
+/// The key right after this one.
+fn after(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
+/// A leaf as it lies below: its length before compression, u32, and a zstd frame.
+fn encode(run: &mut Filling) -> Result<Vec<u8>> {
+    let squeezed = run.squeeze()?;
+    Ok([&squeezed.len.to_le_bytes()[..], &squeezed.bytes].concat())
+}
+
+fn decode(bytes: &[u8]) -> Result<Leaf> {
+    /// No pair is larger than what a change can bring.
+    const MOST: u32 = 64 << 20;
+    let (len, squeezed) = bytes
+        .split_first_chunk()
+        .map(|(len, rest)| (u32::from_le_bytes(*len), rest))
+        .filter(|(len, _)| *len <= MOST)
+        .ok_or_else(|| StoreError::Index("a leaf without a length".into()))?;
+    Leaf::of(squeezed, len as usize)
+}
+
+impl<B: Base> Leaves<B> {
+    /// Over a map that is empty, or holds leaves.
+    pub fn over(below: B) -> Self {
+        let most = NonZeroUsize::new(KEPT).unwrap_or(NonZeroUsize::MIN);
+        Self { below, kept: Mutex::new(LruCache::new(most)) }
+    }
+
+    fn leaf(&self, (name, bytes): Pair) -> Result<(Vec<u8>, Leaf)> {
+        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((was, leaf)) = kept().get(&name)
+            && *was == bytes
+        {
+            return Ok((name, leaf.clone()));
+        }
+        let leaf = decode(&bytes)?;
+        kept().put(name.clone(), (bytes, leaf.clone()));
+        Ok((name, leaf))
+    }
+
+    /// The last leaf whose name is below `hi`.
+    fn last(&self, hi: &[u8]) -> Result<Option<(Vec<u8>, Leaf)>> {
+        self.below.range(&[], hi).next_back().transpose()?.map(|p| self.leaf(p)).transpose()
+    }
+
+    /// The name of the first leaf in a range.
+    fn first_name(&self, lo: &[u8], hi: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(self.below.range(lo, hi).next().transpose()?.map(|(name, _)| name))
+    }
+
+    /// What becomes of a leaf and the changes of its range, for the map below.
+    fn changed(
+        &self,
+        name: Vec<u8>,
+        old: Within,
+        changes: &[(&[u8], Option<&[u8]>)],
+    ) -> Result<Vec<Change>> {
+        let old = old.collect::<Result<Vec<Pair>>>()?;
+        let grows = old.last().map(|(k, _)| k.as_slice()) < changes.first().map(|(k, _)| *k);
+        let mut pairs: BTreeMap<&[u8], &[u8]> =
+            old.iter().map(|(k, v)| (k.as_slice(), v.as_slice())).collect();
+        for (key, value) in changes {
+            match value {
+                Some(value) => drop(pairs.insert(key, value)),
+                None => drop(pairs.remove(key)),
+            }
+        }
+        let bytes: usize = pairs.iter().map(|(k, v)| k.len() + v.len()).sum();
+        // What comes in order leaves full leaves behind; else there is to be room in each.
+        let size = if bytes < FULL {
+            usize::MAX
+        } else if grows {
+            SIZE + SIZE / 2
+        } else {
+            bytes.div_ceil(bytes.div_ceil(SIZE))
+        };
+        let (mut out, mut run, mut in_run) = (Vec::new(), Filling::default(), 0);
+        let mut named = name.clone();
+        for (key, value) in pairs {
+            if in_run >= size {
+                out.push((std::mem::replace(&mut named, key.to_vec()), Some(encode(&mut run)?)));
+                in_run = 0;
+            }
+            run.push(key, value);
+            in_run += key.len() + value.len();
+        }
+        if !run.is_empty() {
+            out.push((named, Some(encode(&mut run)?)));
+        } else if !name.is_empty() {
+            out.push((name, None));
+        } else {
+            out.push((name, Some(encode(&mut run)?)));
+        }
+        // From the right: nothing is out of sight at any moment.
+        out.reverse();
+        Ok(out)
+    }
+}
+
+impl<B: Base> Base for Leaves<B> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let end = after(key);
+        loop {
+            let Some((name, leaf)) = self.last(&end)? else { return Ok(None) };
+            if let Some(value) = leaf.get(key)? {
+                return Ok(Some(value));
+            }
+            // The map below may have been looked at from the right before a leaf was there, and from the
+            // left after it was.
+            if self.first_name(&after(&name), &end)?.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn range<'a>(&'a self, lo: &[u8], hi: &[u8]) -> Pairs<'a> {
+        let (lo, hi) = (lo.to_vec(), hi.to_vec());
+        Box::new(Range { leaves: self, lo, hi, front: None, back: VecDeque::new() })
+    }
+
+    fn write(&self, changes: &[Change]) -> Result<()> {
+        let changes: BTreeMap<&[u8], Option<&[u8]>> =
+            changes.iter().map(|(k, v)| (k.as_slice(), v.as_deref())).collect();
+        let changes: Vec<_> = changes.into_iter().collect();
+        let mut rest = &changes[..];
+        while let Some((first, _)) = rest.first() {
+            let (name, leaf) = match self.last(&after(first))? {
+                Some((name, leaf)) => (name, Some(leaf)),
+                None => (Vec::new(), None),
+            };
+            let until = self.first_name(&after(&name), &[0xff])?;
+            let end = until.map_or(rest.len(), |end| rest.partition_point(|(k, _)| *k < &end[..]));
+            let (here, later) = rest.split_at(end.max(1));
+            rest = later;
+            let leaf = match leaf {
+                Some(leaf) => leaf,
+                None => decode(&encode(&mut Filling::default())?)?,
+            };
+            self.below.write(&self.changed(name, leaf.within(&[], &[0xff]), here)?)?;
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.below.flush()
+    }
+
+    fn is_volatile(&self) -> bool {
+        self.below.is_volatile()
+    }
+}
+
+/// Pairs of a range, leaf by leaf, from either end.
+struct Range<'a, B> {
+    leaves: &'a Leaves<B>,
+    /// What is still to come lies between these.
+    lo: Vec<u8>,
+    hi: Vec<u8>,
+    /// The leaf being read from the left, and its name.
+    front: Option<(Vec<u8>, Within)>,
+    /// Pairs of a leaf being read from the right, in key order.
+    back: VecDeque<Pair>,
+}
+
+impl<B: Base> Range<'_, B> {
+    fn forward(&mut self) -> Result<Option<Pair>> {
+        while self.lo < self.hi {
+            if self.front.is_none() {
+                let found = self.leaves.last(&after(&self.lo))?;
+                self.front = found.map(|(name, leaf)| (name, leaf.within(&self.lo, &self.hi)));
+            }
+            let Some((name, pairs)) = &mut self.front else { break };
+            if let Some((key, value)) = pairs.next().transpose()? {
+                if key >= self.hi {
+                    break;
+                }
+                self.lo = after(&key);
+                return Ok(Some((key, value)));
+            }
+            let Some(next) = self.leaves.first_name(&after(name), &self.hi)? else { break };
+            self.lo = std::mem::take(&mut self.lo).max(next);
+            self.front = None;
+        }
+        self.lo = self.hi.clone();
+        Ok(None)
+    }
+
+    fn backward(&mut self) -> Result<Option<Pair>> {
+        loop {
+            if let Some((key, value)) = self.back.pop_back() {
+                if key < self.lo {
+                    break;
+                }
+                self.hi.clone_from(&key);
+                return Ok(Some((key, value)));
+            }
+            if self.lo >= self.hi {
+                break;
+            }
+            let Some((name, leaf)) = self.leaves.last(&self.hi)? else { break };
+            if self.leaves.first_name(&after(&name), &self.hi)?.is_some() {
+                // See `get`.
+                continue;
+            }
+            self.back = leaf.within(&self.lo, &self.hi).collect::<Result<_>>()?;
+            if self.back.is_empty() {
+                if name <= self.lo {
+                    break;
+                }
+                self.hi = name;
+            }
+        }
+        self.lo = self.hi.clone();
+        Ok(None)
+    }
+
+    /// After an error there is nothing more.
+    fn ended(&mut self, pair: Result<Option<Pair>>) -> Option<Result<Pair>> {
+        if pair.is_err() {
+            self.lo = self.hi.clone();
+            self.back.clear();
+        }
+        pair.transpose()
+    }
+}
+
+impl<B: Base> Iterator for Range<'_, B> {
+    type Item = Result<Pair>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let pair = self.forward();
+        self.ended(pair)
+    }
+}
+
+impl<B: Base> DoubleEndedIterator for Range<'_, B> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        let pair = self.backward();
+        self.ended(pair)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::index::disk::{self, SledBase};
+    use proptest::prelude::*;
+    use std::sync::RwLock;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// A map in memory.
+    #[derive(Debug, Default)]
+    struct Plain(RwLock<BTreeMap<Vec<u8>, Vec<u8>>>);
+
+    impl Base for Plain {
+        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+            Ok(self.0.read().unwrap().get(key).cloned())
+        }
+        fn range<'a>(&'a self, lo: &[u8], hi: &[u8]) -> Pairs<'a> {
+            let map = self.0.read().unwrap();
+            let hi = hi.max(lo);
+            let some = map.range(lo.to_vec()..hi.to_vec()).map(|(k, v)| (k.clone(), v.clone()));
+            Box::new(some.collect::<Vec<_>>().into_iter().map(Ok))
+        }
+        fn write(&self, changes: &[Change]) -> Result<()> {
+            let mut map = self.0.write().unwrap();
+            for (k, v) in changes.iter().cloned() {
+                match v {
+                    Some(v) => drop(map.insert(k, v)),
+                    None => drop(map.remove(&k)),
+                }
+            }
+            Ok(())
+        }
+        fn flush(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(0u8..4, 0..5)
+    }
+
+    fn changes() -> impl Strategy<Value = Vec<Change>> {
+        let value = prop::option::weighted(0.7, prop::collection::vec(any::<u8>(), 0..150));
+        prop::collection::vec((key(), value), 0..40)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+        #[test]
+        fn they_read_like_a_map(
+            all in prop::collection::vec(changes(), 1..12),
+            asked in prop::collection::vec((key(), key()), 12)
+        ) {
+            let leaves = Leaves::over(Plain::default());
+            let map = Plain::default();
+            for some in &all {
+                // As the flusher hands them over, a key once.
+                let once: BTreeMap<_, _> = some.iter().cloned().collect();
+                let once: Vec<Change> = once.into_iter().collect();
+                leaves.write(&once).unwrap();
+                map.write(&once).unwrap();
+                for (lo, hi) in &asked {
+                    prop_assert_eq!(leaves.get(lo).unwrap(), map.get(lo).unwrap());
+                    let all = |pairs: Pairs<'_>| pairs.collect::<Result<Vec<_>>>().unwrap();
+                    let want = all(map.range(lo, hi));
+                    prop_assert_eq!(all(leaves.range(lo, hi)), want.clone());
+                    let mut back: Vec<_> = leaves.range(lo, hi).rev().map(|p| p.unwrap()).collect();
+                    back.reverse();
+                    prop_assert_eq!(&back, &want);
+                    // From both ends in turn.
+                    let (mut pairs, mut left, mut right) = (leaves.range(lo, hi), vec![], vec![]);
+                    while let Some(p) = pairs.next() {
+                        left.push(p.unwrap());
+                        right.extend(pairs.next_back().map(|p| p.unwrap()));
+                    }
+                    left.extend(right.into_iter().rev());
+                    prop_assert_eq!(left, want);
+                }
+            }
+            let widest = leaves.below.0.read().unwrap().values().map(Vec::len).max();
+            prop_assert!(widest < Some(2 * FULL + 200), "{widest:?}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_change_is_always_found_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let leaves = Leaves::over(SledBase::open(dir.path()).unwrap());
+        let key = |n: u32| n.to_be_bytes().to_vec();
+        // Every hundredth stays; the others come and go, and leaves are cut and removed around them.
+        let kept: Vec<_> = (0..60).map(|n| (key(n * 100), Some(vec![1; 8]))).collect();
+        leaves.write(&kept).unwrap();
+        let done = AtomicBool::new(false);
+        let found = |pairs: Vec<Result<Pair>>| {
+            let keys =
+                pairs.into_iter().map(|p| u32::from_be_bytes(p.unwrap().0.try_into().unwrap()));
+            keys.filter(|n| n % 100 == 0).map(|n| n / 100).collect::<Vec<_>>()
+        };
+        let mut rounds = 0;
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                for round in 0..30 {
+                    let value = (round % 2 == 0).then(|| vec![2; 20]);
+                    let mut some: Vec<Change> = (0..6000)
+                        .filter(|n| n % 100 != 0)
+                        .map(|n| (key(n), value.clone()))
+                        .collect();
+                    some.sort();
+                    for part in some.chunks(700) {
+                        leaves.write(part).unwrap();
+                    }
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            while !done.load(Ordering::Relaxed) {
+                rounds += 1;
+                let (lo, hi) = (key(0), key(6000));
+                assert_eq!(found(leaves.range(&lo, &hi).collect()), (0..60).collect::<Vec<_>>());
+                assert_eq!(
+                    found(leaves.range(&lo, &hi).rev().collect()),
+                    (0..60).rev().collect::<Vec<_>>()
+                );
+                assert!((0..60).all(|n| leaves.get(&key(n * 100)).unwrap().is_some()));
+            }
+        });
+        assert!(rounds > 10, "{rounds}");
+        // A second look at the same bytes finds the same.
+        leaves.flush().unwrap();
+        drop(leaves);
+        disk::settle(dir.path()).unwrap();
+        let leaves = Leaves::over(SledBase::open(dir.path()).unwrap());
+        assert_eq!(found(leaves.range(&[], &[0xff]).collect()), (0..60).collect::<Vec<_>>());
+    }
+}
