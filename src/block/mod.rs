@@ -13,12 +13,15 @@ pub mod container;
 pub mod lm;
 #[cfg(test)]
 pub mod mutate;
+pub mod pack;
 mod primer;
 pub mod words;
 
 pub use crate::codec::{Cost, ENGINE};
 pub use lm::{Lm, LmError, ModelId};
 pub use primer::Primer;
+
+use pack::{pack, unpack};
 
 /// Bytes per block of the `fast` tier.
 pub const FAST_BLOCK: u32 = 128 << 10;
@@ -106,8 +109,8 @@ impl Encoded {
 
 /// Codes what a write left behind, quickly: zstd-1 or raw. Verified.
 pub fn stage(plain: &[u8]) -> Encoded {
-    match zstd::bulk::compress(plain, 1) {
-        Ok(z) if z.len() < plain.len() => match zstd::bulk::decompress(&z, plain.len()) {
+    match pack(plain) {
+        Ok(z) if z.len() < plain.len() => match unpack(&z, plain.len()) {
             Ok(back) if back == plain => Encoded::plain(Encoding::Zstd, z),
             _ => Encoded::plain(Encoding::Raw, plain.to_vec()),
         },
@@ -352,9 +355,7 @@ pub fn decode(
     let len = plain_len as usize;
     let bytes = match encoding {
         Encoding::Raw => payload.to_vec(),
-        Encoding::Zstd => {
-            zstd::bulk::decompress(payload, len).map_err(|e| BlockError::Corrupt(e.to_string()))?
-        }
+        Encoding::Zstd => unpack(payload, len).map_err(|e| BlockError::Corrupt(e.to_string()))?,
         Encoding::Fast => unmodelled(&without_filter(payload)?, plain_len, primer, None)?,
         Encoding::Lm => {
             let lm = lm.ok_or(BlockError::NoModel)?;

@@ -14,7 +14,7 @@ use crate::blocks::{BlockReader, ReadError};
 use crate::priority::Idlers;
 use crate::store::{Store, StoreError};
 use crate::types::{Ino, MODEL_XATTR, OFF};
-use plan::{Plan, Rested, Run};
+use plan::{Plan, Rested, Run, Young};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -305,11 +305,17 @@ impl Recoder {
             let how = How { threads: self.options.threads, idle: true, halt: &self.stop };
             let _ = self.code(&inos, rested, how, &mut SettleReport::default(), &mut |_| {});
             for ino in inos {
-                if matches!(self.plan(ino, rested), Ok(Some(p)) if p.waiting > 0 || !p.ready.is_empty())
-                {
-                    let again = after(Instant::now(), self.options.rest.max(tick));
-                    self.queue().put(ino, again);
-                }
+                let Ok(Some(plan)) = self.plan(ino, rested) else { continue };
+                let wait = match plan.young {
+                    Young::None if plan.ready.is_empty() => continue,
+                    // It has rested as long as a block already. Looking more often would cost much where
+                    // there are very many small files.
+                    Young::Tail if plan.ready.is_empty() => {
+                        keep.saturating_sub(self.options.rest) + 2 * tick
+                    }
+                    _ => self.options.rest.max(tick),
+                };
+                self.queue().put(ino, after(Instant::now(), wait));
             }
         }
     }

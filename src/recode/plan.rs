@@ -44,10 +44,20 @@ pub struct Run {
 pub struct Plan {
     /// Runs to code now, in file order.
     pub ready: Vec<Run>,
-    /// Runs that wait but have not rested yet.
-    pub waiting: u64,
-    /// Their bytes.
-    pub waiting_bytes: u64,
+    /// What has to rest before more can be coded.
+    pub young: Young,
+}
+
+/// Data that have not rested yet: what rests the shortest counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Young {
+    /// There are none.
+    #[default]
+    None,
+    /// Tails only.
+    Tail,
+    /// A whole block.
+    Block,
 }
 
 impl Plan {
@@ -106,8 +116,7 @@ fn consider(
     if newest <= bar {
         plan.ready.push(Run { off: start, len: end - start, extents: parts.to_vec() });
     } else {
-        plan.waiting += 1;
-        plan.waiting_bytes += end - start;
+        plan.young = plan.young.max(if tail { Young::Tail } else { Young::Block });
     }
 }
 
@@ -158,9 +167,9 @@ mod tests {
     fn young_data_waits_and_tails_wait_longer() {
         let e = [extent(0, 100, true, 5), extent(100, 50, true, 5)];
         let p = plan(&e, 150, BLOCK, Rested { block: 4, tail: 4, again: false });
-        assert_eq!((p.ready.len(), p.waiting, p.waiting_bytes), (0, 2, 150));
+        assert_eq!((p.ready.len(), p.young), (0, Young::Block));
         let p = plan(&e, 150, BLOCK, Rested { block: 5, tail: 4, again: false });
-        assert_eq!((p.ready.len(), p.waiting, p.waiting_bytes), (1, 1, 50));
+        assert_eq!((p.ready.len(), p.young), (1, Young::Tail));
     }
 
     #[test]

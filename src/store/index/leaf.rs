@@ -4,6 +4,7 @@
 //! each), the rest, the value. Neighbours have much in common, so that zstd makes little of them.
 
 use super::base::Pair;
+use crate::block::pack::{pack, unpack};
 use crate::store::api::{Result, StoreError};
 use std::sync::Arc;
 
@@ -52,8 +53,7 @@ impl Filling {
     /// Compresses the run, and begins another.
     pub fn squeeze(&mut self) -> Result<Squeezed> {
         let bytes = std::mem::take(&mut self.bytes);
-        let squeezed = zstd::bulk::compress(&bytes, 1)
-            .map_err(|e| StoreError::Index(format!("compressing: {e}")))?;
+        let squeezed = pack(&bytes).map_err(|e| StoreError::Index(format!("compressing: {e}")))?;
         Ok(Squeezed { len: bytes.len() as u32, bytes: squeezed.into() })
     }
 }
@@ -75,7 +75,7 @@ impl Leaf {
     /// The run of `len` bytes in a zstd frame.
     pub fn of(squeezed: &[u8], len: usize) -> Result<Self> {
         let bad = |e: std::io::Error| StoreError::Index(format!("a compressed leaf: {e}"));
-        Ok(Self(Arc::new(zstd::bulk::decompress(squeezed, len).map_err(bad)?)))
+        Ok(Self(Arc::new(unpack(squeezed, len).map_err(bad)?)))
     }
 
     /// Its pairs with `lo <= key < hi`, one by one.
@@ -126,11 +126,13 @@ impl Iterator for Within {
                 self.at = self.leaf.0.len();
                 return Some(Err(StoreError::Index("a leaf is unreadable".into())));
             };
-            if self.key >= self.hi {
-                self.at = self.leaf.0.len();
-            } else if self.key >= self.lo {
+            if self.key < self.lo {
+                continue;
+            }
+            if self.key < self.hi {
                 return Some(Ok((self.key.clone(), self.leaf.0[value].to_vec())));
             }
+            self.at = self.leaf.0.len();
         }
         None
     }

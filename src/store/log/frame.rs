@@ -1,6 +1,7 @@
 //! Frames: a header, a payload, its parity, the header again (told apart by its first byte).
 //! `docs/format.md` has the picture.
 
+use crate::block::pack::pack;
 use crate::store::repair::ecc::rs::Code;
 use crate::types::{Encoding, FrameMeta};
 
@@ -276,7 +277,7 @@ pub fn meta_frame(
 /// The bytes compressed, if that makes them smaller.
 pub fn squeeze(bytes: Vec<u8>) -> (Encoding, usize, Vec<u8>) {
     let len = bytes.len();
-    match zstd::bulk::compress(&bytes, 1) {
+    match pack(&bytes) {
         Ok(z) if z.len() < len => (Encoding::Zstd, len, z),
         _ => (Encoding::Raw, len, bytes),
     }

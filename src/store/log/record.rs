@@ -1,6 +1,7 @@
 //! Log records as they stand in a batch's payload, and the fields that index values are made of.
 
 use super::frame::MAX_U48;
+use crate::block::pack::{pack, unpack};
 use crate::store::api::ModelEntry;
 use crate::types::{Attr, Encoding, Extent, FrameMeta, FrameRef, Ino, Time};
 
@@ -359,7 +360,7 @@ impl Batch {
         o.u64(self.seq).u64(self.prev).u64(self.durable);
         o.0.extend_from_slice(&self.changes);
         if o.0.len() > SQUEEZE
-            && let Ok(z) = zstd::bulk::compress(&o.0, 1)
+            && let Ok(z) = pack(&o.0)
             && z.len() < o.0.len()
         {
             return (Encoding::Zstd, z);
@@ -406,7 +407,7 @@ impl Batch {
 pub fn unsqueeze(encoding: Encoding, payload: &[u8], plain_len: u32) -> Option<Vec<u8>> {
     let bytes = match encoding {
         Encoding::Raw => payload.to_vec(),
-        Encoding::Zstd => zstd::bulk::decompress(payload, plain_len as usize).ok()?,
+        Encoding::Zstd => unpack(payload, plain_len as usize).ok()?,
         Encoding::Fast | Encoding::Lm => return None,
     };
     (bytes.len() == plain_len as usize).then_some(bytes)
