@@ -368,6 +368,7 @@ fn run(kind: &str) {
             .env("PATH", format!("{}:{path}", p.text("bin")))
             .env("LMFS_MODELS", p.path("models"))
             .env("XDG_STATE_HOME", p.path("state"))
+            .env("XDG_CACHE_HOME", p.path("cache"))
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&out.stderr);

@@ -6,6 +6,12 @@
 const EXAMPLES: &[(&str, &[&str])] = &[
     ("up", &["lmfs up archive mnt", "lmfs up hot mnt --model fast -o cache=1G,noatime"]),
     ("mkfs", &["lmfs mkfs logs-archive --ecc archival"]),
+    ("remote", &["lmfs remote set archive objects", "lmfs remote push archive"]),
+    ("remote set", &["lmfs remote set archive objects"]),
+    ("remote status", &["lmfs remote status archive"]),
+    ("remote push", &["lmfs remote push archive"]),
+    ("remote pull", &["lmfs remote pull archive"]),
+    ("clone", &["lmfs clone objects copy"]),
     ("mount", &["lmfs mount archive mnt -o ro", "lmfs mount --print-config archive"]),
     ("umount", &["lmfs umount mnt"]),
     ("settle", &["lmfs settle mnt mnt/logs", "lmfs settle --stop mnt"]),

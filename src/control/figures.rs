@@ -3,7 +3,9 @@
 use super::{FileName, Request, hex};
 use crate::fs::{CacheStats, Fs, FsError};
 use crate::recode::{Command, RecodeStatus, SettleReport};
-use crate::store::{CleanerStatus, StoreError, StoreStats};
+use crate::store::{
+    CleanerStatus, REMOTE_PATIENCE, RemoteStatus, StoreError, StoreStats, Uploaded,
+};
 use crate::types::Ino;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -56,6 +58,8 @@ pub struct Status {
     pub pid: Option<u32>,
     /// The store is open for reading only.
     pub read_only: bool,
+    /// The object store, if there is one.
+    pub remote: Option<RemoteStatus>,
 }
 
 /// Figures of an open file system; `pid` of the daemon that serves it.
@@ -89,6 +93,8 @@ pub fn status(fs: &Fs, pid: Option<u32>) -> Result<Status, FsError> {
         failed_operations: fs.troubles().count(),
         pid,
         read_only: store.read_only(),
+        // A damaged file `remote` hides nothing else.
+        remote: store.remote_status().unwrap_or_default(),
         store: s,
     })
 }
@@ -207,6 +213,29 @@ pub fn recode(
     cleaned(fs, &command, report)
 }
 
+/// Uploads everything, or has the daemon do so soon.
+fn push(
+    fs: &Fs,
+    wait: bool,
+    progress: &mut dyn FnMut(u64, u64),
+    pid: Option<u32>,
+) -> Result<Option<Uploaded>, String> {
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    fs.flush_all().map_err(|e| text(&e))?;
+    let store = fs.store();
+    if pid.is_none() {
+        store.use_remote(REMOTE_PATIENCE).map_err(|e| text(&e))?;
+    } else if !wait {
+        store.push_soon();
+        return Ok(None);
+    }
+    let mut watch = |done, total| {
+        progress(done, total);
+        !store.is_closing()
+    };
+    store.push(&mut watch).map(Some).map_err(|e| text(&e))
+}
+
 /// Answers a request; `pid` of the daemon, if it is one that answers.
 pub fn answer(
     fs: &Fs,
@@ -264,6 +293,18 @@ pub fn answer(
             }
             serde_json::to_value(s)
         }
+        Request::RemoteStatus => {
+            serde_json::to_value(fs.store().remote_status().map_err(|e| text(&e))?)
+        }
+        Request::RemoteSet { url } => {
+            let store = fs.store();
+            store.set_remote(url, REMOTE_PATIENCE).map_err(|e| text(&e))?;
+            if pid.is_some() {
+                store.attach_remote(REMOTE_PATIENCE, false).map_err(|e| text(&e))?;
+            }
+            Ok(serde_json::Value::Null)
+        }
+        Request::RemotePush { wait } => serde_json::to_value(push(fs, *wait, progress, pid)?),
         Request::Flush => {
             fs.flush_all().map_err(|e| text(&e))?;
             Ok(serde_json::Value::Null)

@@ -73,6 +73,21 @@ pub enum Request {
     Scrub(ScrubOptions),
     /// Stage and sync everything.
     Flush,
+    /// What there is to say of the object store.
+    #[serde(rename = "remote-status")]
+    RemoteStatus,
+    /// Name the object store that the archive lies in as well.
+    #[serde(rename = "remote-set")]
+    RemoteSet {
+        /// Its URL.
+        url: String,
+    },
+    /// Upload everything.
+    #[serde(rename = "remote-push")]
+    RemotePush {
+        /// Answer only once it is done.
+        wait: bool,
+    },
 }
 
 /// What comes back; JSON lines, the last one is not a progress report.
