@@ -10,6 +10,8 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("remote set", &["lmfs remote set archive objects"]),
     ("remote status", &["lmfs remote status archive"]),
     ("remote push", &["lmfs remote push archive"]),
+    ("remote scrub", &["lmfs remote scrub archive --repair"]),
+    ("remote gc", &["lmfs remote gc archive"]),
     ("remote pull", &["lmfs remote pull archive"]),
     ("clone", &["lmfs clone objects copy"]),
     ("mount", &["lmfs mount archive mnt -o ro", "lmfs mount --print-config archive"]),

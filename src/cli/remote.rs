@@ -4,7 +4,10 @@ use super::output::{self, Say, outln, size};
 use super::progress::{Progress, Unit};
 use super::{FAILED, Failure, Outcome, USAGE, target};
 use crate::control::{self, Request};
-use crate::store::{REMOTE_PATIENCE, RemoteStatus, Requests, Store, Uploaded, clone_archive};
+use crate::store::{
+    Collected, REMOTE_GRACE, REMOTE_PATIENCE, RemoteScrubbed, RemoteStatus, Requests, Store,
+    Uploaded, clone_archive,
+};
 use clap::Subcommand;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -25,6 +28,10 @@ enum Command {
     Status(StatusArgs),
     /// Upload what is here only
     Push(PushArgs),
+    /// Check what lies there, every byte
+    Scrub(ScrubArgs),
+    /// Delete there what nobody needs any more
+    Gc(GcArgs),
     /// Put right from there what is missing or damaged here, of a store that is not mounted
     Pull(PullArgs),
 }
@@ -60,6 +67,32 @@ struct PushArgs {
 }
 
 #[derive(Debug, clap::Args)]
+struct ScrubArgs {
+    /// The store, or where it is mounted
+    #[arg(value_name = "STORE|DIR", value_hint = clap::ValueHint::DirPath)]
+    at: PathBuf,
+    /// Replace what is damaged
+    #[arg(long)]
+    repair: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct GcArgs {
+    /// The store, or where it is mounted
+    #[arg(value_name = "STORE|DIR", value_hint = clap::ValueHint::DirPath)]
+    at: PathBuf,
+    /// Seconds for which readers may still be at a manifest after there is a newer one
+    #[arg(long, value_name = "SECONDS", default_value_t = REMOTE_GRACE.as_secs())]
+    grace: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
 struct PullArgs {
     /// The store
     #[arg(value_name = "STORE", value_hint = clap::ValueHint::DirPath)]
@@ -86,6 +119,8 @@ pub fn run(a: &Args, say: Say) -> Outcome {
         Command::Set(a) => set(&a.at, &a.url, say),
         Command::Status(a) => status(a),
         Command::Push(a) => push(a, say),
+        Command::Scrub(a) => scrub(a, say),
+        Command::Gc(a) => gc(a, say),
         Command::Pull(a) => pull(&a.store, say),
     }
 }
@@ -181,6 +216,52 @@ fn push(a: &PushArgs, say: Say) -> Outcome {
         )),
         None => say.line("the mount uploads it in the background"),
     }
+    Ok(())
+}
+
+fn scrub(a: &ScrubArgs, say: Say) -> Outcome {
+    let progress = Progress::new(say, "checking", Unit::Bytes);
+    let request = Request::RemoteScrub { repair: a.repair };
+    let value = target::run(&a.at, &request, &mut |done, all| progress.at(done, all));
+    drop(progress);
+    let s: RemoteScrubbed = serde_json::from_value(value?)?;
+    if a.json {
+        output::json(&s)?;
+    } else {
+        let (damaged, repaired) = (s.damaged, s.repaired);
+        say.line(&format!(
+            "{} objects, {}; {damaged} damaged, {repaired} replaced",
+            s.objects,
+            size(s.bytes)
+        ));
+        for what in &s.unrecoverable {
+            outln!("beyond repair: {what}");
+        }
+    }
+    // As `lmfs scrub` ends.
+    match (s.damaged, s.damaged - s.repaired) {
+        (0, _) => Ok(()),
+        (n, 0) => Err(Failure::new(1, format!("{n} objects were damaged and are replaced"))),
+        (_, left) => Err(Failure::new(4, format!("{left} objects are damaged"))),
+    }
+}
+
+fn gc(a: &GcArgs, say: Say) -> Outcome {
+    let progress = Progress::new(say, "deleting", Unit::Steps);
+    let request = Request::RemoteGc { grace: a.grace };
+    let value = target::run(&a.at, &request, &mut |done, all| progress.at(done, all));
+    drop(progress);
+    let c: Collected = serde_json::from_value(value?)?;
+    if a.json {
+        return output::json(&c);
+    }
+    say.line(&format!(
+        "{} manifests and {} objects deleted, {}; {} stay",
+        c.manifests,
+        c.objects,
+        size(c.bytes),
+        size(c.kept_bytes)
+    ));
     Ok(())
 }
 

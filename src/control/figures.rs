@@ -9,6 +9,7 @@ use crate::store::{
 use crate::types::Ino;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
+use std::time::Duration;
 
 /// A model in the store.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -213,6 +214,21 @@ pub fn recode(
     cleaned(fs, &command, report)
 }
 
+/// Makes sure that the object store is known, offline, too; what to tell of a command's progress.
+fn connected<'a>(
+    fs: &'a Fs,
+    progress: &'a mut dyn FnMut(u64, u64),
+    pid: Option<u32>,
+) -> Result<impl FnMut(u64, u64) -> bool + use<'a>, String> {
+    if pid.is_none() {
+        fs.store().use_remote(REMOTE_PATIENCE).map_err(|e| e.to_string())?;
+    }
+    Ok(move |done, total| {
+        progress(done, total);
+        !fs.store().is_closing()
+    })
+}
+
 /// Uploads everything, or has the daemon do so soon.
 fn push(
     fs: &Fs,
@@ -223,16 +239,11 @@ fn push(
     let text = |e: &dyn std::fmt::Display| e.to_string();
     fs.flush_all().map_err(|e| text(&e))?;
     let store = fs.store();
-    if pid.is_none() {
-        store.use_remote(REMOTE_PATIENCE).map_err(|e| text(&e))?;
-    } else if !wait {
+    if pid.is_some() && !wait {
         store.push_soon();
         return Ok(None);
     }
-    let mut watch = |done, total| {
-        progress(done, total);
-        !store.is_closing()
-    };
+    let mut watch = connected(fs, progress, pid)?;
     store.push(&mut watch).map(Some).map_err(|e| text(&e))
 }
 
@@ -303,6 +314,19 @@ pub fn answer(
                 store.attach_remote(REMOTE_PATIENCE, false).map_err(|e| text(&e))?;
             }
             Ok(serde_json::Value::Null)
+        }
+        Request::RemoteGc { grace } => {
+            let mut watch = connected(fs, progress, pid)?;
+            let grace = Duration::from_secs(*grace);
+            serde_json::to_value(
+                fs.store().collect_remote(grace, &mut watch).map_err(|e| text(&e))?,
+            )
+        }
+        Request::RemoteScrub { repair } => {
+            let mut watch = connected(fs, progress, pid)?;
+            serde_json::to_value(
+                fs.store().scrub_remote(*repair, &mut watch).map_err(|e| text(&e))?,
+            )
         }
         Request::RemotePush { wait } => serde_json::to_value(push(fs, *wait, progress, pid)?),
         Request::Flush => {

@@ -82,6 +82,18 @@ pub enum Request {
         /// Its URL.
         url: String,
     },
+    /// Delete from the object store what nobody needs any more.
+    #[serde(rename = "remote-gc")]
+    RemoteGc {
+        /// Seconds for which a manifest counts after there is a newer one.
+        grace: u64,
+    },
+    /// Check what lies in the object store.
+    #[serde(rename = "remote-scrub")]
+    RemoteScrub {
+        /// Replace what is damaged.
+        repair: bool,
+    },
     /// Upload everything.
     #[serde(rename = "remote-push")]
     RemotePush {

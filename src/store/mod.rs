@@ -38,8 +38,9 @@ pub use self::log::superblock::FORMAT;
 pub use api::*;
 pub use models::ModelId;
 pub use remote::{
-    CacheFigures, Changed, Cloned, PATIENCE as REMOTE_PATIENCE, Pulled, RemoteError, RemoteStatus,
-    Requests, Uploaded, canonical as canonical_url, clone as clone_archive, is_url,
+    CacheFigures, Changed, Cloned, Collected, GRACE as REMOTE_GRACE, PATIENCE as REMOTE_PATIENCE,
+    Pulled, RemoteError, RemoteScrubbed, RemoteStatus, Requests, Uploaded,
+    canonical as canonical_url, clone as clone_archive, is_url,
 };
 pub use repair::report::{Checked, Problem, SegmentCheck};
 pub use space::Reservation;

@@ -1,22 +1,28 @@
 //! A store and its object store, as the rest of the program sees them.
 
+use super::gc::Collected;
+use super::link::Attached;
 use super::link::RemoteStatus;
+use super::manifest::Part;
 use super::pull::Pulled;
+use super::scrub::{RemoteScrubbed, Source};
 use super::upload::{self, Uploaded};
 use super::view::View;
-use super::{home, open, pull};
+use super::{bundle, gc, home, open, pull, scrub};
 use crate::store::api::{Result, StoreError};
 use crate::store::{Store, lock};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the background looks whether a segment was sealed.
 const EVERY: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(2) };
 /// After a failure it tries again so much later.
 const AGAIN: Duration =
     if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(30) };
+/// What nobody needs in the object store is deleted this often, while there are uploads.
+const COLLECT_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// More than this is not uploaded when a store is closed: who unmounts waits for it.
 const AT_CLOSE: u64 = 1 << 30;
 /// A last segment of this many bytes is sealed rather than uploaded again and again as it grows.
@@ -87,6 +93,38 @@ impl Store {
         pull::pull(path, patience, watch)
     }
 
+    /// The object store, and with it that nothing is uploaded meanwhile.
+    fn remote_turn<T>(&self, work: impl FnOnce(&Attached) -> Result<T>) -> Result<T> {
+        match &*lock(&self.remote.attached) {
+            Some(a) => match &a.fenced {
+                Some(e) => Err(e.clone().into()),
+                None => work(a),
+            },
+            None => Err(StoreError::Refused(format!(
+                "{}: it has no object store; name one with: lmfs remote set STORE URL",
+                self.path.display()
+            ))),
+        }
+    }
+
+    /// Deletes from the object store what no manifest needs that was the newest one within the grace period.
+    pub fn collect_remote(
+        &self,
+        grace: Duration,
+        watch: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Collected> {
+        self.remote_turn(|a| Ok(gc::collect(&*a.store, grace, &upload::unique(self), watch)?))
+    }
+
+    /// Checks every byte that the newest manifest names. With `repair`, replaces what is damaged.
+    pub fn scrub_remote(
+        &self,
+        repair: bool,
+        watch: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<RemoteScrubbed> {
+        self.remote_turn(|a| scrub::scrub(&*a.store, &Here(self), repair, watch))
+    }
+
     /// What there is to say of the object store, if there is one.
     pub fn remote_status(&self) -> Result<Option<RemoteStatus>> {
         if let Some(view) = &self.view {
@@ -132,13 +170,31 @@ impl Store {
         }
         let worker = &self.remote.worker;
         match self.push(&mut |_, _| !worker.is_stopping()) {
-            Ok(_) | Err(StoreError::Stopped) => {}
+            Ok(_) => self.collect_now_and_then(),
+            Err(StoreError::Stopped) => {}
             Err(e) => {
                 self.remote.say(&e);
                 if !worker.is_stopping() {
                     worker.rest(AGAIN);
                 }
             }
+        }
+    }
+
+    /// Each upload leaves the end of the log as it was before, for one: once in a while that goes.
+    fn collect_now_and_then(&self) {
+        {
+            let mut known = lock(&self.remote.known);
+            let last = known.collected.get_or_insert_with(Instant::now);
+            if last.elapsed() < COLLECT_EVERY {
+                return;
+            }
+            *last = Instant::now();
+        }
+        let worker = &self.remote.worker;
+        match self.collect_remote(gc::GRACE, &mut |_, _| !worker.is_stopping()) {
+            Ok(c) => log::info!("object store: {} objects deleted, {} bytes", c.objects, c.bytes),
+            Err(e) => self.remote.say(&e),
         }
     }
 
@@ -186,5 +242,23 @@ impl Store {
         if let Err(e) = self.push(&mut |_, _| true) {
             log::warn!("{} bytes are in this store only: {e}", left(self));
         }
+    }
+}
+
+/// Right bytes from the store itself.
+struct Here<'a>(&'a Store);
+
+impl Source for Here<'_> {
+    fn segment(&self, part: &Part) -> Option<(Vec<u8>, Vec<u8>)> {
+        let segments = &self.0.segments;
+        let mut bytes = bundle::verified(segments, part.number, part.object.len).ok()?;
+        bytes.truncate(part.object.len as usize);
+        let b = bundle::bundle(segments.ecc, segments.stamp, part.number, bytes).ok()?;
+        Some((b.bytes, b.sidecar))
+    }
+
+    fn model(&self, id: &[u8; 32]) -> Option<(Vec<u8>, Vec<u8>)> {
+        let (_, bytes, sidecar) = bundle::model(self.0, id).ok()?;
+        Some((bytes, sidecar))
     }
 }

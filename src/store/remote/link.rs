@@ -45,6 +45,8 @@ pub struct Known {
     pub uploaded: Option<Instant>,
     /// Why the last one did not.
     pub error: Option<String>,
+    /// When what nobody needs was last deleted there, or the first upload was.
+    pub collected: Option<Instant>,
 }
 
 /// See the module.

@@ -43,6 +43,13 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
+/// A name that nobody else uses now.
+pub fn unique(store: &Store) -> String {
+    let mut o = Out::default();
+    o.u64(now()).u32(std::process::id());
+    blake3::hash(&[&store.superblock.uuid[..], &o.0].concat()).to_hex()[..16].to_owned()
+}
+
 /// Why an archive cannot be gone on with here.
 fn elsewhere(url: &str) -> RemoteError {
     RemoteError::Fenced(format!(
@@ -310,10 +317,7 @@ fn commit(store: &Store, a: &mut Attached, manifest: Manifest) -> Result<()> {
 pub fn set(store: &Store, url: &str, patience: Duration) -> Result<()> {
     let url = super::open::canonical(url)?;
     let remote = super::open::open(&url, patience)?;
-    let mut unique = Out::default();
-    unique.u64(now()).u32(std::process::id());
-    let unique = blake3::hash(&[&store.superblock.uuid[..], &unique.0].concat()).to_hex();
-    lineage::check_conditions(&*remote, &unique[..16])?;
+    lineage::check_conditions(&*remote, &unique(store))?;
     let mut home = Home { url: url.clone(), ..Home::default() };
     if let Some(found) = lineage::newest(&*remote)? {
         let theirs = superblock::decode(&found.packed.manifest.superblock, &url)?;
