@@ -230,7 +230,7 @@ fn mount_options_are_explained_and_taken() {
     let source = std::fs::read_to_string(Path::new(HERE).join("src/cli/options.rs")).unwrap();
     for line in source.lines().filter_map(|l| l.trim().strip_prefix('"')) {
         let Some((name, rest)) = line.split_once('"') else { continue };
-        if rest.starts_with(" =>") && !["remount", "on", "off", "auto"].contains(&name) {
+        if rest.starts_with(" =>") && !["remount", "on", "off", "auto", "sealed"].contains(&name) {
             assert!(seen.contains(name), "lmfs-mount(1) does not explain {name}");
         }
     }
@@ -368,6 +368,7 @@ fn run(kind: &str) {
             .env("PATH", format!("{}:{path}", p.text("bin")))
             .env("LMFS_MODELS", p.path("models"))
             .env("XDG_STATE_HOME", p.path("state"))
+            .env("XDG_CACHE_HOME", p.path("cache"))
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&out.stderr);

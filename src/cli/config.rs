@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 /// The file, unless `$LMFS_CONF` names another.
 const FILE: &str = "/etc/lmfs.conf";
 /// Options that have a value.
-const VALUED: [&str; 10] = [
+const VALUED: [&str; 14] = [
     "model",
     "cache",
     "rest",
@@ -19,6 +19,10 @@ const VALUED: [&str; 10] = [
     "lm_gain",
     "recode",
     "gc",
+    "remote",
+    "remote_cache",
+    "remote_timeout",
+    "refresh",
     "recode_threads",
     "decode_threads",
     "log",
@@ -271,6 +275,10 @@ impl Effective {
             ("lm_gain", o.fs.lm_gain.to_string()),
             ("recode", on(o.fs.recode.enabled, "on")),
             ("gc", on(o.fs.clean, "auto")),
+            ("remote", quoted(if o.remote.sync { "sync" } else { "sealed" })),
+            ("remote_cache", quoted(&size(o.remote.cache_bytes))),
+            ("remote_timeout", seconds(o.remote.timeout)),
+            ("refresh", seconds(o.remote.refresh)),
             ("recode_threads", o.fs.recode.threads.to_string()),
             ("decode_threads", o.fs.decode_threads.to_string()),
             ("allow_other", o.allow_other.to_string()),

@@ -5,7 +5,7 @@ use super::{Failure, Outcome, USAGE, options};
 use crate::block::{self, Tier};
 use crate::blocks::StoreModels;
 use crate::models;
-use crate::store::{Ecc, MkfsOptions, OpenOptions, Store};
+use crate::store::{Ecc, MkfsOptions, OpenOptions, REMOTE_PATIENCE, Store};
 use clap::ValueEnum;
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,9 @@ pub struct Args {
     /// Error-correction level
     #[arg(long, value_enum, value_name = "LEVEL", default_value_t = Level::Standard)]
     ecc: Level,
+    /// Object store that the archive lies in as well: s3://BUCKET/PATH, gs://, az://, or a directory
+    #[arg(long, value_name = "URL")]
+    remote: Option<String>,
 }
 
 /// Options of a store made with defaults.
@@ -82,9 +85,18 @@ fn undo(path: &Path, before: Option<&Metadata>) {
         let name = name.to_string_lossy();
         let is = |n: &str| name == n || name.starts_with(&format!("{n}."));
         // Nobody else's, who may have come meanwhile.
-        if ["superblock", "segments", "models", "index", "reserve", "lock", "control.sock"]
-            .into_iter()
-            .any(is)
+        if [
+            "superblock",
+            "segments",
+            "models",
+            "index",
+            "reserve",
+            "lock",
+            "remote",
+            "control.sock",
+        ]
+        .into_iter()
+        .any(is)
         {
             let gone = match entry.file_type() {
                 Ok(t) if t.is_dir() => std::fs::remove_dir_all(entry.path()),
@@ -119,6 +131,14 @@ fn make(path: &Path, options: &MkfsOptions) -> Outcome {
     Ok(())
 }
 
+fn set_remote(path: &Path, url: &str) -> Outcome {
+    let store = Store::open(path, &OpenOptions::default())?;
+    let set = store.set_remote(url, REMOTE_PATIENCE);
+    let closed = store.close();
+    set?;
+    Ok(closed?)
+}
+
 /// Runs it.
 pub fn run(a: &Args, say: Say) -> Outcome {
     if a.model != "off" {
@@ -130,7 +150,14 @@ pub fn run(a: &Args, say: Say) -> Outcome {
         Level::Standard => Ecc::Standard,
         Level::Archival => Ecc::Archival,
     };
+    let before = a.store.metadata().ok();
     create(&a.store, &MkfsOptions { block_size, model: a.model.clone(), ecc })?;
+    if let Some(url) = &a.remote
+        && let Err(f) = set_remote(&a.store, url)
+    {
+        undo(&a.store, before.as_ref());
+        return Err(f);
+    }
     say.line(&format!("made {}; mount it with: lmfs mount {0} DIR", a.store.display()));
     Ok(())
 }

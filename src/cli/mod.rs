@@ -27,6 +27,7 @@ mod output;
 mod partial;
 mod progress;
 mod recode;
+mod remote;
 mod scrub;
 mod settle;
 mod stat;
@@ -46,6 +47,7 @@ mod turn;
 mod umount;
 mod umount_helper;
 mod up;
+mod views;
 
 use output::outln;
 
@@ -115,6 +117,10 @@ enum Command {
     Fsck(fsck::Args),
     /// Give the space of dead frames back
     Gc(gc::Args),
+    /// An archive in an object store: name it, upload, compare
+    Remote(remote::Args),
+    /// Bring an archive back whole from an object store
+    Clone(remote::CloneArgs),
     /// Compress one file into a container
     Compress(compress::CompressArgs),
     /// Restore a file from its container
@@ -237,6 +243,8 @@ pub fn main() -> ExitCode {
                 Command::Scrub(a) => scrub::run(&a, say),
                 Command::Fsck(a) => fsck::run(&a, say),
                 Command::Gc(a) => gc::run(&a, say),
+                Command::Remote(a) => remote::run(&a, say),
+                Command::Clone(a) => remote::clone(&a, say),
                 Command::Compress(a) => compress::compress(&a, say),
                 Command::Decompress(a) => compress::decompress(&a, say),
                 Command::Model(a) => model::run(&a, say),

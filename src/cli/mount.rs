@@ -3,11 +3,13 @@
 use super::options::Options;
 use super::output::{Say, outln};
 use super::progress::meanwhile;
-use super::{FAILED, Failure, Outcome, USAGE, config, dead, mounts, notify, output, syslog, turn};
+use super::{
+    FAILED, Failure, Outcome, USAGE, config, dead, mounts, notify, output, syslog, turn, views,
+};
 use crate::control::Server;
-use crate::fs::Fs;
+use crate::fs::{Fs, FsOptions};
 use crate::fuse::{self, Unmounter};
-use crate::store::{OpenOptions, StoreError};
+use crate::store::{OpenOptions, Store, StoreError};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -21,7 +23,7 @@ use std::time::Duration;
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The store's directory
+    /// The store's directory, or with -o ro the URL of an archive in an object store
     #[arg(required_unless_present = "print_config", value_hint = clap::ValueHint::DirPath)]
     store: Option<PathBuf>,
     /// Empty directory to mount it on
@@ -118,7 +120,8 @@ pub fn daemon(store: &Path, dir: &Path, options: &[String]) -> Outcome {
     let (read, write) = unsafe { (OwnedFd::from_raw_fd(pipe[0]), OwnedFd::from_raw_fd(pipe[1])) };
     let fd = write.as_raw_fd();
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("lmfs").arg("mount").arg(absolute(store)?).arg(absolute(dir)?);
+    let store = if views::url(store).is_some() { store.to_owned() } else { absolute(store)? };
+    command.arg0("lmfs").arg("mount").arg(store).arg(absolute(dir)?);
     for o in options {
         command.arg("-o").arg(o);
     }
@@ -241,9 +244,23 @@ fn serve(store: &Path, dir: &Path, o: &Options, tell: &mut dyn FnMut(News)) -> O
         return Err(Failure::new(FAILED, text));
     }
     let opened = notify::opening();
-    let options = OpenOptions { read_only: o.read_only };
-    let store = turn::open(&path, &options, &mut |text| tell(News::Note(text)))?;
-    let fs = Fs::open(store, o.fs.clone())?;
+    let distant = views::url(store).is_some();
+    let (_view, path, store) = if let Some(url) = views::url(store) {
+        if !o.read_only {
+            let text = format!("{url}: an archive in an object store is mounted with -o ro");
+            return Err(Failure::new(USAGE, text));
+        }
+        let (view, store) = views::open(url, &o.remote)?;
+        let dir = view.dir.clone();
+        (Some(view), dir, store)
+    } else {
+        let options = OpenOptions { read_only: o.read_only };
+        let store = turn::open(&path, &options, &mut |text| tell(News::Note(text)))?;
+        attach(&store, o, tell)?;
+        (None, path, store)
+    };
+    let refresh = if distant { o.remote.refresh } else { Duration::ZERO };
+    let fs = Fs::open(store, FsOptions { refresh, ..o.fs.clone() })?;
     if let Err(f) = check_models(&fs, o) {
         fs.shutdown()?;
         return Err(f);
@@ -275,6 +292,23 @@ fn serve(store: &Path, dir: &Path, o: &Options, tell: &mut dyn FnMut(News)) -> O
     served?;
     closed?;
     Ok(())
+}
+
+/// Has the store upload to its object store. What is wrong with that does not keep it from being mounted,
+/// unless it was promised that what is synced is uploaded.
+fn attach(store: &Arc<Store>, o: &Options, tell: &mut dyn FnMut(News)) -> Outcome {
+    match store.attach_remote(o.remote.timeout, o.remote.sync) {
+        Ok(false) if o.remote.sync && !o.read_only => Err(Failure::new(
+            USAGE,
+            "mount option remote=sync: the store has no object store; name one with: lmfs remote set",
+        )),
+        Ok(_) => Ok(()),
+        Err(e) if o.remote.sync => Err(e.into()),
+        Err(e) => {
+            tell(News::Note(&format!("nothing is uploaded: {e}")));
+            Ok(())
+        }
+    }
 }
 
 /// Loads what new files will be coded with, before anything is; a model that was pinned but does

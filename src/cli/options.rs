@@ -3,8 +3,33 @@
 use crate::fs::FsOptions;
 use crate::fuse::MountOptions;
 use crate::recode::RecodeOptions;
+use crate::store::REMOTE_PATIENCE;
 use std::ffi::OsString;
 use std::time::Duration;
+
+/// How an object store is used.
+#[derive(Debug, Clone)]
+pub struct RemoteOptions {
+    /// Bytes of the cache on disk, of an archive that is mounted from a URL.
+    pub cache_bytes: u64,
+    /// How long an answer is waited for.
+    pub timeout: Duration,
+    /// How often newer manifests are looked for; never if zero.
+    pub refresh: Duration,
+    /// What is synced is uploaded, too.
+    pub sync: bool,
+}
+
+impl Default for RemoteOptions {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 1 << 30,
+            timeout: REMOTE_PATIENCE,
+            refresh: Duration::from_secs(60),
+            sync: false,
+        }
+    }
+}
 
 /// All mount options, with their defaults.
 #[derive(Debug, Clone)]
@@ -19,6 +44,8 @@ pub struct Options {
     pub log: log::LevelFilter,
     /// The file system's options.
     pub fs: FsOptions,
+    /// What has to do with an object store.
+    pub remote: RemoteOptions,
     /// All users may use the mount.
     pub allow_other: bool,
     /// Root may use it.
@@ -37,6 +64,7 @@ impl Default for Options {
             foreground: false,
             log: log::LevelFilter::Info,
             fs: FsOptions::default(),
+            remote: RemoteOptions::default(),
             allow_other: false,
             allow_root: false,
             default_permissions: true,
@@ -111,6 +139,18 @@ pub fn parse(o: &mut Options, text: &str, sloppy: bool) -> Result<(), String> {
                 "off" => o.fs.clean = false,
                 v => return Err(format!("mount option gc={v}: say auto or off")),
             },
+            "remote" => match need()? {
+                "sealed" => o.remote.sync = false,
+                "sync" => o.remote.sync = true,
+                v => return Err(format!("mount option remote={v}: say sealed or sync")),
+            },
+            "remote_cache" => {
+                let bytes = size(need()?);
+                o.remote.cache_bytes =
+                    bytes.map_err(|e| format!("mount option remote_cache: {e}"))?;
+            }
+            "remote_timeout" => o.remote.timeout = seconds(name, need()?)?,
+            "refresh" => o.remote.refresh = seconds(name, need()?)?,
             "recode_threads" => o.fs.recode.threads = threads(name, need()?)?,
             "decode_threads" => o.fs.decode_threads = threads(name, need()?)?,
             "allow_other" => o.allow_other = true,
@@ -226,7 +266,7 @@ mod tests {
 
     #[test]
     fn numbers_out_of_bounds_are_refused_by_name() {
-        for name in ["rest", "commit"] {
+        for name in ["rest", "commit", "remote_timeout", "refresh"] {
             for v in ["1e19", "1e300", "100000001", "-1", "-1e-9", "NaN", "inf", "-inf", "", "3s"] {
                 let e = parsed(&format!("{name}={v}")).unwrap_err();
                 assert!(e.contains(&format!("{name}={v}")) && e.contains("0 to 100000000"), "{e}");
@@ -247,6 +287,17 @@ mod tests {
             let e = parsed(&format!("cache={v}")).unwrap_err();
             assert!(e.contains("cache") && e.contains(v), "{e}");
         }
+    }
+
+    #[test]
+    fn options_of_an_object_store_are_taken() {
+        let o =
+            parsed("remote=sync,remote_cache=256M,remote_timeout=5,refresh=0.5").unwrap().remote;
+        assert!(o.sync && o.cache_bytes == 256 << 20 && o.timeout.as_secs() == 5);
+        assert_eq!(o.refresh.as_millis(), 500);
+        assert!(!parsed("remote=sync,remote=sealed").unwrap().remote.sync);
+        assert!(parsed("remote=always").unwrap_err().contains("remote=always"));
+        assert!(parsed("remote_cache=lots").unwrap_err().contains("remote_cache"));
     }
 
     #[test]

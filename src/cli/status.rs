@@ -104,6 +104,9 @@ pub fn run(a: &Args) -> Outcome {
     if s.pid.is_some() {
         line("cache", cache);
     }
+    for (name, value) in s.remote.as_ref().map(super::remote::lines).unwrap_or_default() {
+        line(name, value);
+    }
     if s.store.repaired > 0 {
         line("repaired", format!("{} frames and pages since it was mounted", s.store.repaired));
     }

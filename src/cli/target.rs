@@ -1,7 +1,8 @@
 //! What a DIR|STORE argument means, and asking the daemon or doing it here.
 
 use super::mounts::{self, Mount, Place};
-use super::{FAILED, Failure, dead};
+use super::options::RemoteOptions;
+use super::{FAILED, Failure, dead, views};
 use crate::control::{self, ControlError, FileName, Request};
 use crate::fs::Fs;
 use crate::store::{OpenOptions, Store};
@@ -21,6 +22,9 @@ pub struct Target {
 
 /// What a DIR|STORE argument names.
 pub fn of(path: &Path) -> Result<Target, Failure> {
+    if views::url(path).is_some() {
+        return Ok(Target { store: path.to_owned(), mount: None });
+    }
     Ok(match mounts::of(path)? {
         Some(place) => place.mount.into(),
         None => {
@@ -74,7 +78,8 @@ impl Target {
         match (control::request(&self.store, request, progress), &self.mount) {
             // The mount's source is a path as the daemon sees it.
             (Err(ControlError::NotMounted), Some(mount))
-                if !self.store.join("superblock").exists() =>
+                if !self.store.join("superblock").exists()
+                    && views::url_of(&self.store).is_none() =>
             {
                 let text = format!(
                     "{}: its store {} cannot be reached from here: it may lie in another mount namespace \
@@ -117,11 +122,17 @@ fn offline(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<serde_json::Value, Failure> {
     let read_only = match request {
-        Request::Status | Request::Stat { .. } => true,
+        Request::Status | Request::Stat { .. } | Request::RemoteStatus => true,
         Request::Scrub(o) => !o.repair,
         _ => false,
     };
-    let store = Store::open(path, &OpenOptions { read_only })?;
+    let (_view, store) = match views::url(path) {
+        Some(url) => {
+            let (view, store) = views::open(url, &RemoteOptions::default())?;
+            (Some(view), store)
+        }
+        None => (None, Store::open(path, &OpenOptions { read_only })?),
+    };
     let fs: Arc<Fs> = Fs::open(store, super::options::Options::offline())?;
     let answer = control::answer(&fs, request, progress, None);
     let closed = fs.shutdown();

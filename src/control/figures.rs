@@ -3,10 +3,13 @@
 use super::{FileName, Request, hex};
 use crate::fs::{CacheStats, Fs, FsError};
 use crate::recode::{Command, RecodeStatus, SettleReport};
-use crate::store::{CleanerStatus, StoreError, StoreStats};
+use crate::store::{
+    CleanerStatus, REMOTE_PATIENCE, RemoteStatus, StoreError, StoreStats, Uploaded,
+};
 use crate::types::Ino;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
+use std::time::Duration;
 
 /// A model in the store.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -56,6 +59,8 @@ pub struct Status {
     pub pid: Option<u32>,
     /// The store is open for reading only.
     pub read_only: bool,
+    /// The object store, if there is one.
+    pub remote: Option<RemoteStatus>,
 }
 
 /// Figures of an open file system; `pid` of the daemon that serves it.
@@ -89,6 +94,8 @@ pub fn status(fs: &Fs, pid: Option<u32>) -> Result<Status, FsError> {
         failed_operations: fs.troubles().count(),
         pid,
         read_only: store.read_only(),
+        // A damaged file `remote` hides nothing else.
+        remote: store.remote_status().unwrap_or_default(),
         store: s,
     })
 }
@@ -207,6 +214,39 @@ pub fn recode(
     cleaned(fs, &command, report)
 }
 
+/// Makes sure that the object store is known, offline, too; what to tell of a command's progress.
+fn connected<'a>(
+    fs: &'a Fs,
+    progress: &'a mut dyn FnMut(u64, u64),
+    pid: Option<u32>,
+) -> Result<impl FnMut(u64, u64) -> bool + use<'a>, String> {
+    if pid.is_none() {
+        fs.store().use_remote(REMOTE_PATIENCE).map_err(|e| e.to_string())?;
+    }
+    Ok(move |done, total| {
+        progress(done, total);
+        !fs.store().is_closing()
+    })
+}
+
+/// Uploads everything, or has the daemon do so soon.
+fn push(
+    fs: &Fs,
+    wait: bool,
+    progress: &mut dyn FnMut(u64, u64),
+    pid: Option<u32>,
+) -> Result<Option<Uploaded>, String> {
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    fs.flush_all().map_err(|e| text(&e))?;
+    let store = fs.store();
+    if pid.is_some() && !wait {
+        store.push_soon();
+        return Ok(None);
+    }
+    let mut watch = connected(fs, progress, pid)?;
+    store.push(&mut watch).map(Some).map_err(|e| text(&e))
+}
+
 /// Answers a request; `pid` of the daemon, if it is one that answers.
 pub fn answer(
     fs: &Fs,
@@ -264,6 +304,31 @@ pub fn answer(
             }
             serde_json::to_value(s)
         }
+        Request::RemoteStatus => {
+            serde_json::to_value(fs.store().remote_status().map_err(|e| text(&e))?)
+        }
+        Request::RemoteSet { url } => {
+            let store = fs.store();
+            store.set_remote(url, REMOTE_PATIENCE).map_err(|e| text(&e))?;
+            if pid.is_some() {
+                store.attach_remote(REMOTE_PATIENCE, false).map_err(|e| text(&e))?;
+            }
+            Ok(serde_json::Value::Null)
+        }
+        Request::RemoteGc { grace } => {
+            let mut watch = connected(fs, progress, pid)?;
+            let grace = Duration::from_secs(*grace);
+            serde_json::to_value(
+                fs.store().collect_remote(grace, &mut watch).map_err(|e| text(&e))?,
+            )
+        }
+        Request::RemoteScrub { repair } => {
+            let mut watch = connected(fs, progress, pid)?;
+            serde_json::to_value(
+                fs.store().scrub_remote(*repair, &mut watch).map_err(|e| text(&e))?,
+            )
+        }
+        Request::RemotePush { wait } => serde_json::to_value(push(fs, *wait, progress, pid)?),
         Request::Flush => {
             fs.flush_all().map_err(|e| text(&e))?;
             Ok(serde_json::Value::Null)

@@ -73,6 +73,33 @@ pub enum Request {
     Scrub(ScrubOptions),
     /// Stage and sync everything.
     Flush,
+    /// What there is to say of the object store.
+    #[serde(rename = "remote-status")]
+    RemoteStatus,
+    /// Name the object store that the archive lies in as well.
+    #[serde(rename = "remote-set")]
+    RemoteSet {
+        /// Its URL.
+        url: String,
+    },
+    /// Delete from the object store what nobody needs any more.
+    #[serde(rename = "remote-gc")]
+    RemoteGc {
+        /// Seconds for which a manifest counts after there is a newer one.
+        grace: u64,
+    },
+    /// Check what lies in the object store.
+    #[serde(rename = "remote-scrub")]
+    RemoteScrub {
+        /// Replace what is damaged.
+        repair: bool,
+    },
+    /// Upload everything.
+    #[serde(rename = "remote-push")]
+    RemotePush {
+        /// Answer only once it is done.
+        wait: bool,
+    },
 }
 
 /// What comes back; JSON lines, the last one is not a progress report.

@@ -60,6 +60,8 @@ pub struct FsOptions {
     pub lm_gain: f64,
     /// Dead space is given back in the background.
     pub clean: bool,
+    /// How often an archive that somebody else writes is looked at for what is new; never if zero.
+    pub refresh: Duration,
     /// The background coder's options.
     pub recode: RecodeOptions,
 }
@@ -75,6 +77,7 @@ impl Default for FsOptions {
             model: None,
             lm_gain: Tier::LM_GAIN,
             clean: true,
+            refresh: Duration::ZERO,
             recode: RecodeOptions { rest: Duration::from_secs(30), threads: 1, enabled: true },
         }
     }
@@ -179,7 +182,38 @@ impl Fs {
             .spawn(move || commit_regularly(&weak, &stop, tick))
             .map_err(thread)?;
         *lock(&fs.committer) = Some(handle);
+        if !fs.options.refresh.is_zero() {
+            let (weak, stop) = (Arc::downgrade(&fs), Arc::clone(&fs.stop));
+            // The kernel believes what it knows for as long again.
+            let tick = (fs.options.refresh / 2).max(Duration::from_millis(10));
+            std::thread::Builder::new()
+                .name("follow".into())
+                .spawn(move || follow_regularly(&weak, &stop, tick))
+                .map_err(thread)?;
+        }
         Ok(fs)
+    }
+
+    /// How long the kernel may believe names and attributes, if somebody else changes them; nobody does
+    /// while a store is mounted for writing.
+    pub fn believed(&self) -> Option<Duration> {
+        Some(self.options.refresh / 2).filter(|d| !d.is_zero())
+    }
+
+    /// Goes on to what somebody else has written since; true if there was anything.
+    pub fn follow(&self) -> Result<bool> {
+        let Some(changed) = self.store.follow()? else { return Ok(false) };
+        for ino in self.nodes.inos().into_iter().filter(|ino| changed.may_be(*ino)) {
+            let Ok(node) = self.hold(ino) else { continue };
+            let attr = self.store.inode(ino)?;
+            let mut s = node.state();
+            match attr {
+                Some(attr) => (s.attr, s.stored_size) = (attr, attr.size),
+                None => s.gone = true,
+            }
+            (s.mapped, s.mappings) = (None, s.mappings + 1);
+        }
+        Ok(true)
     }
 
     /// The store below.
@@ -346,6 +380,24 @@ impl Drop for Fs {
     fn drop(&mut self) {
         self.stop.now();
         self.recoder.stop();
+    }
+}
+
+/// Holds the file system only while it looks.
+fn follow_regularly(fs: &Weak<Fs>, stop: &Stop, tick: Duration) {
+    let mut said = String::new();
+    while !stop.within(tick) {
+        let Some(fs) = fs.upgrade() else { return };
+        let e = match fs.follow() {
+            Ok(_) => String::new(),
+            // Who asks the server says when it is away.
+            Err(FsError::Store(StoreError::Remote(e))) if e.may_pass() => continue,
+            Err(e) => e.to_string(),
+        };
+        if !e.is_empty() && e != said {
+            log::error!("what is new is not shown: {e}");
+        }
+        said = e;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Unpack, call, reply.
 
 use super::reply::{
-    Asked, TTL, attr_ttl, file_attr, kind, no_entry, reply_attr, reply_empty, reply_entry,
+    Asked, attr_ttl, file_attr, kind, name_ttl, no_entry, reply_attr, reply_empty, reply_entry,
     reply_xattr, time,
 };
 use crate::fs::{Fs, FsError, NewInode, RenameHow, SetAttr, SetHow};
@@ -79,6 +79,10 @@ impl fuser::Filesystem for Adaptor {
             // An older kernel does without.
             let _ = config.add_capabilities(wish);
         }
+        if self.fs.believed().is_some() {
+            // What it has of a file goes when size or time of the file turn out to be others.
+            let _ = config.add_capabilities(InitFlags::FUSE_AUTO_INVAL_DATA);
+        }
         let _ = config.set_max_write(REQUEST_MAX);
         let _ = config.set_max_readahead(REQUEST_MAX);
         let _ = config.set_max_background(64);
@@ -88,7 +92,9 @@ impl fuser::Filesystem for Adaptor {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.guarded("lookup", parent, |asked| {
             match self.fs.lookup(ino(parent), name.as_bytes()) {
-                Err(FsError::NotFound) => reply.entry(&TTL, &no_entry(), Generation(0)),
+                Err(FsError::NotFound) => {
+                    reply.entry(&name_ttl(&self.fs), &no_entry(), Generation(0));
+                }
                 result => reply_entry(&asked.named(name.as_bytes()), reply, result),
             }
         });
@@ -275,7 +281,7 @@ impl fuser::Filesystem for Adaptor {
             let result = self.fs.make(ino(parent), name.as_bytes(), new);
             match result.and_then(|e| self.fs.open_handle(e.ino).map(|()| e)) {
                 Ok(e) => reply.created(
-                    &attr_ttl(&e),
+                    &attr_ttl(&self.fs, &e),
                     &file_attr(&e),
                     Generation(0),
                     FileHandle(0),
@@ -399,7 +405,7 @@ impl fuser::Filesystem for Adaptor {
                 }
                 let attr = file_attr(&e);
                 let name = OsStr::from_bytes(name);
-                let ttl = attr_ttl(&e);
+                let ttl = attr_ttl(&self.fs, &e);
                 let full = reply.add(INodeNo(child.0), cookie, name, &ttl, &attr, Generation(0));
                 if full && named {
                     self.fs.forget(child, 1);

@@ -34,6 +34,7 @@ pub fn errno(e: &FsError) -> Errno {
             | StoreError::Index(_)
             | StoreError::Closing
             | StoreError::Stopped
+            | StoreError::Remote(_)
             | StoreError::Io { .. } => libc::EIO,
         },
         FsError::Damaged {

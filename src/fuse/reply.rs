@@ -39,15 +39,20 @@ impl Asked {
     }
 }
 
-/// How long the kernel may believe names and attributes: nobody else changes them.
-pub const TTL: Duration = Duration::from_secs(86_400);
+/// How long the kernel may believe names and attributes where nobody else changes them.
+const TTL: Duration = Duration::from_secs(86_400);
 
 /// How long the kernel may believe an inode's attributes. Writes of others take set-id bits away,
 /// and the replies to them cannot say so: a mode with such bits is asked for each time, by execve(2)
 /// too.
-pub fn attr_ttl(e: &Entry) -> Duration {
+pub fn attr_ttl(fs: &Fs, e: &Entry) -> Duration {
     let bits = if e.attr.is_file() { libc::S_ISUID | libc::S_ISGID } else { 0 };
-    if e.attr.mode & bits == 0 { TTL } else { Duration::ZERO }
+    if e.attr.mode & bits == 0 { name_ttl(fs) } else { Duration::ZERO }
+}
+
+/// How long the kernel may believe a name, or that there is none.
+pub fn name_ttl(fs: &Fs) -> Duration {
+    fs.believed().unwrap_or(TTL)
 }
 
 fn to_system_time(t: Time) -> SystemTime {
@@ -133,7 +138,10 @@ pub fn no_entry() -> FileAttr {
 /// Answers with an inode that a name leads to.
 pub fn reply_entry(asked: &Asked, reply: ReplyEntry, result: crate::fs::Result<Entry>) {
     match result {
-        Ok(e) => reply.entry_with_ttls(&attr_ttl(&e), &TTL, &file_attr(&e), Generation(0)),
+        Ok(e) => {
+            let (attr, name) = (attr_ttl(&asked.fs, &e), name_ttl(&asked.fs));
+            reply.entry_with_ttls(&attr, &name, &file_attr(&e), Generation(0));
+        }
         Err(e) => reply.error(asked.errno(&e)),
     }
 }
@@ -141,7 +149,7 @@ pub fn reply_entry(asked: &Asked, reply: ReplyEntry, result: crate::fs::Result<E
 /// Answers with attributes.
 pub fn reply_attr(asked: &Asked, reply: ReplyAttr, result: crate::fs::Result<Entry>) {
     match result {
-        Ok(e) => reply.attr(&attr_ttl(&e), &file_attr(&e)),
+        Ok(e) => reply.attr(&attr_ttl(&asked.fs, &e), &file_attr(&e)),
         Err(e) => reply.error(asked.errno(&e)),
     }
 }

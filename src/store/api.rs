@@ -1,5 +1,6 @@
 //! What the store takes and gives: errors, options, figures.
 
+use super::remote::error::RemoteError;
 use crate::types::{FrameRef, Ino};
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +71,9 @@ pub enum StoreError {
     /// Whoever asked for it, or somebody else, wants no more of it.
     #[error("it was stopped")]
     Stopped,
+    /// The object store, or what lies in it, does not let it be done.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// A system call failed.
     #[error("{what}: {source}")]
     Io {

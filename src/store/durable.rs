@@ -32,14 +32,15 @@ impl Store {
             w.usable()?;
             w.seq + u64::from(w.has_changes())
         };
-        if self.durable.load(Ordering::Acquire) >= target {
-            return Ok(());
+        if self.durable.load(Ordering::Acquire) < target {
+            let turn = lock(&self.sync);
+            if self.durable.load(Ordering::Acquire) >= target {
+                self.writer().usable()?;
+            } else {
+                self.commit(&turn)?;
+            }
         }
-        let turn = lock(&self.sync);
-        if self.durable.load(Ordering::Acquire) >= target {
-            return self.writer().usable();
-        }
-        self.commit(&turn)
+        self.upload_synced()
     }
 
     /// Closes the batch, makes the whole log durable, then deletes what a checkpoint left behind.
@@ -75,8 +76,11 @@ impl Store {
     /// whoever wanted something to be durable.
     fn delete(&self, dead: &[u32]) {
         for number in dead {
-            if let Err(e) = self.segments.remove(*number) {
-                log::warn!("{e}");
+            match self.segments.remove_unpinned(*number) {
+                Ok(true) => {}
+                // The next sync tries again.
+                Ok(false) => self.prune.store(true, Ordering::Release),
+                Err(e) => log::warn!("{e}"),
             }
         }
         if !dead.is_empty()

@@ -28,6 +28,10 @@ pub trait Volume: Send + Sync + Debug {
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
     /// Bytes that this user may still write.
     fn free_bytes(&self) -> io::Result<u64>;
+    /// True if it lies across a network: what cannot be read now is not lost.
+    fn is_distant(&self) -> bool {
+        false
+    }
 }
 
 /// A file.

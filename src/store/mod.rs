@@ -23,6 +23,7 @@ mod io;
 mod log;
 mod models;
 mod open;
+mod remote;
 mod repair;
 mod settings;
 mod space;
@@ -37,6 +38,11 @@ pub use self::log::record::Record;
 pub use self::log::superblock::FORMAT;
 pub use api::*;
 pub use models::ModelId;
+pub use remote::{
+    CacheFigures, Changed, Cloned, Collected, GRACE as REMOTE_GRACE, PATIENCE as REMOTE_PATIENCE,
+    Pulled, RemoteError, RemoteScrubbed, RemoteStatus, Requests, Uploaded,
+    canonical as canonical_url, clone as clone_archive, is_url,
+};
 pub use repair::report::{Checked, Problem, SegmentCheck};
 pub use space::Reservation;
 pub use txn::{Guard, Txn};
@@ -101,6 +107,10 @@ pub struct Store {
     closing: Mutex<Option<std::result::Result<(), String>>>,
     flusher: flusher::Flusher,
     parity_writer: worker::Worker,
+    /// The object store that the archive lies in as well, if there is one.
+    remote: remote::Link,
+    /// The object store that the archive is read from, if it is not here at all.
+    view: Option<Arc<remote::View>>,
     sweeper: worker::Worker,
     cleaner: cleaner::Cleaner,
     opened: std::time::Instant,
@@ -463,6 +473,7 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
+        self.remote.worker.stop();
         self.cleaner.stop();
         self.sweeper.stop();
         self.parity_writer.stop();

@@ -31,6 +31,11 @@ fn path(id: &ModelId) -> String {
     format!("models/{}.lmm", hex(id))
 }
 
+/// File names of a model's file and its sidecar.
+pub(in crate::store) fn model_paths(id: &ModelId) -> (String, String) {
+    (path(id), sidecar_path(id))
+}
+
 fn sidecar_path(id: &ModelId) -> String {
     format!("models/{}.par", hex(id))
 }
@@ -87,6 +92,21 @@ fn frames(segments: &Segments, id: &ModelId, bytes: &[u8]) -> Vec<u8> {
         out.extend_from_slice(&header.frame(chunk));
     }
     out
+}
+
+/// The bytes of a model's file and of its sidecar, which is empty where there is none.
+pub(in crate::store) fn model_file_of(
+    segments: &Segments,
+    id: &ModelId,
+    model: &[u8],
+) -> Result<(Vec<u8>, Vec<u8>)> {
+    let framed = frames(segments, id, model);
+    if segments.ecc == Ecc::None {
+        return Ok((framed, Vec::new()));
+    }
+    let side = sidecar::make(segments.ecc, segments.stamp, number(id), &framed);
+    let side = side.map_err(|e| damaged(id, e))?;
+    Ok((framed, side))
 }
 
 /// The payloads of frames that follow each other without gaps, unchecked.

@@ -2,6 +2,7 @@
 
 use super::api::{Ecc, MkfsOptions, OpenOptions, Result, StoreError, Superblock};
 use super::io::Volume;
+use super::remote::{Reached, View, unfinished};
 use super::sweep;
 use crate::store::index::base::{Base, ClosedBase, NoBase};
 use crate::store::index::disk::{self, SledBase};
@@ -137,7 +138,7 @@ pub fn create_as(
 }
 
 /// Takes the store's lock, shared for readers.
-fn take_lock(path: &Path, read_only: bool) -> Result<File> {
+pub fn take_lock(path: &Path, read_only: bool) -> Result<File> {
     let file = path.join("lock");
     let shown = file.display().to_string();
     let mut options = std::fs::OpenOptions::new();
@@ -248,11 +249,42 @@ pub fn open_how(
     index: IndexFrom,
     salvage: bool,
 ) -> Result<Arc<Store>> {
+    open_from(path, options, volume, index, salvage, None)
+}
+
+/// Opens an archive that lies in an object store, for reading; `path` is a directory of its own here.
+pub fn open_view(path: &Path, view: Arc<View>) -> Result<Arc<Store>> {
+    let options = OpenOptions { read_only: true };
+    let volume = Arc::clone(&view) as Arc<dyn Volume>;
+    let store =
+        open_from(path, &options, volume, IndexFrom::Memory, false, Some(Arc::clone(&view)))?;
+    let reached = {
+        let w = store.writer();
+        let (segment, len) = ((w.position() >> 32) as u32, w.position() & 0xffff_ffff);
+        Reached { seq: w.seq, chain: w.chain, segment, len }
+    };
+    *lock(&view.reached) = reached;
+    Ok(store)
+}
+
+fn open_from(
+    path: &Path,
+    options: &OpenOptions,
+    volume: Arc<dyn Volume>,
+    index: IndexFrom,
+    salvage: bool,
+    view: Option<Arc<View>>,
+) -> Result<Arc<Store>> {
     let index = if options.read_only { IndexFrom::Memory } else { index };
     let shown = path.display().to_string();
     if !path.is_dir() {
         return Err(StoreError::Refused(format!(
             "{shown} is not a directory; make a store with: lmfs mkfs {shown}"
+        )));
+    }
+    if let Some(url) = unfinished(path) {
+        return Err(StoreError::Refused(format!(
+            "{shown} is an unfinished clone of {url}; continue it with: lmfs clone {url} {shown}"
         )));
     }
     let superblock = superblock::read(&*volume, &shown)?;
@@ -302,6 +334,8 @@ pub fn open_how(
         closing: Mutex::new(None),
         flusher: flusher::Flusher::default(),
         parity_writer: super::worker::Worker::default(),
+        remote: super::remote::Link::default(),
+        view,
         sweeper: super::worker::Worker::default(),
         cleaner: super::cleaner::Cleaner::default(),
         opened: std::time::Instant::now(),
@@ -470,7 +504,11 @@ pub fn close(store: &Store) -> Result<()> {
             StoreError::Io { what: format!("the store was not closed cleanly: {why}"), source }
         });
     }
+    store.remote.worker.stop();
     let result = end(store);
+    if result.is_ok() {
+        store.upload_at_close();
+    }
     *ended = Some(result.as_ref().copied().map_err(ToString::to_string));
     result
 }

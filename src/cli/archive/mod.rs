@@ -9,7 +9,7 @@ mod mounted;
 mod offline;
 
 use super::target::{self, Target};
-use super::{FAILED, Failure, mounts};
+use super::{FAILED, Failure, mounts, views};
 use crate::store::StoreError;
 use crate::types::{Attr, Ino};
 use std::ops::Range;
@@ -47,7 +47,13 @@ fn about(path: &Path, e: impl std::fmt::Display) -> Failure {
 
 /// The archive that a STORE|DIR argument names.
 fn tree(at: &Path) -> Result<Box<dyn Tree>, Failure> {
+    if let Some(url) = views::url(at) {
+        return Ok(Box::new(offline::Offline::at(url)?));
+    }
     let Target { store, mount } = target::of(at)?;
+    if let Some(mount) = mount.as_ref().filter(|_| views::url_of(&store).is_some()) {
+        return Ok(Box::new(mounted::Mounted::new(mount.dir.clone())));
+    }
     match offline::Offline::open(&store) {
         Ok(tree) => Ok(Box::new(tree)),
         Err(e) if matches!(e, StoreError::InUse { .. }) => {

@@ -1,7 +1,8 @@
 //! The tree of a store that is not mounted, read in this process; nothing of the store is changed.
 
 use super::super::Failure;
-use super::super::options::Options;
+use super::super::options::{Options, RemoteOptions};
+use super::super::views::{self, View};
 use super::{Bytes, Tree, about};
 use crate::fs::{Fs, FsError};
 use crate::store::{OpenOptions, Store, StoreError};
@@ -13,13 +14,23 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
-pub struct Offline(Arc<Fs>);
+/// The file system, and what is held while an archive at a URL is read.
+pub struct Offline(Arc<Fs>, #[allow(dead_code, reason = "held for its lock")] Option<View>);
 
 impl Offline {
     pub fn open(store: &Path) -> Result<Self, StoreError> {
-        let store = Store::open(store, &OpenOptions { read_only: true })?;
+        Self::over(Store::open(store, &OpenOptions { read_only: true })?, None)
+    }
+
+    /// The tree of an archive at a URL.
+    pub fn at(url: &str) -> Result<Self, Failure> {
+        let (view, store) = views::open(url, &RemoteOptions::default())?;
+        Ok(Self::over(store, Some(view))?)
+    }
+
+    fn over(store: Arc<Store>, view: Option<View>) -> Result<Self, StoreError> {
         match Fs::open(store, Options::offline()) {
-            Ok(fs) => Ok(Self(fs)),
+            Ok(fs) => Ok(Self(fs, view)),
             Err(FsError::Store(e)) => Err(e),
             Err(e) => Err(StoreError::Refused(e.to_string())),
         }

@@ -85,18 +85,18 @@ pub fn read_batch(segments: &Segments, at: FrameRef) -> Result<Option<Batch>> {
 }
 
 /// What the system fails to read may be whole: a store that is to be written to is not opened then,
-/// since history would go on without it.
+/// since history would go on without it; nor is one behind a network, which may be back in a moment.
 fn unless_unreadable(segments: &Segments, e: StoreError) -> Result<()> {
     log::error!("{e}");
     match e {
-        StoreError::Io { .. } if segments.write => Err(e),
+        StoreError::Io { .. } if segments.write || segments.volume.is_distant() => Err(e),
         _ => Ok(()),
     }
 }
 
 /// True if a segment begins with a checkpoint.
 fn has_checkpoint(segments: &Segments, number: u32) -> Result<bool> {
-    let read = || {
+    let read = || -> Result<_> {
         let Some(s) = segments.get(number) else { return Ok(None) };
         let bytes = read_up_to(&*s.blob, 0, SEGMENT_HEADER);
         Ok(SegmentHeader::decode(&bytes.map_err(|e| io_error("read", number, e))?))

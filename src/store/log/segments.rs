@@ -8,7 +8,7 @@ use crate::store::repair::ecc::pages::{PAGE, STRIPE_BYTES, parity_pages};
 use crate::store::repair::sidecar::Part;
 use crate::store::settings::{Settings, code};
 use crate::types::FrameRef;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -158,6 +158,8 @@ pub struct Segments {
     pub(in crate::store) parts: Mutex<(u32, Vec<Part>)>,
     /// One repair at a time.
     pub(in crate::store) healing: Mutex<()>,
+    /// Segments that must not be deleted now: they are being uploaded.
+    pinned: Mutex<BTreeSet<u32>>,
     /// Segments in which a frame is beyond repair, and when that was found.
     pub(in crate::store) hopeless: Mutex<BTreeMap<u32, Instant>>,
     /// Frames and pages repaired since the store was opened.
@@ -231,6 +233,7 @@ impl Segments {
             sidecars: Mutex::new(sidecars),
             parts: Mutex::default(),
             healing: Mutex::default(),
+            pinned: Mutex::default(),
             hopeless: Mutex::default(),
             repaired: AtomicU64::new(0),
             known: Known::default(),
@@ -262,6 +265,40 @@ impl Segments {
     /// Enters a segment or its new length.
     pub fn put(&self, number: u32, segment: Segment) {
         self.map.write().unwrap_or_else(PoisonError::into_inner).insert(number, segment);
+    }
+
+    /// All segments up to a position (number above, bytes in it below 2^32) that `synced` tells, and how
+    /// much of them lies before it. None of them is deleted until [`Self::unpin`].
+    pub fn pin(&self, synced: impl Fn() -> u64) -> Vec<(u32, u64)> {
+        let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        let position = synced();
+        let (last, end) = ((position >> 32) as u32, position & 0xffff_ffff);
+        let before = self.lens().into_iter().filter(|(n, _)| *n <= last);
+        let cut: Vec<_> = before.map(|(n, len)| (n, if n == last { end } else { len })).collect();
+        *pinned = cut.iter().map(|(n, _)| *n).collect();
+        cut
+    }
+
+    /// Lets go of what was pinned.
+    pub fn unpin(&self) {
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Knows nothing more of a segment; its file is somebody else's.
+    pub fn forget(&self, number: u32) {
+        self.map.write().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        self.sidecars.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        self.known.forget_segment(number);
+    }
+
+    /// Deletes a segment unless it is pinned; false if it is.
+    pub fn remove_unpinned(&self, number: u32) -> Result<bool> {
+        // Held meanwhile, so that nobody pins it while it goes.
+        let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        if pinned.contains(&number) {
+            return Ok(false);
+        }
+        self.remove(number).map(|()| true)
     }
 
     /// Deletes a segment's file and its sidecar. Whoever looked up a frame in it before learns that

@@ -50,7 +50,8 @@ pub fn check_block_size(n: u32) -> std::result::Result<(), String> {
     Err(format!("blocks of {n} bytes; there can be {least} to {most}"))
 }
 
-fn decode(bytes: &[u8], path: &str) -> Result<Superblock> {
+/// Reads a superblock's bytes; `path` is for messages.
+pub fn decode(bytes: &[u8], path: &str) -> Result<Superblock> {
     let refuse = |why: &str| Err(StoreError::Refused(format!("{path}: {why}")));
     if bytes.get(..8) != Some(MAGIC) {
         return refuse("not an lmfs superblock");

@@ -38,6 +38,11 @@ pub fn read_range(blob: &dyn Blob, from: usize, end: usize) -> (Vec<u8>, bool) {
         match read_up_to(blob, (from + at) as u64, step) {
             Ok(bytes) if !bytes.is_empty() => out.extend_from_slice(&bytes),
             Ok(_) => out.resize(len, 0),
+            // A server that is away: page by page it would be waited for as often.
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+                failed = true;
+                out.resize(len, 0);
+            }
             Err(_) => {
                 for at in (at..at + step).step_by(PAGE) {
                     let n = PAGE.min(len - at);
@@ -152,6 +157,7 @@ impl Segments {
     /// Reads a frame and checks it; corrects it, and what is written, if it has to.
     pub fn frame(&self, f: FrameRef) -> Result<(Header, Vec<u8>)> {
         let failed = match self.read(f) {
+            Err(e @ StoreError::Io { .. }) if self.volume.is_distant() => return Err(e),
             Err(e) => e,
             Ok(mut bytes) => {
                 let reason = match frame::check(&bytes) {

@@ -42,6 +42,13 @@ pub struct Part {
     parity: Vec<u8>,
 }
 
+impl Part {
+    /// Bytes of its table, which stands once more at the end of a sidecar.
+    pub fn table_len(&self) -> usize {
+        self.table.len()
+    }
+}
+
 /// The frames of stripe `number` (of file `id`), whose bytes these are.
 pub fn part(ecc: Ecc, stamp: Stamp, id: u64, number: u64, bytes: &[u8]) -> Result<Part, String> {
     let sums = pages::sums(bytes);
@@ -134,6 +141,18 @@ impl Sidecar {
     /// Bytes of the file that it covers.
     pub fn covered(&self) -> u64 {
         self.stripes.values().map(|s| s.end).max().unwrap_or(0)
+    }
+
+    /// The checksums of all pages of the file, if none is missing.
+    pub fn sums(&self) -> Option<Vec<u32>> {
+        let mut sums = Vec::new();
+        for (n, s) in &self.stripes {
+            if n * STRIPE as u64 != sums.len() as u64 {
+                return None;
+            }
+            sums.extend_from_slice(&s.sums);
+        }
+        Some(sums)
     }
 
     /// Most bytes that can be brought back at the end of a file.

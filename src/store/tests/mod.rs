@@ -18,6 +18,7 @@ pub mod lost;
 pub mod memory;
 mod panics;
 mod power;
+mod remote;
 mod tidy;
 pub mod waits;
 

@@ -1,0 +1,264 @@
+//! A store and its object store, as the rest of the program sees them.
+
+use super::gc::Collected;
+use super::link::Attached;
+use super::link::RemoteStatus;
+use super::manifest::Part;
+use super::pull::Pulled;
+use super::scrub::{RemoteScrubbed, Source};
+use super::upload::{self, Uploaded};
+use super::view::View;
+use super::{bundle, gc, home, open, pull, scrub};
+use crate::store::api::{Result, StoreError};
+use crate::store::{Store, lock};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How often the background looks whether a segment was sealed.
+const EVERY: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(2) };
+/// After a failure it tries again so much later.
+const AGAIN: Duration =
+    if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(30) };
+/// What nobody needs in the object store is deleted this often, while there are uploads.
+const COLLECT_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// More than this is not uploaded when a store is closed: who unmounts waits for it.
+const AT_CLOSE: u64 = 1 << 30;
+/// A last segment of this many bytes is sealed rather than uploaded again and again as it grows.
+const SEAL: u64 = 4 << 20;
+
+impl Store {
+    /// Opens an archive in an object store for reading. `dir` holds the cache, and what goes with a mount.
+    pub fn open_url(
+        url: &str,
+        dir: &Path,
+        cache_bytes: u64,
+        patience: Duration,
+    ) -> Result<Arc<Self>> {
+        let store = open::open(&open::canonical(url)?, patience)?;
+        let view = Arc::new(View::open(store, &dir.join("parts"), cache_bytes)?);
+        crate::store::open::open_view(dir, view)
+    }
+
+    /// Uploads from now on in the background what is sealed, if the store has an object store. With
+    /// `sync`, what [`Self::sync`] made durable is uploaded when it returns.
+    pub fn attach_remote(self: &Arc<Self>, patience: Duration, sync: bool) -> Result<bool> {
+        if self.read_only || !upload::attach(self, patience)? {
+            return Ok(false);
+        }
+        self.remote.sync.store(sync, Ordering::Release);
+        let started = self.remote.worker.start("upload", self, EVERY, true, |store| {
+            store.upload_sealed();
+            false
+        });
+        started.map_err(|source| StoreError::Io { what: "starting a thread".into(), source })?;
+        Ok(true)
+    }
+
+    /// Names the object store that the archive lies in as well.
+    pub fn set_remote(&self, url: &str, patience: Duration) -> Result<()> {
+        upload::set(self, url, patience)
+    }
+
+    /// Has the object store known for one command.
+    pub fn use_remote(&self, patience: Duration) -> Result<()> {
+        if upload::attach(self, patience)? {
+            return Ok(());
+        }
+        Err(StoreError::Refused(format!(
+            "{}: it has no object store; name one with: lmfs remote set STORE URL",
+            self.path.display()
+        )))
+    }
+
+    /// Uploads everything that is durable, the last segment as far as it goes.
+    pub fn push(&self, watch: &mut dyn FnMut(u64, u64) -> bool) -> Result<Uploaded> {
+        upload::push(self, watch)
+    }
+
+    /// Has the background upload everything soon.
+    pub fn push_soon(&self) {
+        self.remote.position.store(0, Ordering::Release);
+        self.remote.worker.wake();
+    }
+
+    /// Puts right, from the object store, what is missing or damaged in a store that is not open.
+    pub fn pull(
+        path: &Path,
+        patience: Duration,
+        watch: &mut dyn FnMut(u64, u64),
+    ) -> Result<Pulled> {
+        let _lock = crate::store::open::take_lock(path, false)?;
+        pull::pull(path, patience, watch)
+    }
+
+    /// The object store, and with it that nothing is uploaded meanwhile.
+    fn remote_turn<T>(&self, work: impl FnOnce(&Attached) -> Result<T>) -> Result<T> {
+        match &*lock(&self.remote.attached) {
+            Some(a) => match &a.fenced {
+                Some(e) => Err(e.clone().into()),
+                None => work(a),
+            },
+            None => Err(StoreError::Refused(format!(
+                "{}: it has no object store; name one with: lmfs remote set STORE URL",
+                self.path.display()
+            ))),
+        }
+    }
+
+    /// Deletes from the object store what no manifest needs that was the newest one within the grace period.
+    pub fn collect_remote(
+        &self,
+        grace: Duration,
+        watch: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Collected> {
+        self.remote_turn(|a| Ok(gc::collect(&*a.store, grace, &upload::unique(self), watch)?))
+    }
+
+    /// Checks every byte that the newest manifest names. With `repair`, replaces what is damaged.
+    pub fn scrub_remote(
+        &self,
+        repair: bool,
+        watch: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<RemoteScrubbed> {
+        self.remote_turn(|a| scrub::scrub(&*a.store, &Here(self), repair, watch))
+    }
+
+    /// What there is to say of the object store, if there is one.
+    pub fn remote_status(&self) -> Result<Option<RemoteStatus>> {
+        if let Some(view) = &self.view {
+            let m = view.manifest();
+            let requests = view.requests();
+            return Ok(Some(RemoteStatus {
+                url: view.url(),
+                manifest: Some(m.number),
+                epoch: Some(m.epoch),
+                uploaded_bytes: m.parts.iter().map(|p| p.object.len).sum(),
+                gets_per_mib: super::link::per_mib(requests.gets, requests.read_bytes),
+                requests,
+                cache: Some(view.cache()),
+                ..RemoteStatus::default()
+            }));
+        }
+        if let Some(status) = self.remote.status(&self.durable_lens()) {
+            return Ok(Some(status));
+        }
+        // Nobody is connected; what is kept in the store can be told.
+        Ok(home::Home::read(&*self.segments.volume)?.map(|home| RemoteStatus {
+            url: home.url,
+            manifest: home.last.map(|m| m.number),
+            ..RemoteStatus::default()
+        }))
+    }
+
+    /// Numbers of segments and how much of them is durable.
+    fn durable_lens(&self) -> Vec<(u32, u64)> {
+        let synced = self.synced.load(Ordering::Acquire);
+        let (last, end) = ((synced >> 32) as u32, synced & 0xffff_ffff);
+        let lens = self.segments.lens().into_iter().filter(|(n, _)| *n <= last);
+        lens.map(|(n, len)| (n, if n == last { end } else { len })).collect()
+    }
+
+    /// One look of the background.
+    fn upload_sealed(&self) {
+        let sealed = |position: u64| position >> 32;
+        let durable = self.synced.load(Ordering::Acquire);
+        let uploaded = self.remote.position.load(Ordering::Acquire);
+        if sealed(durable) <= sealed(uploaded) && uploaded > 0 {
+            return;
+        }
+        let worker = &self.remote.worker;
+        match self.push(&mut |_, _| !worker.is_stopping()) {
+            Ok(_) => self.collect_now_and_then(),
+            Err(StoreError::Stopped) => {}
+            Err(e) => {
+                self.remote.say(&e);
+                if !worker.is_stopping() {
+                    worker.rest(AGAIN);
+                }
+            }
+        }
+    }
+
+    /// Each upload leaves the end of the log as it was before, for one: once in a while that goes.
+    fn collect_now_and_then(&self) {
+        {
+            let mut known = lock(&self.remote.known);
+            let last = known.collected.get_or_insert_with(Instant::now);
+            if last.elapsed() < COLLECT_EVERY {
+                return;
+            }
+            *last = Instant::now();
+        }
+        let worker = &self.remote.worker;
+        match self.collect_remote(gc::GRACE, &mut |_, _| !worker.is_stopping()) {
+            Ok(c) => log::info!("object store: {} objects deleted, {} bytes", c.objects, c.bytes),
+            Err(e) => self.remote.say(&e),
+        }
+    }
+
+    /// With `remote=sync`: uploads what was just made durable.
+    pub(in crate::store) fn upload_synced(&self) -> Result<()> {
+        if !self.remote.sync.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let want = self.synced.load(Ordering::Acquire);
+        if want & 0xffff_ffff > SEAL {
+            self.seal()?;
+        }
+        if self.remote.position.load(Ordering::Acquire) < want {
+            self.push(&mut |_, _| true)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the last segment, so that it never changes again, and begins another.
+    fn seal(&self) -> Result<()> {
+        {
+            let mut w = self.writer();
+            w.admits()?;
+            w.close_batch(self.durable.load(Ordering::Acquire))?;
+            w.roll(false)?;
+        }
+        self.commit(&lock(&self.sync))
+    }
+
+    /// After the store's last word: uploads it, if that takes no long time.
+    pub(in crate::store) fn upload_at_close(&self) {
+        if lock(&self.remote.known).store.is_none() {
+            return;
+        }
+        let left = |store: &Self| {
+            store.remote.status(&store.durable_lens()).map_or(0, |s| s.here_only_bytes)
+        };
+        if left(self) > AT_CLOSE {
+            log::warn!(
+                "{} bytes are in this store only; upload them with: lmfs remote push",
+                left(self)
+            );
+            return;
+        }
+        if let Err(e) = self.push(&mut |_, _| true) {
+            log::warn!("{} bytes are in this store only: {e}", left(self));
+        }
+    }
+}
+
+/// Right bytes from the store itself.
+struct Here<'a>(&'a Store);
+
+impl Source for Here<'_> {
+    fn segment(&self, part: &Part) -> Option<(Vec<u8>, Vec<u8>)> {
+        let segments = &self.0.segments;
+        let mut bytes = bundle::verified(segments, part.number, part.object.len).ok()?;
+        bytes.truncate(part.object.len as usize);
+        let b = bundle::bundle(segments.ecc, segments.stamp, part.number, bytes).ok()?;
+        Some((b.bytes, b.sidecar))
+    }
+
+    fn model(&self, id: &[u8; 32]) -> Option<(Vec<u8>, Vec<u8>)> {
+        let (_, bytes, sidecar) = bundle::model(self.0, id).ok()?;
+        Some((bytes, sidecar))
+    }
+}

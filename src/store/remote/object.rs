@@ -1,0 +1,245 @@
+//! Object stores behind URLs, by the crate `object_store`. Its futures run on a thread of their own; whoever
+//! asks waits for the answer, but not for ever.
+
+use super::error::{RemoteError, Result};
+use super::sealed::{Listed, SealedStore};
+use crate::store::lock;
+use futures_util::TryStreamExt;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::http::HttpBuilder;
+use object_store::path::Path as Name;
+use object_store::{
+    ClientConfigKey, ClientOptions, Error, ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode,
+    PutPayload, RetryConfig,
+};
+use std::future::Future;
+use std::ops::Range;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// The thread that all requests of this process run on, once there is one.
+static DRIVER: Mutex<Option<tokio::runtime::Handle>> = Mutex::new(None);
+
+fn driver() -> Result<tokio::runtime::Handle> {
+    let mut driver = lock(&DRIVER);
+    if let Some(handle) = &*driver {
+        return Ok(handle.clone());
+    }
+    let fail = |e: &dyn std::fmt::Display| RemoteError::Refused(format!("no network thread: {e}"));
+    // It fails where somebody else was first, which will do.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| fail(&e))?;
+    let handle = runtime.handle().clone();
+    std::thread::Builder::new()
+        .name("network".into())
+        .spawn(move || runtime.block_on(std::future::pending::<()>()))
+        .map_err(|e| fail(&e))?;
+    *driver = Some(handle.clone());
+    Ok(handle)
+}
+
+/// The slowest connection, in bytes per second, over which a large object is still waited for.
+const SLOWEST: u64 = 256 << 10;
+
+/// Objects behind a URL.
+#[derive(Debug)]
+pub struct UrlStore {
+    store: Arc<dyn ObjectStore>,
+    prefix: Name,
+    /// Without credentials.
+    url: String,
+    /// For one attempt, besides what its bytes take.
+    patience: Duration,
+    driver: tokio::runtime::Handle,
+}
+
+impl UrlStore {
+    /// The objects below a URL; credentials are found as the crate finds them, in the environment. An
+    /// attempt takes `patience` at most, and what its bytes take on the slowest connection.
+    pub fn open(text: &str, patience: Duration) -> Result<Self> {
+        let refused = |e: &dyn std::fmt::Display| RemoteError::Refused(format!("{text}: {e}"));
+        let parsed: reqwest::Url = text.parse().map_err(|e| refused(&e))?;
+        if !parsed.username().is_empty() || parsed.password().is_some() {
+            let text = "a URL with credentials is stored and shown in places where they do not belong: \
+                        give them in the environment";
+            return Err(RemoteError::Refused(text.into()));
+        }
+        let (scheme, prefix) = ObjectStoreScheme::parse(&parsed)
+            .map_err(|_| RemoteError::Refused(format!(
+                "{text}: not a URL of an object store; write s3://BUCKET/PATH, gs://, az://, http:// or a directory"
+            )))?;
+        let driver = driver()?;
+        // Tries and pauses are ours, so that all stores have the same.
+        let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+        let connect = format!("{}ms", patience.as_millis().clamp(100, 5000));
+        let whole = "86400s";
+        let _inside = driver.enter();
+        let store: std::result::Result<Arc<dyn ObjectStore>, Error> = match scheme {
+            ObjectStoreScheme::AmazonS3 => AmazonS3Builder::from_env()
+                .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::ConnectTimeout), &connect)
+                .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), whole)
+                .with_url(text)
+                .with_retry(retry)
+                .build()
+                .map(|s| Arc::new(s) as _),
+            ObjectStoreScheme::GoogleCloudStorage => GoogleCloudStorageBuilder::from_env()
+                .with_config(GoogleConfigKey::Client(ClientConfigKey::ConnectTimeout), &connect)
+                .with_config(GoogleConfigKey::Client(ClientConfigKey::Timeout), whole)
+                .with_url(text)
+                .with_retry(retry)
+                .build()
+                .map(|s| Arc::new(s) as _),
+            ObjectStoreScheme::MicrosoftAzure => MicrosoftAzureBuilder::from_env()
+                .with_config(AzureConfigKey::Client(ClientConfigKey::ConnectTimeout), &connect)
+                .with_config(AzureConfigKey::Client(ClientConfigKey::Timeout), whole)
+                .with_url(text)
+                .with_retry(retry)
+                .build()
+                .map(|s| Arc::new(s) as _),
+            ObjectStoreScheme::Http => {
+                let options = ClientOptions::new()
+                    .with_connect_timeout(
+                        patience.clamp(Duration::from_millis(100), Duration::from_secs(5)),
+                    )
+                    .with_timeout_disabled()
+                    .with_allow_http(true);
+                let mut root = parsed.clone();
+                root.set_path("");
+                HttpBuilder::new()
+                    .with_url(root.as_str())
+                    .with_client_options(options)
+                    .with_retry(retry)
+                    .build()
+                    .map(|s| Arc::new(s) as _)
+            }
+            _ => return Err(refused(&"this kind of URL is not for archives")),
+        };
+        let store = store.map_err(|e| refused(&e))?;
+        let mut shown = parsed;
+        shown.set_query(None);
+        Ok(Self { store, prefix, url: shown.to_string(), patience, driver })
+    }
+
+    fn name(&self, name: &str) -> Name {
+        name.split('/').fold(self.prefix.clone(), Name::join)
+    }
+
+    /// Has the network thread do something, and waits.
+    fn wait<T: Send + 'static>(
+        &self,
+        what: &str,
+        bytes: u64,
+        ask: impl Future<Output = object_store::Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let task = self.driver.spawn(async move {
+            let _ = answer.send(ask.await);
+        });
+        let most = self.patience + Duration::from_secs(bytes / SLOWEST);
+        match answered.recv_timeout(most) {
+            Ok(done) => done.map_err(|e| failure(what, e)),
+            Err(RecvTimeoutError::Timeout) => {
+                task.abort();
+                Err(RemoteError::Timeout(what.into()))
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(RemoteError::Unavailable(format!("{what}: the request was lost")))
+            }
+        }
+    }
+
+    fn write(&self, name: &str, bytes: &[u8], mode: PutMode) -> Result<()> {
+        let (store, at) = (Arc::clone(&self.store), self.name(name));
+        let payload = PutPayload::from(bytes.to_vec());
+        let put = async move { store.put_opts(&at, payload, mode.into()).await.map(drop) };
+        self.wait(name, bytes.len() as u64, put)
+    }
+}
+
+/// What an error means to us.
+fn failure(name: &str, e: Error) -> RemoteError {
+    let text = || {
+        let (mut text, mut source) = (e.to_string(), std::error::Error::source(&e));
+        while let Some(s) = source {
+            let more = s.to_string();
+            if !text.contains(&more) {
+                text = format!("{text}: {more}");
+            }
+            source = s.source();
+        }
+        text
+    };
+    match &e {
+        Error::NotFound { .. } => RemoteError::NotFound(name.into()),
+        Error::AlreadyExists { .. } | Error::Precondition { .. } => {
+            RemoteError::Exists(name.into())
+        }
+        Error::NotImplemented { .. } | Error::NotSupported { .. } => {
+            RemoteError::NoConditionalPut(name.into())
+        }
+        Error::PermissionDenied { .. }
+        | Error::Unauthenticated { .. }
+        | Error::InvalidPath { .. }
+        | Error::UnknownConfigurationKey { .. } => RemoteError::Refused(text()),
+        _ => RemoteError::Unavailable(text()),
+    }
+}
+
+impl SealedStore for UrlStore {
+    fn get(&self, name: &str) -> Result<Vec<u8>> {
+        /// Manifests and the like; what may be larger is read by ranges.
+        const SMALL: u64 = 16 << 20;
+        let (store, at) = (Arc::clone(&self.store), self.name(name));
+        let get = async move { store.get(&at).await?.bytes().await };
+        Ok(self.wait(name, SMALL, get)?.into())
+    }
+
+    fn get_range(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
+        let (store, at) = (Arc::clone(&self.store), self.name(name));
+        let bytes = range.end - range.start;
+        let get = async move { store.get_range(&at, range).await };
+        Ok(self.wait(name, bytes, get)?.into())
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.write(name, bytes, PutMode::Overwrite)
+    }
+
+    fn put_if_absent(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.write(name, bytes, PutMode::Create)
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        let (store, at) = (Arc::clone(&self.store), self.name(name));
+        match self.wait(name, 0, async move { store.delete(&at).await }) {
+            Err(RemoteError::NotFound(_)) => Ok(()),
+            done => done,
+        }
+    }
+
+    fn list(&self, dir: &str) -> Result<Vec<Listed>> {
+        /// A listing of a million objects: a thousand answers of a thousand names.
+        const LONG: u64 = 64 << 20;
+        let (store, at) = (Arc::clone(&self.store), self.name(dir));
+        let list = async move { store.list(Some(&at)).try_collect::<Vec<_>>().await };
+        let found = self.wait(dir, LONG, list)?;
+        let mut out: Vec<Listed> = found
+            .into_iter()
+            .filter_map(|m| {
+                let last = m.location.filename()?;
+                let name = format!("{dir}/{last}");
+                Some(Listed { name, bytes: m.size, modified: m.last_modified.into() })
+            })
+            .collect();
+        out.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(out)
+    }
+
+    fn url(&self) -> String {
+        self.url.clone()
+    }
+}

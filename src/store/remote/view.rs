@@ -1,0 +1,299 @@
+//! An archive in an object store as a volume that is read and never written: for machines that have nothing
+//! of it but the URL.
+
+use super::cache::{Cache, CacheFigures};
+use super::error::RemoteError;
+use super::fetch::{Course, Fetcher};
+use super::lineage::{self, Found, Runs};
+use super::manifest::{Manifest, Object, Part};
+use super::sealed::SealedStore;
+use super::steady::{Requests, Steady};
+use crate::store::api::{Result, StoreError};
+use crate::store::io::{Blob, Volume};
+use crate::store::lock;
+use crate::store::log::frame::{Stamp, tag};
+use crate::store::log::segments::{code, segment_path, sidecar_path};
+use crate::store::log::superblock;
+use crate::store::models::model_paths;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// See the module.
+#[derive(Debug)]
+pub struct View {
+    store: Arc<Steady>,
+    fetcher: Arc<Fetcher>,
+    manifest: RwLock<Arc<Manifest>>,
+    runs: Mutex<Runs>,
+    /// Held while the store goes on to a newer manifest.
+    pub following: Mutex<()>,
+    /// How far the store's state has come.
+    pub reached: Mutex<Reached>,
+    /// When manifests were last listed, not only looked for one after another.
+    listed: Mutex<Instant>,
+}
+
+/// The last batch of the log that a state contains.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Reached {
+    /// Its number.
+    pub seq: u64,
+    /// The chain hash after it.
+    pub chain: u64,
+    /// The segment in which it ends.
+    pub segment: u32,
+    /// Where.
+    pub len: u64,
+}
+
+/// Manifests are listed once in so long: those between may have been deleted.
+const LIST_EVERY: Duration = Duration::from_secs(600);
+
+fn to_io(e: RemoteError) -> io::Error {
+    let kind = if e.may_pass() { io::ErrorKind::TimedOut } else { io::ErrorKind::Other };
+    io::Error::new(kind, e)
+}
+
+impl View {
+    /// The archive as its newest manifest has it, with a cache of so many bytes in a directory.
+    pub fn open(store: Arc<Steady>, cache_dir: &Path, cache_bytes: u64) -> Result<Self> {
+        let url = store.url();
+        let Some(found) = lineage::newest(&*store)? else {
+            let text = format!("{url}: no archive is there (no manifest)");
+            return Err(RemoteError::Refused(text).into());
+        };
+        let mut runs = Runs::new();
+        let manifest = lineage::whole(&*store, found.packed, &mut runs)?;
+        let sb = superblock::decode(&manifest.superblock, &url)?;
+        let cache = Cache::open(cache_dir, cache_bytes).map_err(|source| StoreError::Io {
+            what: format!("open the cache {}", cache_dir.display()),
+            source,
+        })?;
+        let stamp = Stamp { tag: tag(&sb.uuid), code: code(sb.ecc) };
+        let fetcher = Fetcher::new(Arc::clone(&store) as _, cache, stamp);
+        Ok(Self {
+            store,
+            fetcher: Arc::new(fetcher),
+            manifest: RwLock::new(Arc::new(manifest)),
+            runs: Mutex::new(runs),
+            following: Mutex::default(),
+            reached: Mutex::default(),
+            listed: Mutex::new(Instant::now()),
+        })
+    }
+
+    /// What is shown.
+    pub fn manifest(&self) -> Arc<Manifest> {
+        Arc::clone(&self.manifest.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A newer manifest, if there is one; it is shown only once [`Self::show`] says so.
+    pub fn look(&self) -> Result<Option<Manifest>> {
+        let now = self.manifest().number;
+        let due = lock(&self.listed).elapsed() > LIST_EVERY;
+        let found: Option<Found> = if due {
+            let newest = lineage::newest(&*self.store)?;
+            *lock(&self.listed) = Instant::now();
+            newest.filter(|f| f.mark.number > now)
+        } else {
+            lineage::after(&*self.store, now)?
+        };
+        let Some(found) = found else { return Ok(None) };
+        Ok(Some(lineage::whole(&*self.store, found.packed, &mut lock(&self.runs))?))
+    }
+
+    /// Shows a manifest from now on. What was opened before stays what it was.
+    pub fn show(&self, manifest: Manifest) {
+        *self.manifest.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(manifest);
+    }
+
+    /// The URL.
+    pub fn url(&self) -> String {
+        self.store.url()
+    }
+
+    /// What was asked of the object store.
+    pub fn requests(&self) -> Requests {
+        self.store.requests()
+    }
+
+    /// Figures of the cache.
+    pub fn cache(&self) -> CacheFigures {
+        self.fetcher.cache().figures()
+    }
+
+    /// Empties the cache.
+    #[cfg(test)]
+    pub fn forget(&self) {
+        self.fetcher.cache().clear();
+    }
+
+    /// A segment of a manifest, to be read.
+    pub fn segment(&self, part: Part) -> Arc<dyn Blob> {
+        let fetcher = Arc::clone(&self.fetcher);
+        Arc::new(SegmentBlob { fetcher, part, course: Mutex::default() })
+    }
+
+    fn whole(&self, object: Object, keep: bool) -> Arc<dyn Blob> {
+        let fetcher = Arc::clone(&self.fetcher);
+        Arc::new(WholeBlob { fetcher, object, keep, bytes: OnceLock::new() })
+    }
+}
+
+/// A segment, read by ranges.
+#[derive(Debug)]
+struct SegmentBlob {
+    fetcher: Arc<Fetcher>,
+    part: Part,
+    course: Mutex<Course>,
+}
+
+/// What is read whole when something of it is wanted first.
+#[derive(Debug)]
+struct WholeBlob {
+    fetcher: Arc<Fetcher>,
+    object: Object,
+    keep: bool,
+    bytes: OnceLock<Vec<u8>>,
+}
+
+/// Bytes in memory.
+#[derive(Debug)]
+struct Bytes(Vec<u8>);
+
+fn copy(bytes: &[u8], buf: &mut [u8], offset: u64) -> usize {
+    let from = usize::try_from(offset).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
+    let n = from.len().min(buf.len());
+    buf[..n].copy_from_slice(&from[..n]);
+    n
+}
+
+fn read_only<T>() -> io::Result<T> {
+    Err(io::Error::from_raw_os_error(libc::EROFS))
+}
+
+/// What a blob that is never written answers to all that would write.
+macro_rules! never_written {
+    () => {
+        fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+            read_only()
+        }
+        fn sync(&self) -> io::Result<()> {
+            Ok(())
+        }
+        fn truncate(&self, _: u64) -> io::Result<()> {
+            read_only()
+        }
+        fn allocate(&self, _: u64) -> io::Result<()> {
+            read_only()
+        }
+    };
+}
+
+impl Blob for SegmentBlob {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let bytes =
+            self.fetcher.read(&self.part, &self.course, offset, buf.len()).map_err(to_io)?;
+        Ok(copy(&bytes, buf, 0))
+    }
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.part.object.len)
+    }
+    never_written!();
+}
+
+impl Blob for WholeBlob {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        if self.bytes.get().is_none() {
+            let bytes = self.fetcher.whole(&self.object, self.keep).map_err(to_io)?;
+            let _ = self.bytes.set(bytes);
+        }
+        Ok(copy(self.bytes.get().map_or(&[], Vec::as_slice), buf, offset))
+    }
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.object.len)
+    }
+    never_written!();
+}
+
+impl Blob for Bytes {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        Ok(copy(&self.0, buf, offset))
+    }
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.len() as u64)
+    }
+    never_written!();
+}
+
+impl Volume for View {
+    fn create(&self, _: &str) -> io::Result<Arc<dyn Blob>> {
+        read_only()
+    }
+
+    fn open(&self, path: &str, write: bool) -> io::Result<Arc<dyn Blob>> {
+        if write {
+            return read_only();
+        }
+        let m = self.manifest();
+        if superblock::FILES.contains(&path) {
+            return Ok(Arc::new(Bytes(m.superblock.clone())));
+        }
+        if let Some(number) = path.strip_prefix("segments/").and_then(|n| n.get(..8)?.parse().ok())
+            && let Ok(at) = m.parts.binary_search_by_key(&number, |p: &Part| p.number)
+        {
+            let part = m.parts[at];
+            if path == segment_path(number) {
+                return Ok(self.segment(part));
+            }
+            if path == sidecar_path(number, part.object.len) {
+                return Ok(self.whole(part.sidecar, false));
+            }
+        }
+        for model in &m.models {
+            let (file, sidecar) = model_paths(&model.id);
+            if path == file {
+                return Ok(self.whole(model.object, true));
+            }
+            if path == sidecar && model.sidecar.len > 0 {
+                return Ok(self.whole(model.sidecar, false));
+            }
+        }
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        let m = self.manifest();
+        let paths: Vec<String> = match dir {
+            "segments" => {
+                let of = |p: &Part| [segment_path(p.number), sidecar_path(p.number, p.object.len)];
+                m.parts.iter().flat_map(of).collect()
+            }
+            "models" => m.models.iter().map(|m| model_paths(&m.id).0).collect(),
+            _ => return Err(io::ErrorKind::NotFound.into()),
+        };
+        let name = |p: String| p.rsplit('/').next().map(str::to_owned);
+        Ok(paths.into_iter().filter_map(name).collect())
+    }
+
+    fn mkdir(&self, _: &str) -> io::Result<()> {
+        read_only()
+    }
+    fn rename(&self, _: &str, _: &str) -> io::Result<()> {
+        read_only()
+    }
+    fn remove(&self, _: &str) -> io::Result<()> {
+        read_only()
+    }
+    fn sync_dir(&self, _: &str) -> io::Result<()> {
+        Ok(())
+    }
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(0)
+    }
+    fn is_distant(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,635 @@
+//! An archive in an object store, which is a directory here: uploaded, read from there, brought back, and
+//! what happens where two write, or the store fails.
+
+use super::*;
+use crate::store::remote;
+use crate::store::remote::error::RemoteError;
+use crate::store::remote::home::Home;
+use crate::store::remote::manifest::Object;
+use crate::store::remote::open::PATIENCE;
+use crate::store::remote::sealed::{DirStore, Listed, SealedStore};
+use crate::store::remote::steady::Steady;
+use crate::store::remote::{lineage, upload};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+const CACHE: u64 = 16 << 20;
+
+/// A store with an object store beside it.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self { dir: tempfile::tempdir().unwrap() };
+        Store::create(&place.store(), &options()).unwrap();
+        let store = open(&place.store());
+        store.set_remote(&place.url(), PATIENCE).unwrap();
+        store.close().unwrap();
+        place
+    }
+
+    fn store(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    fn objects(&self) -> PathBuf {
+        self.dir.path().join("objects")
+    }
+
+    fn url(&self) -> String {
+        format!("file://{}", self.objects().display())
+    }
+
+    fn attached(&self) -> Arc<Store> {
+        let store = open(&self.store());
+        assert!(upload::attach(&store, PATIENCE).unwrap());
+        store
+    }
+
+    /// The archive as another machine sees it.
+    fn view(&self, name: &str) -> Arc<Store> {
+        Store::open_url(&self.url(), &self.view_dir(name), CACHE, PATIENCE).unwrap()
+    }
+
+    fn view_dir(&self, name: &str) -> PathBuf {
+        let dir = self.dir.path().join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+}
+
+fn text(seed: u32, len: usize) -> Vec<u8> {
+    (0..len as u32)
+        .map(|i| (i.wrapping_mul(seed * 2 + 1).wrapping_mul(2_654_435_761) >> 11) as u8)
+        .collect()
+}
+
+fn fill(store: &Store, files: Range<u32>) -> Vec<(Ino, Vec<u8>)> {
+    let some = files
+        .map(|n| {
+            let ino = create(store, format!("file{n}").as_bytes()).unwrap();
+            let bytes = text(n, 30_000);
+            for (at, part) in bytes.chunks(10_000).enumerate() {
+                write(store, ino, at as u64 * 10_000, part).unwrap();
+            }
+            (ino, bytes)
+        })
+        .collect();
+    store.sync().unwrap();
+    some
+}
+
+fn push(store: &Store) -> Result<remote::Uploaded> {
+    store.push(&mut |_, _| true)
+}
+
+fn holds(store: &Store, files: &[(Ino, Vec<u8>)]) {
+    for (ino, bytes) in files {
+        assert!(contents(store, *ino, bytes.len()).unwrap() == *bytes, "{ino}");
+    }
+}
+
+#[test]
+fn what_was_pushed_is_read_from_there_and_comes_back_whole() {
+    let p = Place::new();
+    let store = p.attached();
+    let files = fill(&store, 0..8);
+    let before = push(&store).unwrap();
+    assert!(before.objects > 4 && before.manifest == 1, "{before:?}");
+    // Nothing new: no object and no manifest.
+    let again = push(&store).unwrap();
+    assert_eq!((again.objects, again.manifest), (0, 1));
+    let view = p.view("a");
+    holds(&view, &files);
+    assert_eq!(names(&view), names(&store));
+    assert!(matches!(create(&view, b"x"), Err(StoreError::ReadOnly)));
+    // More comes, and the last segment has grown.
+    let more = fill(&store, 8..10);
+    assert_eq!(push(&store).unwrap().manifest, 2);
+    holds(&p.view("b"), &[files.clone(), more.clone()].concat());
+    let status = store.remote_status().unwrap().unwrap();
+    assert_eq!((status.here_only_bytes, status.manifest, status.epoch), (0, Some(2), Some(1)));
+    assert!(status.requests.puts > 4 && status.puts_per_mib.is_some());
+    store.close().unwrap();
+    drop(store);
+    let copy = p.dir.path().join("copy");
+    remote::clone(&p.url(), &copy, PATIENCE, &|_, _| {}).unwrap();
+    let clone = open(&copy);
+    holds(&clone, &[files, more].concat());
+    for number in clone.segment_numbers() {
+        let check = clone.check_segment(number, false).unwrap();
+        assert!(!check.checked.damaged && check.lost.is_empty(), "{number}");
+    }
+    // The clone goes on as the archive's writer.
+    upload::attach(&clone, PATIENCE).unwrap();
+    fill(&clone, 20..21);
+    assert!(push(&clone).unwrap().manifest > 2);
+}
+
+#[test]
+fn closing_uploads_the_end_of_the_log() {
+    let p = Place::new();
+    let store = p.attached();
+    let files = fill(&store, 0..2);
+    store.close().unwrap();
+    drop(store);
+    holds(&p.view("a"), &files);
+}
+
+#[test]
+fn the_background_uploads_what_is_sealed() {
+    let p = Place::new();
+    let store = open(&p.store());
+    assert!(store.attach_remote(PATIENCE, false).unwrap());
+    fill(&store, 0..6);
+    let began = Instant::now();
+    while store.remote_status().unwrap().unwrap().uploaded_bytes < 100_000 {
+        assert!(began.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    store.close().unwrap();
+}
+
+#[test]
+fn synced_means_uploaded_where_that_was_asked_for() {
+    let p = Place::new();
+    let store = open(&p.store());
+    store.attach_remote(PATIENCE, true).unwrap();
+    let files = fill(&store, 0..2);
+    holds(&p.view("a"), &files);
+    // Where it cannot be, it is not said to be.
+    std::fs::rename(p.objects(), p.dir.path().join("away")).unwrap();
+    std::fs::write(p.objects(), "in the way").unwrap();
+    let ino = create(&store, b"more").unwrap();
+    write(&store, ino, 0, b"bytes").unwrap();
+    assert!(store.sync().is_err());
+}
+
+#[test]
+fn whoever_was_replaced_writes_no_more() {
+    let p = Place::new();
+    let store = p.attached();
+    fill(&store, 0..2);
+    push(&store).unwrap();
+    // Another machine takes over while the first one is away.
+    let copy = p.dir.path().join("copy");
+    remote::clone(&p.url(), &copy, PATIENCE, &|_, _| {}).unwrap();
+    let other = open(&copy);
+    upload::attach(&other, PATIENCE).unwrap();
+    let theirs = fill(&other, 10..12);
+    let taken = push(&other).unwrap().manifest;
+    assert_eq!(other.remote_status().unwrap().unwrap().epoch, Some(2));
+    fill(&store, 2..4);
+    for _ in 0..2 {
+        let e = push(&store).unwrap_err();
+        assert!(matches!(&e, StoreError::Remote(RemoteError::Fenced(_))), "{e}");
+    }
+    store.close().unwrap();
+    drop(store);
+    // Nor after it was closed and opened again, nor by naming the place anew.
+    let store = p.attached();
+    assert!(matches!(push(&store), Err(StoreError::Remote(RemoteError::Fenced(_)))));
+    let e = store.set_remote(&p.url(), PATIENCE).unwrap_err();
+    assert!(matches!(&e, StoreError::Remote(RemoteError::Fenced(_))), "{e}");
+    let objects = DirStore::new(&p.objects());
+    assert_eq!(lineage::numbers(&objects).unwrap().last(), Some(&taken));
+    holds(&p.view("a"), &theirs);
+}
+
+#[test]
+fn a_lost_answer_to_a_manifest_is_no_other_writer() {
+    let p = Place::new();
+    let store = p.attached();
+    fill(&store, 0..1);
+    push(&store).unwrap();
+    // It was written, and the crash came before that was noted.
+    let mut home = Home::read(&*store.segments.volume).unwrap().unwrap();
+    let objects = DirStore::new(&p.objects());
+    let last = lineage::read(&objects, 1).unwrap().unwrap().mark;
+    (home.last, home.next) = (None, vec![last]);
+    home.write(&*store.segments.volume).unwrap();
+    let store = {
+        drop(store);
+        p.attached()
+    };
+    fill(&store, 1..2);
+    let pushed = push(&store).unwrap();
+    assert_eq!(pushed.manifest, 2);
+}
+
+#[test]
+fn another_archive_is_not_overwritten() {
+    let p = Place::new();
+    let store = p.attached();
+    fill(&store, 0..1);
+    push(&store).unwrap();
+    let other = made();
+    let e = open(other.path()).set_remote(&p.url(), PATIENCE).unwrap_err().to_string();
+    assert!(e.contains("another archive") && e.contains(&p.url()), "{e}");
+    // Naming the same place again is fine.
+    store.set_remote(&p.url(), PATIENCE).unwrap();
+    drop(store);
+    let store = p.attached();
+    fill(&store, 1..2);
+    assert_eq!(push(&store).unwrap().manifest, 2);
+}
+
+#[test]
+fn what_is_dead_here_stays_until_the_manifest_that_needs_it_is_written() {
+    let p = Place::new();
+    let store = p.attached();
+    let files = fill(&store, 0..6);
+    let pinned = store.segments.pin(|| store.synced.load(Ordering::Acquire));
+    for (ino, bytes) in &files {
+        let (ino, len) = (*ino, bytes.len() as u64);
+        store.append(Record::Punch { ino, off: 0, len }.into()).unwrap();
+    }
+    sweep::hurry(&store, Duration::from_secs(10));
+    store.renew_checkpoint().unwrap();
+    let there = |store: &Store| store.segments.lens().len();
+    assert!(there(&store) >= pinned.len());
+    store.segments.unpin();
+    let ino = create(&store, b"one").unwrap();
+    write(&store, ino, 0, b"more").unwrap();
+    store.sync().unwrap();
+    assert!(there(&store) < pinned.len(), "{} of {}", there(&store), pinned.len());
+}
+
+#[test]
+fn a_damaged_segment_is_repaired_before_it_is_uploaded_or_not_uploaded() {
+    let p = Place::new();
+    let store = p.attached();
+    let files = fill(&store, 0..4);
+    parity_writer::protect_all(&store).unwrap();
+    let blob = store.segments.get(1).unwrap().blob;
+    let good = crate::store::io::read_up_to(&*blob, 0, usize::MAX).unwrap();
+    blob.write_at(&[0x55; 4096], 4096).unwrap();
+    push(&store).unwrap();
+    holds(&p.view("a"), &files);
+    assert!(std::fs::read(p.objects().join(Object::of(&good).name())).unwrap() == good);
+    let blob = store.segments.get(2).unwrap().blob;
+    let len = blob.len().unwrap() as usize;
+    // A fresh archive elsewhere, to which all has to be uploaded.
+    let second = format!("file://{}", p.dir.path().join("second").display());
+    store.set_remote(&second, PATIENCE).unwrap();
+    upload::attach(&store, PATIENCE).unwrap();
+    store.segments.drop_sidecar(2);
+    blob.write_at(&vec![0x55; len - 200], 100).unwrap();
+    let e = push(&store).unwrap_err().to_string();
+    assert!(e.contains("00000002.seg") && e.contains("remote pull"), "{e}");
+    let second = DirStore::new(&p.dir.path().join("second"));
+    assert!(lineage::newest(&second).unwrap().is_none());
+}
+
+#[test]
+fn a_damaged_cache_is_fetched_again_and_a_damaged_object_is_corrected() {
+    let p = Place::new();
+    let store = p.attached();
+    let files = fill(&store, 0..8);
+    push(&store).unwrap();
+    let view = p.view("a");
+    holds(&view, &files);
+    drop(view);
+    let mut hurt = 0;
+    for entry in std::fs::read_dir(p.view_dir("a").join("parts")).unwrap() {
+        let file = std::fs::OpenOptions::new().write(true).open(entry.unwrap().path()).unwrap();
+        file.write_all_at(&[0x77; 600], 500).unwrap();
+        hurt += 1;
+    }
+    assert!(hurt > 3);
+    let view = p.view("a");
+    holds(&view, &files);
+    let after = view.remote_status().unwrap().unwrap();
+    assert!(after.cache.unwrap().damaged > 2, "{after:?}");
+    assert!(after.requests.gets > 5 && after.requests.puts == 0);
+    drop(view);
+    // The same in the object store itself: no cache may keep it, and the sidecar brings it back.
+    for entry in std::fs::read_dir(p.objects().join("objects")).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        if bytes.starts_with(b"LMFSSEG") {
+            let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+            file.write_all_at(&[0x77; 5000], 9000).unwrap();
+        }
+    }
+    let view = p.view("b");
+    holds(&view, &files);
+    let damaged = p.view_dir("b");
+    drop(view);
+    for entry in std::fs::read_dir(damaged.join("parts")).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(100).any(|w| w == [0x77; 100]));
+    }
+}
+
+#[test]
+fn an_interrupted_clone_is_no_store_and_goes_on() {
+    let p = Place::new();
+    let store = p.attached();
+    let files = fill(&store, 0..8);
+    push(&store).unwrap();
+    let copy = p.dir.path().join("copy");
+    // One object cannot be had.
+    let object =
+        std::fs::read_dir(p.objects().join("objects")).unwrap().last().unwrap().unwrap().path();
+    let away = p.dir.path().join("away");
+    std::fs::rename(&object, &away).unwrap();
+    let e = remote::clone(&p.url(), &copy, PATIENCE, &|_, _| {}).unwrap_err();
+    assert!(matches!(&e, StoreError::Remote(RemoteError::NotFound(_))), "{e}");
+    let e = Store::open(&copy, &OpenOptions::default()).unwrap_err().to_string();
+    assert!(e.contains("unfinished clone") && e.contains("lmfs clone file://"), "{e}");
+    let e = remote::clone("file:///elsewhere", &copy, PATIENCE, &|_, _| {});
+    assert!(e.is_err());
+    std::fs::rename(&away, &object).unwrap();
+    let second = remote::clone(&p.url(), &copy, PATIENCE, &|_, _| {}).unwrap();
+    assert!(second.kept_bytes > 0 && second.files > 0, "{second:?}");
+    holds(&open(&copy), &files);
+    assert!(remote::clone(&p.url(), &copy, PATIENCE, &|_, _| {}).is_err());
+}
+
+/// An object store that fails now and then, as it was told to.
+#[derive(Debug)]
+struct Flaky {
+    inner: DirStore,
+    asked: AtomicU64,
+    /// Each so many requests one fails; 0: all.
+    every: u64,
+}
+
+impl Flaky {
+    fn fails(&self) -> Option<RemoteError> {
+        let n = self.asked.fetch_add(1, Ordering::Relaxed);
+        let fails = self.every == 0 || n.is_multiple_of(self.every);
+        fails.then(|| RemoteError::Unavailable("on purpose".into()))
+    }
+
+    fn ask<T>(&self, f: impl FnOnce() -> remote::error::Result<T>) -> remote::error::Result<T> {
+        match self.fails() {
+            Some(e) => Err(e),
+            None => f(),
+        }
+    }
+}
+
+impl SealedStore for Flaky {
+    fn get(&self, name: &str) -> remote::error::Result<Vec<u8>> {
+        self.ask(|| self.inner.get(name))
+    }
+    fn get_range(&self, name: &str, range: Range<u64>) -> remote::error::Result<Vec<u8>> {
+        // Too few bytes are a failure, too.
+        let short = self.fails().is_some();
+        let bytes = self.inner.get_range(name, range)?;
+        let n = if short { bytes.len() / 2 } else { bytes.len() };
+        Ok(bytes[..n].to_vec())
+    }
+    fn put(&self, name: &str, bytes: &[u8]) -> remote::error::Result<()> {
+        self.ask(|| self.inner.put(name, bytes))
+    }
+    fn put_if_absent(&self, name: &str, bytes: &[u8]) -> remote::error::Result<()> {
+        // It arrives, and the answer does not.
+        let put = self.inner.put_if_absent(name, bytes);
+        self.fails().map_or(put, Err)
+    }
+    fn delete(&self, name: &str) -> remote::error::Result<()> {
+        self.ask(|| self.inner.delete(name))
+    }
+    fn list(&self, dir: &str) -> remote::error::Result<Vec<Listed>> {
+        self.ask(|| self.inner.list(dir))
+    }
+    fn url(&self) -> String {
+        self.inner.url()
+    }
+}
+
+fn flaky(p: &Place, every: u64, patience: Duration) -> Arc<Steady> {
+    let inner = DirStore::new(&p.objects());
+    Arc::new(Steady::new(Arc::new(Flaky { inner, asked: AtomicU64::new(0), every }), patience))
+}
+
+#[test]
+fn what_fails_now_and_then_is_tried_again() {
+    let p = Place::new();
+    let store = p.attached();
+    let steady = flaky(&p, 3, Duration::from_secs(20));
+    lock(&store.remote.attached).as_mut().unwrap().store = Arc::clone(&steady);
+    let files = fill(&store, 0..1);
+    push(&store).unwrap();
+    fill(&store, 1..2);
+    assert_eq!(push(&store).unwrap().manifest, 2);
+    assert!(steady.requests().retries > 2 && steady.requests().failed == 0);
+    let view = remote::View::open(flaky(&p, 3, Duration::from_secs(20)), &p.view_dir("a"), CACHE);
+    let view = open::open_view(&p.view_dir("a"), Arc::new(view.unwrap())).unwrap();
+    holds(&view, &files);
+}
+
+#[test]
+fn a_server_that_is_away_stops_nobody_who_does_not_need_it() {
+    let p = Place::new();
+    let store = p.attached();
+    let files = fill(&store, 0..6);
+    push(&store).unwrap();
+    let patience = Duration::from_millis(300);
+    let steady = Arc::new(Steady::new(
+        Arc::new(Flaky {
+            inner: DirStore::new(&p.objects()),
+            asked: AtomicU64::new(1),
+            every: 1 << 40,
+        }),
+        patience,
+    ));
+    let view = remote::View::open(steady, &p.view_dir("a"), CACHE).unwrap();
+    let view = open::open_view(&p.view_dir("a"), Arc::new(view)).unwrap();
+    holds(&view, &files);
+    std::fs::rename(p.objects(), p.dir.path().join("away")).unwrap();
+    std::fs::create_dir(p.objects()).unwrap();
+    std::fs::write(p.objects().join("objects"), "in the way").unwrap();
+    let began = Instant::now();
+    // What is here can be read.
+    holds(&view, &files);
+    // The rest is an error, soon, and no damage that anybody would note.
+    view.view.as_ref().unwrap().forget();
+    let failed = files.iter().filter(|(ino, b)| contents(&view, *ino, b.len()).is_err()).count();
+    assert!(failed > 0 && began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    // Changes here go on.
+    fill(&store, 6..8);
+    assert!(push(&store).is_err());
+    std::fs::remove_dir_all(p.objects()).unwrap();
+    std::fs::rename(p.dir.path().join("away"), p.objects()).unwrap();
+    holds(&view, &files);
+    push(&store).unwrap();
+}
+
+#[test]
+fn a_reader_follows_what_is_written() {
+    let p = Place::new();
+    let store = p.attached();
+    let mut files = fill(&store, 0..2);
+    push(&store).unwrap();
+    let view = p.view("a");
+    assert_eq!(view.follow().unwrap(), None);
+    for round in 1..5u32 {
+        files.extend(fill(&store, round * 10..round * 10 + 3));
+        write(&store, files[0].0, 0, &text(round + 100, 5000)).unwrap();
+        files[0].1[..5000].copy_from_slice(&text(round + 100, 5000));
+        store.append(Record::PutInode(files[0].0, attr(u64::from(round))).into()).unwrap();
+        if round == 3 {
+            store.renew_checkpoint().unwrap();
+        }
+        store.sync().unwrap();
+        push(&store).unwrap();
+        let changed = view.follow().unwrap().unwrap();
+        assert!(matches!(&changed, remote::Changed::Inodes(_)), "{changed:?}");
+        assert!(
+            changed.may_be(files[0].0)
+                && changed.may_be(Ino::ROOT)
+                && !changed.may_be(Ino(1 << 40))
+        );
+        assert!(!changed.may_be(files[1].0));
+        holds(&view, &files);
+        assert_eq!(
+            (names(&view), view.inode(files[0].0).unwrap()),
+            (names(&store), store.inode(files[0].0).unwrap())
+        );
+        assert_eq!(view.state().totals, store.state().totals);
+    }
+}
+
+#[test]
+fn a_reader_that_missed_what_was_between_begins_anew() {
+    let p = Place::new();
+    let store = p.attached();
+    let mut files = fill(&store, 0..6);
+    push(&store).unwrap();
+    let view = p.view("a");
+    // What lies between is deleted before the reader looks again.
+    for (ino, bytes) in files.drain(..4) {
+        let len = bytes.len() as u64;
+        store.append(Record::Punch { ino, off: 0, len }.into()).unwrap();
+    }
+    files.extend(fill(&store, 10..16));
+    for (ino, bytes) in files.drain(2..7) {
+        let len = bytes.len() as u64;
+        store.append(Record::Punch { ino, off: 0, len }.into()).unwrap();
+    }
+    sweep::hurry(&store, Duration::from_secs(10));
+    store.renew_checkpoint().unwrap();
+    store.clean(0).unwrap();
+    files.extend(fill(&store, 20..22));
+    push(&store).unwrap();
+    assert_eq!(view.follow().unwrap(), Some(remote::Changed::All));
+    holds(&view, &files);
+    assert_eq!(
+        (names(&view), view.state().totals.clone()),
+        (names(&store), store.state().totals.clone())
+    );
+    files.extend(fill(&store, 30..31));
+    push(&store).unwrap();
+    assert!(matches!(view.follow().unwrap(), Some(remote::Changed::Inodes(_))));
+    holds(&view, &files);
+}
+
+/// Makes everything in the object store older.
+fn age(p: &Place, by: Duration) {
+    for dir in ["objects", "manifest"] {
+        for entry in std::fs::read_dir(p.objects().join(dir)).unwrap() {
+            let file = std::fs::File::open(entry.unwrap().path()).unwrap();
+            let old = file.metadata().unwrap().modified().unwrap() - by;
+            file.set_modified(old).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_no_reader_can_need_is_deleted_and_nothing_else() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let p = Place::new();
+    let store = p.attached();
+    let count = || std::fs::read_dir(p.objects().join("objects")).unwrap().count();
+    let mut files = fill(&store, 0..2);
+    push(&store).unwrap();
+    age(&p, 20 * HOUR);
+    files.extend(fill(&store, 2..3));
+    push(&store).unwrap();
+    let orphan = p.objects().join("objects").join("ab".repeat(32));
+    std::fs::write(&orphan, "of a broken upload").unwrap();
+    age(&p, 20 * HOUR);
+    files.extend(fill(&store, 3..4));
+    push(&store).unwrap();
+    // The first manifest is 40 hours old, the second 20, and was the newest one until now.
+    let before = count();
+    let c = store.collect_remote(remote::GRACE, &mut |_, _| true).unwrap();
+    assert_eq!((c.manifests, c.objects, count()), (0, 0, before));
+    age(&p, 10 * HOUR);
+    // Now the second is 30 hours old: the grace period began with it, and the first one goes. So does what
+    // only it names, and the orphan.
+    let c = store.collect_remote(remote::GRACE, &mut |_, _| true).unwrap();
+    assert_eq!((c.manifests, c.objects), (1, 3), "{c:?}");
+    assert!(!orphan.exists() && count() == before - 3);
+    holds(&p.view("a"), &files);
+    let old = lineage::read(&DirStore::new(&p.objects()), 2).unwrap().unwrap();
+    for part in &old.packed.manifest.parts {
+        assert!(p.objects().join(part.object.name()).exists());
+    }
+    // An archive without a manifest is none that anything could be deleted from.
+    std::fs::remove_dir_all(p.objects().join("manifest")).unwrap();
+    assert!(store.collect_remote(remote::GRACE, &mut |_, _| true).is_err());
+}
+
+#[test]
+fn what_is_damaged_there_is_replaced() {
+    let p = Place::new();
+    let store = p.attached();
+    let files = fill(&store, 0..6);
+    push(&store).unwrap();
+    let good = store.scrub_remote(true, &mut |_, _| true).unwrap();
+    assert!(good.objects > 8 && good.damaged == 0, "{good:?}");
+    let hurt = |n: usize, with: Option<&[u8]>| {
+        let mut paths: Vec<_> = std::fs::read_dir(p.objects().join("objects"))
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .collect();
+        paths.sort();
+        match with {
+            Some(bytes) => std::fs::OpenOptions::new()
+                .write(true)
+                .open(&paths[n])
+                .unwrap()
+                .write_all_at(bytes, 5000)
+                .unwrap(),
+            None => std::fs::remove_file(&paths[n]).unwrap(),
+        }
+    };
+    hurt(0, Some(&[7; 300]));
+    hurt(3, Some(&[9; 6000]));
+    hurt(6, None);
+    let found = store.scrub_remote(false, &mut |_, _| true).unwrap();
+    assert_eq!((found.damaged, found.repaired, found.unrecoverable.len()), (3, 0, 0), "{found:?}");
+    assert_eq!(store.scrub_remote(true, &mut |_, _| true).unwrap().repaired, 3);
+    assert_eq!(store.scrub_remote(false, &mut |_, _| true).unwrap(), good);
+    holds(&p.view("a"), &files);
+    // Without the bytes here, its sidecar puts a segment right.
+    let numbers = store.segment_numbers();
+    for n in &numbers[..2] {
+        store.segments.drop_sidecar(*n);
+        let blob = store.segments.get(*n).unwrap().blob;
+        let len = blob.len().unwrap() as usize;
+        blob.write_at(&vec![0x55; len - 200], 100).unwrap();
+    }
+    let newest = lineage::newest(&DirStore::new(&p.objects())).unwrap().unwrap();
+    let object = newest.packed.manifest.parts[1].object;
+    let file =
+        std::fs::OpenOptions::new().write(true).open(p.objects().join(object.name())).unwrap();
+    file.write_all_at(&[1; 5000], 6000).unwrap();
+    let found = store.scrub_remote(true, &mut |_, _| true).unwrap();
+    assert_eq!((found.damaged, found.repaired), (1, 1), "{found:?}");
+    // And from there comes what is lost here.
+    store.close().unwrap_or_default();
+    drop(store);
+    let pulled = Store::pull(&p.store(), PATIENCE, &mut |_, _| {}).unwrap();
+    assert!(pulled.fetched >= 2, "{pulled:?}");
+    holds(&open(&p.store()), &files);
+    assert_eq!(Store::pull(&p.store(), PATIENCE, &mut |_, _| {}).unwrap().fetched, 0);
+}
