@@ -7,10 +7,11 @@ use super::manifest::{Object, Part};
 use super::sealed::SealedStore;
 use crate::store::api::Result;
 use crate::store::log::frame::{Stamp, tag};
-use crate::store::log::segments::{code, segment_path};
+use crate::store::log::segments::segment_path;
 use crate::store::log::superblock::{self, SEGMENT_HEADER};
 use crate::store::repair::rebuild;
 use crate::store::repair::sidecar::Sidecar;
+use crate::store::settings::code;
 use serde::{Deserialize, Serialize};
 
 /// Bytes asked for at a time.
