@@ -184,8 +184,7 @@ impl Fs {
         *lock(&fs.committer) = Some(handle);
         if !fs.options.refresh.is_zero() {
             let (weak, stop) = (Arc::downgrade(&fs), Arc::clone(&fs.stop));
-            // The kernel believes what it knows for as long again.
-            let tick = (fs.options.refresh / 2).max(Duration::from_millis(10));
+            let tick = fs.options.refresh.max(Duration::from_millis(10));
             std::thread::Builder::new()
                 .name("follow".into())
                 .spawn(move || follow_regularly(&weak, &stop, tick))
@@ -194,10 +193,10 @@ impl Fs {
         Ok(fs)
     }
 
-    /// How long the kernel may believe names and attributes, if somebody else changes them; nobody does
-    /// while a store is mounted for writing.
-    pub fn believed(&self) -> Option<Duration> {
-        Some(self.options.refresh / 2).filter(|d| !d.is_zero())
+    /// True if somebody else changes files: what the kernel remembers may be out of date any time, and of
+    /// two states it must not show a mixture.
+    pub fn follows(&self) -> bool {
+        !self.options.refresh.is_zero()
     }
 
     /// Goes on to what somebody else has written since; true if there was anything.

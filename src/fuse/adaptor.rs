@@ -79,7 +79,7 @@ impl fuser::Filesystem for Adaptor {
             // An older kernel does without.
             let _ = config.add_capabilities(wish);
         }
-        if self.fs.believed().is_some() {
+        if self.fs.follows() {
             // What it has of a file goes when size or time of the file turn out to be others.
             let _ = config.add_capabilities(InitFlags::FUSE_AUTO_INVAL_DATA);
         }

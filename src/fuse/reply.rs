@@ -52,7 +52,7 @@ pub fn attr_ttl(fs: &Fs, e: &Entry) -> Duration {
 
 /// How long the kernel may believe a name, or that there is none.
 pub fn name_ttl(fs: &Fs) -> Duration {
-    fs.believed().unwrap_or(TTL)
+    if fs.follows() { Duration::ZERO } else { TTL }
 }
 
 fn to_system_time(t: Time) -> SystemTime {

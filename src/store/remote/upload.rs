@@ -147,6 +147,10 @@ fn catch_up(store: &Store, a: &mut Attached) -> Result<()> {
             .into());
         }
     };
+    if a.home.last.is_some_and(|last| found.mark.number < last.number) {
+        let text = format!("{url}: its listing lacks manifests that are known to be there");
+        return Err(RemoteError::Unavailable(text).into());
+    }
     if !a.home.knows(&found.mark) {
         let e = elsewhere(&url);
         a.fenced = Some(e.clone());

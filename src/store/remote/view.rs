@@ -18,8 +18,8 @@ use crate::store::models::model_paths;
 use crate::store::settings::code;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use std::time::{Duration, Instant};
 
 /// See the module.
 #[derive(Debug)]
@@ -32,8 +32,8 @@ pub struct View {
     pub following: Mutex<()>,
     /// How far the store's state has come.
     pub reached: Mutex<Reached>,
-    /// When manifests were last listed, not only looked for one after another.
-    listed: Mutex<Instant>,
+    /// How often a newer manifest was looked for in vain since manifests were last listed.
+    in_vain: AtomicU32,
 }
 
 /// The last batch of the log that a state contains.
@@ -49,8 +49,9 @@ pub struct Reached {
     pub len: u64,
 }
 
-/// Manifests are listed once in so long: those between may have been deleted.
-const LIST_EVERY: Duration = Duration::from_secs(600);
+/// The next manifest is asked for by its number, which costs a tenth of a listing. After so many times in vain
+/// manifests are listed: whoever looked away for long may have missed some that are deleted.
+const LIST_AFTER: u32 = 10;
 
 fn to_io(e: RemoteError) -> io::Error {
     let kind = if e.may_pass() { io::ErrorKind::TimedOut } else { io::ErrorKind::Other };
@@ -81,7 +82,7 @@ impl View {
             runs: Mutex::new(runs),
             following: Mutex::default(),
             reached: Mutex::default(),
-            listed: Mutex::new(Instant::now()),
+            in_vain: AtomicU32::new(0),
         })
     }
 
@@ -93,14 +94,17 @@ impl View {
     /// A newer manifest, if there is one; it is shown only once [`Self::show`] says so.
     pub fn look(&self) -> Result<Option<Manifest>> {
         let now = self.manifest().number;
-        let due = lock(&self.listed).elapsed() > LIST_EVERY;
+        let due = self.in_vain.load(Ordering::Relaxed) >= LIST_AFTER;
         let found: Option<Found> = if due {
-            let newest = lineage::newest(&*self.store)?;
-            *lock(&self.listed) = Instant::now();
-            newest.filter(|f| f.mark.number > now)
+            lineage::newest(&*self.store)?.filter(|f| f.mark.number > now)
         } else {
             lineage::after(&*self.store, now)?
         };
+        if due || found.is_some() {
+            self.in_vain.store(0, Ordering::Relaxed);
+        } else {
+            self.in_vain.fetch_add(1, Ordering::Relaxed);
+        }
         let Some(found) = found else { return Ok(None) };
         Ok(Some(lineage::whole(&*self.store, found.packed, &mut lock(&self.runs))?))
     }
