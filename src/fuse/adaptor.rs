@@ -4,6 +4,7 @@ use super::reply::{
     Asked, attr_ttl, file_attr, kind, name_ttl, no_entry, reply_attr, reply_empty, reply_entry,
     reply_xattr, time,
 };
+use super::walk::{ENTRIES, NAMES, walk};
 use crate::fs::{Fs, FsError, NewInode, RenameHow, SetAttr, SetHow};
 use crate::types::Ino;
 use fuser::{
@@ -23,8 +24,6 @@ use std::time::SystemTime;
 
 /// Largest read or write request in bytes.
 const REQUEST_MAX: u32 = 1 << 20;
-/// Names fetched from the store at a time.
-const DIR_BATCH: usize = 256;
 
 /// The file system as fuser sees it.
 #[derive(Debug)]
@@ -66,7 +65,6 @@ impl fuser::Filesystem for Adaptor {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         for wish in [
             InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_ASYNC_DIO,
@@ -82,6 +80,8 @@ impl fuser::Filesystem for Adaptor {
         if self.fs.follows() {
             // What it has of a file goes when size or time of the file turn out to be others.
             let _ = config.add_capabilities(InitFlags::FUSE_AUTO_INVAL_DATA);
+            // Attributes that are not believed are of no use beside names.
+            let _ = config.add_capabilities(InitFlags::FUSE_READDIRPLUS_AUTO);
         }
         let _ = config.set_max_write(REQUEST_MAX);
         let _ = config.set_max_readahead(REQUEST_MAX);
@@ -373,7 +373,7 @@ impl fuser::Filesystem for Adaptor {
         mut reply: ReplyDirectory,
     ) {
         self.guarded("readdir", n, |asked| {
-            let result = self.walk(ino(n), offset, |child, cookie, mode, name| {
+            let result = walk(&self.fs, ino(n), offset, NAMES, |child, cookie, mode, name| {
                 Ok(reply.add(INodeNo(child.0), cookie, kind(mode), OsStr::from_bytes(name)))
             });
             match result {
@@ -381,6 +381,16 @@ impl fuser::Filesystem for Adaptor {
                 Err(e) => reply.error(asked.errno(&e)),
             }
         });
+    }
+
+    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        // Names change through the kernel only, which drops what it keeps of a directory then.
+        let flags = if self.fs.follows() {
+            FopenFlags::empty()
+        } else {
+            FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE
+        };
+        reply.opened(FileHandle(0), flags);
     }
 
     fn readdirplus(
@@ -392,7 +402,7 @@ impl fuser::Filesystem for Adaptor {
         mut reply: ReplyDirectoryPlus,
     ) {
         self.guarded("readdirplus", n, |asked| {
-            let result = self.walk(ino(n), offset, |child, cookie, _, name| {
+            let result = walk(&self.fs, ino(n), offset, ENTRIES, |child, cookie, _, name| {
                 let e = match self.fs.entry(child) {
                     Ok(e) => e,
                     // Removed since the names were fetched.
@@ -569,37 +579,5 @@ impl fuser::Filesystem for Adaptor {
                 Err(e) => reply.error(asked.errno(&e)),
             });
         });
-    }
-}
-
-impl Adaptor {
-    /// Hands a directory's entries after `offset` to `add` until it says that it is full.
-    fn walk(
-        &self,
-        dir: Ino,
-        offset: u64,
-        mut add: impl FnMut(Ino, u64, u32, &[u8]) -> crate::fs::Result<bool>,
-    ) -> crate::fs::Result<()> {
-        let attr = self.fs.getattr(dir)?;
-        self.fs.dir_accessed(dir)?;
-        if offset < 1 && add(dir, 1, libc::S_IFDIR, b".")? {
-            return Ok(());
-        }
-        if offset < 2 && add(Ino(attr.parent.max(1)), 2, libc::S_IFDIR, b"..")? {
-            return Ok(());
-        }
-        let mut after = offset.max(2);
-        loop {
-            let batch = self.fs.readdir(dir, after, DIR_BATCH)?;
-            for d in &batch {
-                if add(d.ino, d.cookie, d.kind, &d.name)? {
-                    return Ok(());
-                }
-                after = d.cookie;
-            }
-            if batch.len() < DIR_BATCH {
-                return Ok(());
-            }
-        }
     }
 }

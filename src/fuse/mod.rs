@@ -5,5 +5,6 @@ mod errno;
 mod helper;
 mod mount;
 mod reply;
+mod walk;
 
 pub use mount::{MountError, MountOptions, Session, Unmounter, detach, mount, remount, unmount};
