@@ -305,7 +305,7 @@ pub fn answer(
             serde_json::to_value(s)
         }
         Request::RemoteStatus => {
-            serde_json::to_value(fs.store().remote_status().map_err(|e| text(&e))?)
+            serde_json::to_value(fs.store().ask_remote(REMOTE_PATIENCE).map_err(|e| text(&e))?)
         }
         Request::RemoteSet { url } => {
             let store = fs.store();

@@ -23,7 +23,7 @@ mod io;
 mod log;
 mod models;
 mod open;
-mod remote;
+pub mod remote;
 mod repair;
 mod settings;
 mod space;

@@ -8,9 +8,10 @@ use super::pull::Pulled;
 use super::scrub::{RemoteScrubbed, Source};
 use super::upload::{self, Uploaded};
 use super::view::View;
-use super::{bundle, gc, home, open, pull, scrub};
+use super::{bundle, gc, home, lineage, open, pull, scrub};
 use crate::store::api::{Result, StoreError};
 use crate::store::{Store, lock};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -47,7 +48,11 @@ impl Store {
         if self.read_only || !upload::attach(self, patience)? {
             return Ok(false);
         }
-        self.remote.sync.store(sync, Ordering::Release);
+        self.remote.sync.fetch_or(sync, Ordering::AcqRel);
+        self.remote.position.store(0, Ordering::Release);
+        if self.remote.started.swap(true, Ordering::AcqRel) {
+            return Ok(true);
+        }
         let started = self.remote.worker.start("upload", self, EVERY, true, |store| {
             store.upload_sealed();
             false
@@ -150,6 +155,32 @@ impl Store {
             manifest: home.last.map(|m| m.number),
             ..RemoteStatus::default()
         }))
+    }
+
+    /// As [`Self::remote_status`]; where nobody is connected, the object store is asked.
+    pub fn ask_remote(&self, patience: Duration) -> Result<Option<RemoteStatus>> {
+        if self.view.is_some() || lock(&self.remote.known).store.is_some() {
+            return self.remote_status();
+        }
+        let Some(home) = home::Home::read(&*self.segments.volume)? else { return Ok(None) };
+        let store = open::open(&home.url, patience)?;
+        let mut out = RemoteStatus { url: home.url.clone(), ..RemoteStatus::default() };
+        let mut there = HashMap::new();
+        if let Some(found) = lineage::newest(&*store)? {
+            if home.knows(&found.mark) {
+                let m = lineage::whole(&*store, found.packed, &mut HashMap::new())?;
+                (out.manifest, out.epoch) = (Some(m.number), Some(m.epoch));
+                there = m.parts.iter().map(|p| (p.number, p.object.len)).collect();
+            } else {
+                out.error = Some("the archive went on elsewhere: another writer took over".into());
+            }
+        }
+        let missing =
+            |(n, len): &(u32, u64)| len.saturating_sub(there.get(n).copied().unwrap_or(0));
+        out.here_only_bytes = self.segments.lens().iter().map(missing).sum();
+        out.uploaded_bytes = there.values().sum();
+        out.requests = store.requests();
+        Ok(Some(out))
     }
 
     /// Numbers of segments and how much of them is durable.

@@ -2,12 +2,13 @@
 
 use super::manifest::{Model, Object, Part};
 use crate::store::api::{Ecc, Result, StoreError};
-use crate::store::log::frame::Stamp;
+use crate::store::log::frame::{Stamp, tag};
 use crate::store::log::segments::{Segments, segment_path};
 use crate::store::log::superblock::SegmentHeader;
 use crate::store::models::{ModelId, model_file_of};
 use crate::store::repair::ecc::pages::STRIPE_BYTES;
 use crate::store::repair::sidecar;
+use crate::store::settings::code;
 use crate::store::{Store, lock};
 
 /// A segment as objects.
@@ -19,6 +20,11 @@ pub struct Bundle {
     pub bytes: Vec<u8>,
     /// The sidecar's.
     pub sidecar: Vec<u8>,
+}
+
+/// What the frames of an archive's metadata and sidecars have in common.
+pub fn stamp(uuid: &[u8; 16], ecc: Ecc) -> Stamp {
+    Stamp { tag: tag(uuid), code: code(ecc) }
 }
 
 /// Makes the sidecar of a segment's bytes. Where the archive has no error correction it has tables only:

@@ -23,12 +23,20 @@ pub type Runs = HashMap<[u8; 32], Vec<u8>>;
 /// Reads a manifest; `None` if it is not there.
 pub fn read(store: &dyn SealedStore, number: u64) -> Result<Option<Found>> {
     let name = manifest::name(number);
-    let bytes = match store.get(&name) {
-        Err(RemoteError::NotFound(_)) => return Ok(None),
-        bytes => bytes?,
-    };
     let what = format!("{}/{name}", store.url());
-    let packed = Packed::decode(&what, &bytes)?;
+    let get = || match store.get(&name) {
+        Err(RemoteError::NotFound(_)) => Ok(None),
+        bytes => {
+            let bytes = bytes?;
+            Ok(Some((Packed::decode(&what, &bytes)?, bytes)))
+        }
+    };
+    // What is damaged may have been so on its way only.
+    let got = match get() {
+        Err(RemoteError::Refused(_)) => get()?,
+        got => got?,
+    };
+    let Some((packed, bytes)) = got else { return Ok(None) };
     if packed.manifest.number != number {
         return Err(RemoteError::Refused(format!("{what}: it is another manifest")));
     }

@@ -62,6 +62,8 @@ pub struct Link {
     pub position: AtomicU64,
     /// What is synced is to be uploaded, too.
     pub sync: AtomicBool,
+    /// The worker runs.
+    pub started: AtomicBool,
     /// What the log said last of uploads that fail, and when.
     said: Mutex<Option<(String, Instant)>>,
 }

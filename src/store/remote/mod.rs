@@ -2,24 +2,24 @@
 //! say which of them it consists of.
 
 mod attached;
-mod bundle;
-mod cache;
+pub mod bundle;
+pub mod cache;
 mod clone;
-pub(in crate::store) mod error;
-mod fetch;
+pub mod error;
+pub mod fetch;
 mod follow;
-pub(in crate::store) mod gc;
-pub(in crate::store) mod home;
-pub(in crate::store) mod lineage;
+pub mod gc;
+pub mod home;
+pub mod lineage;
 pub(in crate::store) mod link;
-pub(in crate::store) mod manifest;
+pub mod manifest;
 #[cfg(feature = "remote")]
 mod object;
 pub(in crate::store) mod open;
 mod pull;
 mod scrub;
-pub(in crate::store) mod sealed;
-pub(in crate::store) mod steady;
+pub mod sealed;
+pub mod steady;
 pub(in crate::store) mod upload;
 pub(in crate::store) mod view;
 

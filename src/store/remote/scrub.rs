@@ -6,12 +6,11 @@ use super::lineage::{self, Runs};
 use super::manifest::{Object, Part};
 use super::sealed::SealedStore;
 use crate::store::api::Result;
-use crate::store::log::frame::{Stamp, tag};
+use crate::store::log::frame::Stamp;
 use crate::store::log::segments::segment_path;
 use crate::store::log::superblock::{self, SEGMENT_HEADER};
 use crate::store::repair::rebuild;
 use crate::store::repair::sidecar::Sidecar;
-use crate::store::settings::code;
 use serde::{Deserialize, Serialize};
 
 /// Bytes asked for at a time.
@@ -111,7 +110,7 @@ pub fn scrub(
     let runs = found.packed.runs.clone();
     let m = lineage::whole(store, found.packed, &mut Runs::new())?;
     let sb = superblock::decode(&m.superblock, &url)?;
-    let stamp = Stamp { tag: tag(&sb.uuid), code: code(sb.ecc) };
+    let stamp = super::bundle::stamp(&sb.uuid, sb.ecc);
     let total = m.parts.iter().map(|p| p.object.len).sum();
     let mut s = Scrub { store, repair, out: RemoteScrubbed::default() };
     // They were read and verified just now.

@@ -319,6 +319,8 @@ fn commit(store: &Store, a: &mut Attached, manifest: Manifest) -> Result<()> {
 /// Names the object store that a store belongs to. One that holds this archive already has to be in line
 /// with it: the same bytes wherever both have some.
 pub fn set(store: &Store, url: &str, patience: Duration) -> Result<()> {
+    // An upload under way would write the old name again.
+    let _turn = lock(&store.remote.attached);
     let url = super::open::canonical(url)?;
     let remote = super::open::open(&url, patience)?;
     lineage::check_conditions(&*remote, &unique(store))?;

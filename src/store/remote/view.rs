@@ -11,11 +11,9 @@ use super::steady::{Requests, Steady};
 use crate::store::api::{Result, StoreError};
 use crate::store::io::{Blob, Volume};
 use crate::store::lock;
-use crate::store::log::frame::{Stamp, tag};
 use crate::store::log::segments::{segment_path, sidecar_path};
 use crate::store::log::superblock;
 use crate::store::models::model_paths;
-use crate::store::settings::code;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -73,7 +71,7 @@ impl View {
             what: format!("open the cache {}", cache_dir.display()),
             source,
         })?;
-        let stamp = Stamp { tag: tag(&sb.uuid), code: code(sb.ecc) };
+        let stamp = super::bundle::stamp(&sb.uuid, sb.ecc);
         let fetcher = Fetcher::new(Arc::clone(&store) as _, cache, stamp);
         Ok(Self {
             store,

@@ -115,6 +115,13 @@ fn what_was_pushed_is_read_from_there_and_comes_back_whole() {
     assert!(status.requests.puts > 4 && status.puts_per_mib.is_some());
     store.close().unwrap();
     drop(store);
+    // Not connected, it is asked.
+    let store = open(&p.store());
+    let status = store.ask_remote(PATIENCE).unwrap().unwrap();
+    assert!(status.manifest.unwrap() >= 3 && status.here_only_bytes < 500, "{status:?}");
+    fill(&store, 40..41);
+    assert!(store.ask_remote(PATIENCE).unwrap().unwrap().here_only_bytes > 30_000);
+    drop(store);
     let copy = p.dir.path().join("copy");
     remote::clone(&p.url(), &copy, PATIENCE, &|_, _| {}).unwrap();
     let clone = open(&copy);
