@@ -184,7 +184,8 @@ impl Fs {
         *lock(&fs.committer) = Some(handle);
         if !fs.options.refresh.is_zero() {
             let (weak, stop) = (Arc::downgrade(&fs), Arc::clone(&fs.stop));
-            let tick = fs.options.refresh.max(Duration::from_millis(10));
+            // The rest of the time is for fetching what is new.
+            let tick = fs.options.refresh.mul_f64(0.75).max(Duration::from_millis(10));
             std::thread::Builder::new()
                 .name("follow".into())
                 .spawn(move || follow_regularly(&weak, &stop, tick))

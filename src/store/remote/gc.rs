@@ -71,16 +71,18 @@ pub fn collect(
     // The last of the old ones was the newest when the grace period began.
     let old = manifests.partition_point(|(_, l)| age(now, l) >= grace);
     let (gone, kept) = manifests.split_at(old.saturating_sub(1));
-    let (mut named, mut runs) = (HashSet::new(), Runs::new());
+    let (mut named, mut seen) = (HashSet::new(), HashSet::new());
     for (number, l) in kept {
-        let Some(found) = lineage::read(store, *number)? else {
+        let Some(mut found) = lineage::read(store, *number)? else {
             return Err(RemoteError::Unavailable(format!(
                 "{}: somebody deleted it just now",
                 l.name
             )));
         };
         named.extend(found.packed.runs.iter().map(|r| r.object.name()));
-        let m = lineage::whole(store, found.packed, &mut runs)?;
+        // Manifests have most of their runs in common.
+        found.packed.runs.retain(|r| seen.insert(r.object.hash));
+        let m = lineage::whole(store, found.packed, &mut Runs::new())?;
         named.extend(m.parts.iter().flat_map(|p| [p.object.name(), p.sidecar.name()]));
         named.extend(m.models.iter().flat_map(|m| [m.object.name(), m.sidecar.name()]));
     }

@@ -116,7 +116,12 @@ pub fn put(store: &dyn SealedStore, mark: &Mark, bytes: &[u8]) -> Result<Put> {
 /// conditions may accept them and overwrite.
 pub fn check_conditions(store: &dyn SealedStore, unique: &str) -> Result<()> {
     let name = format!("probe/{unique}");
-    store.put_if_absent(&name, b"first")?;
+    match store.put_if_absent(&name, b"first") {
+        Err(RemoteError::NoConditionalPut(_)) => {
+            return Err(RemoteError::NoConditionalPut(store.url()));
+        }
+        first => first?,
+    }
     let second = store.put_if_absent(&name, b"second");
     let kept = store.get(&name);
     store.delete(&name)?;

@@ -640,3 +640,41 @@ fn what_is_damaged_there_is_replaced() {
     holds(&open(&p.store()), &files);
     assert_eq!(Store::pull(&p.store(), PATIENCE, &mut |_, _| {}).unwrap().fetched, 0);
 }
+
+/// An object store that takes conditions and does not heed them.
+#[derive(Debug)]
+struct Careless(DirStore);
+
+impl SealedStore for Careless {
+    fn get(&self, name: &str) -> remote::error::Result<Vec<u8>> {
+        self.0.get(name)
+    }
+    fn get_range(&self, name: &str, range: Range<u64>) -> remote::error::Result<Vec<u8>> {
+        self.0.get_range(name, range)
+    }
+    fn put(&self, name: &str, bytes: &[u8]) -> remote::error::Result<()> {
+        self.0.put(name, bytes)
+    }
+    fn put_if_absent(&self, name: &str, bytes: &[u8]) -> remote::error::Result<()> {
+        self.0.put(name, bytes)
+    }
+    fn delete(&self, name: &str) -> remote::error::Result<()> {
+        self.0.delete(name)
+    }
+    fn list(&self, dir: &str) -> remote::error::Result<Vec<Listed>> {
+        self.0.list(dir)
+    }
+    fn url(&self) -> String {
+        "http://careless".into()
+    }
+}
+
+#[test]
+fn a_server_without_conditional_puts_is_refused_with_the_reason() {
+    let p = Place::new();
+    let e = lineage::check_conditions(&Careless(DirStore::new(&p.objects())), "x").unwrap_err();
+    assert!(matches!(&e, RemoteError::NoConditionalPut(url) if url == "http://careless"), "{e}");
+    assert!(e.to_string().contains("If-None-Match"));
+    lineage::check_conditions(&DirStore::new(&p.objects()), "x").unwrap();
+    assert!(!p.objects().join("probe/x").exists());
+}
