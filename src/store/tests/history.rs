@@ -102,7 +102,8 @@ pub fn perform_or(store: &Store, model: &mut Files, s: &Step) -> Result<()> {
     Ok(())
 }
 
-/// What running sums say, and what a scan of the table finds.
+/// What running sums say, and what a scan of the table finds, at one moment: who holds the state's lock must not
+/// ask the store for anything that takes it again.
 fn sums(store: &Store) -> (Totals, Totals) {
     let state = store.state();
     let said = &state.totals;
@@ -132,11 +133,9 @@ fn sums(store: &Store) -> (Totals, Totals) {
         found.waiting.bytes += bytes;
         found.waiting.blocks += bytes.div_ceil(store.superblock().block_size.into());
     }
-    for segment in store.segment_numbers() {
-        for (f, _) in state.frames(segment, 0, usize::MAX).unwrap() {
-            found.frames += 1;
-            found.coded += u64::from(f.len);
-        }
+    for (_, v) in state.table.scan(b"f", b"g", usize::MAX).unwrap() {
+        found.frames += 1;
+        found.coded += u64::from(In(&v).u32().unwrap());
     }
     (said, found)
 }
