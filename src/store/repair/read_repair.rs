@@ -107,6 +107,8 @@ impl Blob for Patched {
         let page = patch.pages.get(&(offset / PAGE as u64));
         let part = page.and_then(|p| p.get(in_page..)).unwrap_or_default();
         if part.is_empty() {
+            // Nobody is to wait for the disk behind it.
+            drop(patch);
             return self.below.read_at(&mut buf[..want], offset);
         }
         let n = want.min(part.len());
