@@ -40,7 +40,17 @@ impl Store {
                 self.commit(&turn)?;
             }
         }
+        self.sync_corrected();
         self.upload_synced()
+    }
+
+    /// Makes durable what readers put right.
+    fn sync_corrected(&self) {
+        let corrected = lock(&self.segments.corrected).clone();
+        for number in corrected {
+            // Should it get lost again, it is put right again.
+            self.segments.sync_corrected(number).unwrap_or_else(|e| log::warn!("{e}"));
+        }
     }
 
     /// Closes the batch, makes the whole log durable, then deletes what a checkpoint left behind.

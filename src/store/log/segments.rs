@@ -160,6 +160,8 @@ pub struct Segments {
     pub(in crate::store) healing: Mutex<()>,
     /// Segments that must not be deleted now: they are being uploaded.
     pinned: Mutex<BTreeSet<u32>>,
+    /// Segments in which something was put right that may not be on the medium yet.
+    pub(in crate::store) corrected: Mutex<BTreeSet<u32>>,
     /// Segments in which a frame is beyond repair, and when that was found.
     pub(in crate::store) hopeless: Mutex<BTreeMap<u32, Instant>>,
     /// Frames and pages repaired since the store was opened.
@@ -234,6 +236,7 @@ impl Segments {
             parts: Mutex::default(),
             healing: Mutex::default(),
             pinned: Mutex::default(),
+            corrected: Mutex::default(),
             hopeless: Mutex::default(),
             repaired: AtomicU64::new(0),
             known: Known::default(),

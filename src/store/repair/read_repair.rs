@@ -197,7 +197,7 @@ impl Segments {
     /// Writes a corrected frame over its damaged self. The next sync makes it durable.
     fn replace(&self, f: FrameRef, bytes: &[u8]) {
         let Some(segment) = self.get(f.segment).filter(|_| self.write) else { return };
-        if let Err(e) = segment.blob.write_at(bytes, f.offset.into()) {
+        if let Err(e) = self.correct(f.segment, &segment, bytes, f.offset.into()) {
             log::warn!("{}", io_error("write", f.segment, e));
         }
     }
@@ -263,6 +263,23 @@ impl Segments {
         Some(SegmentHeader { number, uuid: self.uuid, checkpoint }.encode())
     }
 
+    /// Writes bytes that were put right over what is damaged. The next sync makes them durable.
+    pub fn correct(&self, n: u32, segment: &Segment, bytes: &[u8], at: u64) -> io::Result<()> {
+        lock(&self.corrected).insert(n);
+        segment.blob.write_at(bytes, at)
+    }
+
+    /// Makes durable what was put right in a segment.
+    pub fn sync_corrected(&self, number: u32) -> Result<()> {
+        // Off the list first: what is put right during the sync may come too late for it.
+        if lock(&self.corrected).remove(&number)
+            && let Some(segment) = self.get(number)
+        {
+            segment.blob.sync().map_err(|e| io_error("fdatasync", number, e))?;
+        }
+        Ok(())
+    }
+
     /// Repairs what can be repaired in a segment; true if anything was.
     pub fn heal(&self, number: u32) -> Result<bool> {
         let _turn = lock(&self.healing);
@@ -271,7 +288,7 @@ impl Segments {
         self.adopt(number, &e)
     }
 
-    /// Writes what was repaired in a segment; true if there is anything.
+    /// Writes what was repaired in a segment; true if there is anything. The next sync makes it durable.
     pub fn adopt(&self, number: u32, e: &Examined) -> Result<bool> {
         let runs = differing(&e.before, &e.now);
         let Some(segment) = self.get(number).filter(|_| !runs.is_empty()) else {
@@ -286,8 +303,13 @@ impl Segments {
         );
         self.repaired.fetch_add((e.found.frames + e.found.pages).max(1), Ordering::Relaxed);
         let written = self.write && {
-            let r = write_back(&*segment.blob, &e.now, &runs);
-            r.map_err(|e| log::warn!("{}", io_error("write", number, e))).is_ok()
+            let each = |r: &Range<usize>| {
+                self.correct(number, &segment, &e.now[r.clone()], r.start as u64)
+            };
+            runs.iter()
+                .try_for_each(each)
+                .map_err(|e| log::warn!("{}", io_error("write", number, e)))
+                .is_ok()
         };
         let len = segment.len.max(e.now.len() as u64);
         let blob = if written {

@@ -6,7 +6,6 @@ use crate::store::api::{Ecc, Result, StoreError};
 use crate::store::io::write_file;
 use crate::store::log::record::Record;
 use crate::store::log::replay;
-use crate::store::log::segments::io_error;
 use crate::store::log::superblock::{self, FILES};
 use crate::store::{Store, lock};
 use std::collections::BTreeMap;
@@ -61,12 +60,9 @@ impl Store {
             let sealed = number < (self.synced.load(Ordering::Acquire) >> 32) as u32;
             let missing = !protected && sealed;
             let side_hurt = e.found.sidecar_hurt || (missing && self.read_only);
-            if repair && changed {
+            if repair {
                 segments.adopt(number, &e)?;
-                if let Some(s) = segments.get(number)
-                    && let Err(e) = s.blob.sync()
-                {
-                    let e = io_error("fdatasync", number, e);
+                if let Err(e) = segments.sync_corrected(number) {
                     self.writer().fail(&e.to_string());
                     return Err(e);
                 }

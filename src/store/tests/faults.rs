@@ -281,6 +281,36 @@ fn after_power_loss(volume: &MemVolume) -> Arc<MemVolume> {
     Arc::new(MemVolume::with(Disk::after(&BTreeMap::new(), &volume.events()).synced()))
 }
 
+/// What was put right lies in a segment that nothing is appended to any more.
+#[test]
+fn what_a_read_put_right_is_durable_after_the_next_sync() {
+    let (_dir, volume, store) = mem_store();
+    let a = create(&store, b"a").unwrap();
+    write(&store, a, 0, &[7; 5000]).unwrap();
+    lock(&store.writer).roll(false).unwrap();
+    store.sync().unwrap();
+    store.segments.protect(1, store.segments.get(1).unwrap().len).unwrap();
+    let path = segments::segment_path(1);
+    let f = store.extents_in(a, 0, 5000).unwrap()[0].frame;
+    let whole = lock(&lock(&volume.files)[&path].inner).bytes.clone();
+    // What the frame's own code puts right, and what takes the whole segment.
+    for lost in [1, u64::from(f.len)] {
+        volume.lose(&path, f.offset.into(), lost);
+        assert!(contents(&store, a, 5000).unwrap() == [7; 5000]);
+        store.sync().unwrap();
+        let left = after_power_loss(&volume);
+        assert!(lock(&lock(&left.files)[&path].inner).bytes == whole, "{lost} bytes");
+    }
+    // A scrub that finds nothing more to do has the same to say, whoever was there before it.
+    volume.lose(&path, f.offset.into(), 1);
+    assert!(contents(&store, a, 5000).unwrap() == [7; 5000]);
+    volume.lose(&path, 0, 8);
+    store.segments.protect(1, store.segments.get(1).unwrap().len).unwrap();
+    assert!(!store.check_segment(1, true).unwrap().checked.damaged);
+    let left = after_power_loss(&volume);
+    assert!(lock(&lock(&left.files)[&path].inner).bytes == whole);
+}
+
 #[test]
 fn what_a_killed_mount_left_is_durable_after_the_next_one_syncs() {
     let (dir, volume, store) = mem_store();
