@@ -69,72 +69,123 @@ pub struct Squeezed {
 
 /// A run that can be read.
 #[derive(Debug, Clone)]
-pub struct Leaf(Arc<Vec<u8>>);
+pub struct Leaf(Arc<Run>);
+
+#[derive(Debug, Default)]
+struct Run {
+    /// Each key and its value, one behind the other.
+    bytes: Vec<u8>,
+    /// Where in `bytes` the key and the value of each pair end.
+    ends: Vec<(u32, u32)>,
+}
+
+impl Run {
+    /// Takes the pairs of a [`Filling`]; nothing if they are none.
+    fn parse(packed: &[u8]) -> Option<Self> {
+        let mut run = Self { bytes: Vec::with_capacity(packed.len() * 2), ends: Vec::new() };
+        let (mut rest, mut last) = (packed, 0..0);
+        while let Some((lengths, tail)) = rest.split_first_chunk::<LENGTHS>() {
+            let len = |n: usize| u32::from_le_bytes([n, n + 1, n + 2, n + 3].map(|i| lengths[i]));
+            let (shared, suffix, value) = (len(0), len(4), len(8));
+            let from = run.bytes.len();
+            let before = last.start..last.start + shared as usize;
+            if before.end > last.end || suffix as usize > tail.len() {
+                return None;
+            }
+            let (suffix, tail) = tail.split_at(suffix as usize);
+            let (value, tail) = tail.split_at_checked(value as usize)?;
+            run.bytes.extend_from_within(before);
+            run.bytes.extend_from_slice(suffix);
+            let key = from..run.bytes.len();
+            if !run.ends.is_empty() && run.bytes[key.clone()] <= run.bytes[last] {
+                return None;
+            }
+            run.bytes.extend_from_slice(value);
+            run.ends.push((u32::try_from(key.end).ok()?, u32::try_from(run.bytes.len()).ok()?));
+            (rest, last) = (tail, key);
+        }
+        rest.is_empty().then_some(run)
+    }
+
+    fn pair(&self, n: usize) -> (&[u8], &[u8]) {
+        let from = n.checked_sub(1).map_or(0, |before| self.ends[before].1);
+        let (key, value) = self.ends[n];
+        (&self.bytes[from as usize..key as usize], &self.bytes[key as usize..value as usize])
+    }
+
+    /// How many keys are below this one.
+    fn rank(&self, key: &[u8]) -> usize {
+        let (mut low, mut high) = (0, self.ends.len());
+        while low < high {
+            let mid = low.midpoint(high);
+            if self.pair(mid).0 < key {
+                low = mid + 1;
+            } else {
+                high = mid;
+            }
+        }
+        low
+    }
+}
 
 impl Leaf {
     /// The run of `len` bytes in a zstd frame.
     pub fn of(squeezed: &[u8], len: usize) -> Result<Self> {
         let bad = |e: std::io::Error| StoreError::Index(format!("a compressed leaf: {e}"));
-        Ok(Self(Arc::new(unpack(squeezed, len).map_err(bad)?)))
+        let packed = unpack(squeezed, len).map_err(bad)?;
+        let run = Run::parse(&packed);
+        Ok(Self(Arc::new(run.ok_or_else(|| StoreError::Index("a leaf is unreadable".into()))?)))
     }
 
-    /// Its pairs with `lo <= key < hi`, one by one.
+    /// One without pairs.
+    pub fn empty() -> Self {
+        Self(Arc::new(Run::default()))
+    }
+
+    /// Its pairs with `lo <= key < hi`.
     pub fn within(&self, lo: &[u8], hi: &[u8]) -> Within {
-        Within { leaf: self.clone(), at: 0, key: Vec::new(), lo: lo.to_vec(), hi: hi.to_vec() }
+        let pairs = self.0.rank(lo)..self.0.rank(hi);
+        Within { leaf: self.clone(), pairs }
+    }
+
+    /// All its pairs.
+    pub fn pairs(&self) -> impl DoubleEndedIterator<Item = (&[u8], &[u8])> {
+        (0..self.0.ends.len()).map(|n| self.0.pair(n))
     }
 
     /// The value under a key.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let next = [key, &[0]].concat();
-        Ok(self.within(key, &next).next().transpose()?.map(|(_, value)| value))
+    pub fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let n = self.0.rank(key);
+        let (found, value) = (n < self.0.ends.len()).then(|| self.0.pair(n))?;
+        (found == key).then(|| value.to_vec())
     }
 }
 
-/// Pairs of a range in a leaf. After an error there is nothing more.
+/// Pairs of a range in a leaf.
 #[derive(Debug)]
 pub struct Within {
     leaf: Leaf,
-    at: usize,
-    key: Vec<u8>,
-    lo: Vec<u8>,
-    hi: Vec<u8>,
+    pairs: std::ops::Range<usize>,
 }
 
 impl Within {
-    /// Steps over one pair, and tells where its value lies.
-    fn step(&mut self) -> Option<std::ops::Range<usize>> {
-        let rest = self.leaf.0.get(self.at..)?;
-        let len =
-            |at: usize| Some(u32::from_le_bytes(rest.get(at..at + 4)?.try_into().ok()?) as usize);
-        let (shared, suffix, value) = (len(0)?, len(4)?, len(8)?);
-        let key = rest.get(LENGTHS..LENGTHS.checked_add(suffix)?)?;
-        let from = self.at + LENGTHS + suffix;
-        let to = from.checked_add(value).filter(|to| *to <= self.leaf.0.len())?;
-        self.key.truncate(shared);
-        self.key.extend_from_slice(key);
-        self.at = to;
-        Some(from..to)
+    fn pair(&self, n: usize) -> Pair {
+        let (key, value) = self.leaf.0.pair(n);
+        (key.to_vec(), value.to_vec())
     }
 }
 
 impl Iterator for Within {
-    type Item = Result<Pair>;
+    type Item = Pair;
 
-    fn next(&mut self) -> Option<Self::Item> {
-        while self.at < self.leaf.0.len() {
-            let Some(value) = self.step() else {
-                self.at = self.leaf.0.len();
-                return Some(Err(StoreError::Index("a leaf is unreadable".into())));
-            };
-            if self.key < self.lo {
-                continue;
-            }
-            if self.key < self.hi {
-                return Some(Ok((self.key.clone(), self.leaf.0[value].to_vec())));
-            }
-            self.at = self.leaf.0.len();
-        }
-        None
+    fn next(&mut self) -> Option<Pair> {
+        self.pairs.next().map(|n| self.pair(n))
+    }
+}
+
+impl DoubleEndedIterator for Within {
+    fn next_back(&mut self) -> Option<Pair> {
+        self.pairs.next_back().map(|n| self.pair(n))
     }
 }
 
@@ -148,19 +199,25 @@ mod tests {
         let mut run = Filling::default();
         run.push(b"one", b"1");
         run.push(b"onto", b"22");
+        let packed = run.bytes.clone();
         let whole = run.squeeze().unwrap();
         let leaf = Leaf::of(&whole.bytes, whole.len as usize).unwrap();
-        assert_eq!(leaf.get(b"onto").unwrap(), Some(b"22".to_vec()));
-        assert_eq!(leaf.get(b"on").unwrap(), None);
-        for at in 0..leaf.0.len() {
-            let cut = Leaf(Arc::new(leaf.0[..at].to_vec()));
-            let _ = cut.within(&[], &[0xff]).count();
-            let mut bytes = leaf.0.to_vec();
+        assert_eq!(leaf.get(b"onto"), Some(b"22".to_vec()));
+        assert_eq!(leaf.get(b"on"), None);
+        assert_eq!(leaf.pairs().rev().map(|p| p.0).collect::<Vec<_>>(), [&b"onto"[..], b"one"]);
+        let first = LENGTHS + "one1".len();
+        for at in 0..packed.len() {
+            assert_eq!(Run::parse(&packed[..at]).is_some(), at == 0 || at == first, "{at}");
+            let mut bytes = packed.clone();
             bytes[at] = 0xff;
-            let _ = Leaf(Arc::new(bytes)).within(&[], &[0xff]).count();
+            // A byte of a length is one too many; others are another key or value.
+            let is_length = at % first < LENGTHS;
+            assert!(!is_length || Run::parse(&bytes).is_none(), "{at}");
         }
-        let cut = Leaf(Arc::new(leaf.0[..20].to_vec()));
-        assert!(cut.within(&[], &[0xff]).any(|p| p.is_err()));
+        // Keys in the wrong order.
+        let backwards =
+            [&packed[first..first + 8], &[3, 0, 0, 0], b"onx", b"333", &packed[..first]];
+        assert!(Run::parse(&backwards.concat()).is_none());
         assert!(Leaf::of(&whole.bytes[..4], 100).is_err());
     }
 }

@@ -7,28 +7,24 @@
 
 use super::base::{Base, Change, Pair, Pairs};
 use super::leaf::{Filling, Leaf, Within};
+use super::places::{Place, Places};
 use crate::store::api::{Result, StoreError};
-use lru::LruCache;
-use std::collections::{BTreeMap, VecDeque};
-use std::num::NonZeroUsize;
-use std::sync::{Mutex, PoisonError};
+use crate::store::lock;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 /// Bytes of a leaf before it is compressed, about: from [`FULL`] on it is cut into some of this size.
 const SIZE: usize = if cfg!(test) { 400 } else { 8 << 10 };
 const FULL: usize = 2 * SIZE;
 /// Leaves kept as they were.
-const KEPT: usize = 256;
+const KEPT: usize = if cfg!(test) { 8 } else { 512 };
 
 /// Pairs in leaves that are the values of another map.
 #[derive(Debug)]
 pub struct Leaves<B> {
     below: B,
-    /// By name.
-    kept: Mutex<LruCache<Vec<u8>, Kept>>,
+    kept: Mutex<Places>,
 }
-
-/// A leaf's bytes below, and what they mean.
-type Kept = (Vec<u8>, Leaf);
 
 /// The key right after this one.
 fn after(key: &[u8]) -> Vec<u8> {
@@ -55,43 +51,45 @@ fn decode(bytes: &[u8]) -> Result<Leaf> {
 impl<B: Base> Leaves<B> {
     /// Over a map that is empty, or holds leaves.
     pub fn over(below: B) -> Self {
-        let most = NonZeroUsize::new(KEPT).unwrap_or(NonZeroUsize::MIN);
-        Self { below, kept: Mutex::new(LruCache::new(most)) }
+        Self { below, kept: Mutex::new(Places::at_most(KEPT)) }
     }
 
-    fn leaf(&self, (name, bytes): Pair) -> Result<(Vec<u8>, Leaf)> {
-        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((was, leaf)) = kept().get(&name)
-            && *was == bytes
-        {
-            return Ok((name, leaf.clone()));
+    /// The leaf that covers the keys right below `hi`; nothing where there is no leaf at all.
+    fn place(&self, hi: &[u8]) -> Result<Option<Arc<Place>>> {
+        let moment = {
+            let mut kept = lock(&self.kept);
+            if let Some(place) = kept.below(hi) {
+                return Ok(Some(place));
+            }
+            kept.moment()
+        };
+        let place = self.look(hi)?.map(Arc::new);
+        if let Some(place) = &place {
+            lock(&self.kept).keep(place, moment);
         }
-        let leaf = decode(&bytes)?;
-        kept().put(name.clone(), (bytes, leaf.clone()));
-        Ok((name, leaf))
+        Ok(place)
     }
 
-    /// The last leaf whose name is below `hi`.
-    fn last(&self, hi: &[u8]) -> Result<Option<(Vec<u8>, Leaf)>> {
-        self.below.range(&[], hi).next_back().transpose()?.map(|p| self.leaf(p)).transpose()
-    }
-
-    /// The name of the first leaf in a range.
-    fn first_name(&self, lo: &[u8], hi: &[u8]) -> Result<Option<Vec<u8>>> {
-        Ok(self.below.range(lo, hi).next().transpose()?.map(|(name, _)| name))
+    /// The same, from the map below.
+    fn look(&self, hi: &[u8]) -> Result<Option<Place>> {
+        loop {
+            let Some((name, bytes)) = self.below.range(&[], hi).next_back().transpose()? else {
+                return Ok(None);
+            };
+            let next = self.below.range(&after(&name), &[0xff]).next().transpose()?;
+            let place = Place { name, until: next.map(|(name, _)| name), leaf: decode(&bytes)? };
+            // The map may have been looked at from the right before a leaf was there, and from the left
+            // after it was.
+            if place.reaches(hi) {
+                return Ok(Some(place));
+            }
+        }
     }
 
     /// What becomes of a leaf and the changes of its range, for the map below.
-    fn changed(
-        &self,
-        name: Vec<u8>,
-        old: Within,
-        changes: &[(&[u8], Option<&[u8]>)],
-    ) -> Result<Vec<Change>> {
-        let old = old.collect::<Result<Vec<Pair>>>()?;
-        let grows = old.last().map(|(k, _)| k.as_slice()) < changes.first().map(|(k, _)| *k);
-        let mut pairs: BTreeMap<&[u8], &[u8]> =
-            old.iter().map(|(k, v)| (k.as_slice(), v.as_slice())).collect();
+    fn changed(name: &[u8], old: &Leaf, changes: &[(&[u8], Option<&[u8]>)]) -> Result<Vec<Change>> {
+        let mut pairs: BTreeMap<&[u8], &[u8]> = old.pairs().collect();
+        let grows = pairs.last_key_value().map(|(k, _)| *k) < changes.first().map(|(k, _)| *k);
         for (key, value) in changes {
             match value {
                 Some(value) => drop(pairs.insert(key, value)),
@@ -108,7 +106,7 @@ impl<B: Base> Leaves<B> {
             bytes.div_ceil(bytes.div_ceil(SIZE))
         };
         let (mut out, mut run, mut in_run) = (Vec::new(), Filling::default(), 0);
-        let mut named = name.clone();
+        let mut named = name.to_vec();
         for (key, value) in pairs {
             if in_run >= size {
                 out.push((std::mem::replace(&mut named, key.to_vec()), Some(encode(&mut run)?)));
@@ -117,38 +115,46 @@ impl<B: Base> Leaves<B> {
             run.push(key, value);
             in_run += key.len() + value.len();
         }
-        if !run.is_empty() {
+        if !run.is_empty() || named.is_empty() {
             out.push((named, Some(encode(&mut run)?)));
-        } else if !name.is_empty() {
-            out.push((name, None));
         } else {
-            out.push((name, Some(encode(&mut run)?)));
+            out.push((named, None));
         }
-        // From the right: nothing is out of sight at any moment.
-        out.reverse();
         Ok(out)
+    }
+
+    /// Writes what a leaf became. Whoever reads meanwhile asks the map below.
+    fn replace(&self, old: &Place, mut new: Vec<Change>) -> Result<()> {
+        let was_kept = lock(&self.kept).begin(&old.name);
+        let left = || {
+            let untils = new.iter().skip(1).map(|(name, _)| Some(name.clone()));
+            let untils = untils.chain([old.until.clone()]);
+            let places = new.iter().zip(untils).filter_map(|((name, bytes), until)| {
+                Some(decode(bytes.as_ref()?).map(|leaf| Place { name: name.clone(), until, leaf }))
+            });
+            places.collect::<Result<Vec<_>>>()
+        };
+        let left = if was_kept { left() } else { Ok(Vec::new()) };
+        // From the right: nothing is out of sight at any moment.
+        new.reverse();
+        let written = self.below.write(&new);
+        let (left, done) = match written.and(left) {
+            Ok(left) => (left, Ok(())),
+            Err(e) => (Vec::new(), Err(e)),
+        };
+        lock(&self.kept).end(left);
+        done
     }
 }
 
 impl<B: Base> Base for Leaves<B> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let end = after(key);
-        loop {
-            let Some((name, leaf)) = self.last(&end)? else { return Ok(None) };
-            if let Some(value) = leaf.get(key)? {
-                return Ok(Some(value));
-            }
-            // The map below may have been looked at from the right before a leaf was there, and from the
-            // left after it was.
-            if self.first_name(&after(&name), &end)?.is_none() {
-                return Ok(None);
-            }
-        }
+        Ok(self.place(&after(key))?.and_then(|place| place.leaf.get(key)))
     }
 
     fn range<'a>(&'a self, lo: &[u8], hi: &[u8]) -> Pairs<'a> {
         let (lo, hi) = (lo.to_vec(), hi.to_vec());
-        Box::new(Range { leaves: self, lo, hi, front: None, back: VecDeque::new() })
+        Box::new(Range { leaves: self, lo, hi, front: None, back: None })
     }
 
     fn write(&self, changes: &[Change]) -> Result<()> {
@@ -157,19 +163,20 @@ impl<B: Base> Base for Leaves<B> {
         let changes: Vec<_> = changes.into_iter().collect();
         let mut rest = &changes[..];
         while let Some((first, _)) = rest.first() {
-            let (name, leaf) = match self.last(&after(first))? {
-                Some((name, leaf)) => (name, Some(leaf)),
-                None => (Vec::new(), None),
+            let hi = after(first);
+            // What is only written is not kept.
+            let kept = lock(&self.kept).below(&hi);
+            let place = if let Some(place) = kept {
+                place
+            } else {
+                let nothing = || Place { name: Vec::new(), until: None, leaf: Leaf::empty() };
+                Arc::new(self.look(&hi)?.unwrap_or_else(nothing))
             };
-            let until = self.first_name(&after(&name), &[0xff])?;
-            let end = until.map_or(rest.len(), |end| rest.partition_point(|(k, _)| *k < &end[..]));
+            let end =
+                rest.partition_point(|(k, _)| place.until.as_deref().is_none_or(|end| *k < end));
             let (here, later) = rest.split_at(end.max(1));
             rest = later;
-            let leaf = match leaf {
-                Some(leaf) => leaf,
-                None => decode(&encode(&mut Filling::default())?)?,
-            };
-            self.below.write(&self.changed(name, leaf.within(&[], &[0xff]), here)?)?;
+            self.replace(&place, Self::changed(&place.name, &place.leaf, here)?)?;
         }
         Ok(())
     }
@@ -189,28 +196,28 @@ struct Range<'a, B> {
     /// What is still to come lies between these.
     lo: Vec<u8>,
     hi: Vec<u8>,
-    /// The leaf being read from the left, and its name.
-    front: Option<(Vec<u8>, Within)>,
-    /// Pairs of a leaf being read from the right, in key order.
-    back: VecDeque<Pair>,
+    /// What is left of the leaf being read from the left, and where the next one begins.
+    front: Option<(Option<Vec<u8>>, Within)>,
+    /// What is left of the leaf being read from the right, and its name.
+    back: Option<(Vec<u8>, Within)>,
 }
 
 impl<B: Base> Range<'_, B> {
     fn forward(&mut self) -> Result<Option<Pair>> {
         while self.lo < self.hi {
             if self.front.is_none() {
-                let found = self.leaves.last(&after(&self.lo))?;
-                self.front = found.map(|(name, leaf)| (name, leaf.within(&self.lo, &self.hi)));
+                let found = self.leaves.place(&after(&self.lo))?;
+                self.front = found.map(|p| (p.until.clone(), p.leaf.within(&self.lo, &self.hi)));
             }
-            let Some((name, pairs)) = &mut self.front else { break };
-            if let Some((key, value)) = pairs.next().transpose()? {
+            let Some((until, pairs)) = &mut self.front else { break };
+            if let Some((key, value)) = pairs.next() {
                 if key >= self.hi {
                     break;
                 }
                 self.lo = after(&key);
                 return Ok(Some((key, value)));
             }
-            let Some(next) = self.leaves.first_name(&after(name), &self.hi)? else { break };
+            let Some(next) = until.take() else { break };
             self.lo = std::mem::take(&mut self.lo).max(next);
             self.front = None;
         }
@@ -219,29 +226,21 @@ impl<B: Base> Range<'_, B> {
     }
 
     fn backward(&mut self) -> Result<Option<Pair>> {
-        loop {
-            if let Some((key, value)) = self.back.pop_back() {
+        while self.lo < self.hi {
+            if self.back.is_none() {
+                let found = self.leaves.place(&self.hi)?;
+                self.back = found.map(|p| (p.name.clone(), p.leaf.within(&self.lo, &self.hi)));
+            }
+            let Some((name, pairs)) = &mut self.back else { break };
+            if let Some((key, value)) = pairs.next_back() {
                 if key < self.lo {
                     break;
                 }
                 self.hi.clone_from(&key);
                 return Ok(Some((key, value)));
             }
-            if self.lo >= self.hi {
-                break;
-            }
-            let Some((name, leaf)) = self.leaves.last(&self.hi)? else { break };
-            if self.leaves.first_name(&after(&name), &self.hi)?.is_some() {
-                // See `get`.
-                continue;
-            }
-            self.back = leaf.within(&self.lo, &self.hi).collect::<Result<_>>()?;
-            if self.back.is_empty() {
-                if name <= self.lo {
-                    break;
-                }
-                self.hi = name;
-            }
+            self.hi = std::mem::take(name);
+            self.back = None;
         }
         self.lo = self.hi.clone();
         Ok(None)
@@ -251,7 +250,6 @@ impl<B: Base> Range<'_, B> {
     fn ended(&mut self, pair: Result<Option<Pair>>) -> Option<Result<Pair>> {
         if pair.is_err() {
             self.lo = self.hi.clone();
-            self.back.clear();
         }
         pair.transpose()
     }
@@ -279,17 +277,18 @@ mod tests {
     use crate::store::index::disk::{self, SledBase};
     use proptest::prelude::*;
     use std::sync::RwLock;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     /// A map in memory.
     #[derive(Debug, Default)]
-    struct Plain(RwLock<BTreeMap<Vec<u8>, Vec<u8>>>);
+    struct Plain(RwLock<BTreeMap<Vec<u8>, Vec<u8>>>, AtomicUsize);
 
     impl Base for Plain {
         fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
             Ok(self.0.read().unwrap().get(key).cloned())
         }
         fn range<'a>(&'a self, lo: &[u8], hi: &[u8]) -> Pairs<'a> {
+            self.1.fetch_add(1, Ordering::Relaxed);
             let map = self.0.read().unwrap();
             let hi = hi.max(lo);
             let some = map.range(lo.to_vec()..hi.to_vec()).map(|(k, v)| (k.clone(), v.clone()));
@@ -356,6 +355,28 @@ mod tests {
             let widest = leaves.below.0.read().unwrap().values().map(Vec::len).max();
             prop_assert!(widest < Some(2 * FULL + 200), "{widest:?}");
         }
+    }
+
+    #[test]
+    fn what_was_read_is_read_again_without_the_map_below() {
+        let leaves = Leaves::over(Plain::default());
+        let key = |n: u32| n.to_be_bytes().to_vec();
+        let all: Vec<Change> = (0..100).map(|n| (key(n), Some(vec![1; 8]))).collect();
+        leaves.write(&all).unwrap();
+        let asked = || leaves.below.1.load(Ordering::Relaxed);
+        let before = asked();
+        for n in 0..100 {
+            assert_eq!(leaves.get(&key(50)).unwrap(), Some(vec![1; 8]));
+            assert_eq!(leaves.range(&key(50), &key(51)).count(), 1, "{n}");
+            assert_eq!(leaves.range(&key(50), &key(51)).rev().count(), 1);
+        }
+        assert!(asked() <= before + 2, "{before} {}", asked());
+        // What is written there shows at once, and does not have to be read.
+        leaves.write(&[(key(50), Some(vec![2])), (key(51), None)]).unwrap();
+        let before = asked();
+        assert_eq!(leaves.get(&key(50)).unwrap(), Some(vec![2]));
+        assert_eq!(leaves.get(&key(51)).unwrap(), None);
+        assert_eq!(asked(), before);
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod live;
 pub mod mac;
 pub mod memtable;
 pub mod packed;
+pub mod places;
 pub mod state;
 pub mod totals;
 pub mod waiting;

@@ -101,7 +101,7 @@ impl Base for Packed {
         if self.leaves.is_empty() {
             return Ok(None);
         }
-        self.leaf(self.place(key))?.get(key)
+        Ok(self.leaf(self.place(key))?.get(key))
     }
 
     fn range<'a>(&'a self, lo: &[u8], hi: &[u8]) -> Pairs<'a> {
@@ -109,7 +109,7 @@ impl Base for Packed {
         let end = self.leaves.partition_point(|(first, _)| **first < *hi);
         let leaves = self.place(&lo)..end;
         Box::new(leaves.flat_map(move |n| match self.leaf(n) {
-            Ok(leaf) => leaf.within(&lo, &hi).collect::<Vec<_>>(),
+            Ok(leaf) => leaf.within(&lo, &hi).map(Ok).collect::<Vec<_>>(),
             Err(e) => vec![Err(e)],
         }))
     }
