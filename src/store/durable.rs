@@ -40,17 +40,15 @@ impl Store {
                 self.commit(&turn)?;
             }
         }
-        self.sync_corrected();
+        self.sync_corrected()?;
         self.upload_synced()
     }
 
     /// Makes durable what readers put right.
-    fn sync_corrected(&self) {
+    fn sync_corrected(&self) -> Result<()> {
         let corrected = lock(&self.segments.corrected).clone();
-        for number in corrected {
-            // Should it get lost again, it is put right again.
-            self.segments.sync_corrected(number).unwrap_or_else(|e| log::warn!("{e}"));
-        }
+        let synced = corrected.into_iter().try_for_each(|n| self.segments.sync_corrected(n));
+        synced.inspect_err(|e| self.writer().fail(&e.to_string()))
     }
 
     /// Closes the batch, makes the whole log durable, then deletes what a checkpoint left behind.
