@@ -73,6 +73,7 @@ fn append(
         meta: FrameMeta {
             encoding,
             staged: encoding == Encoding::Raw,
+            shared: false,
             plain_len: plain.len() as u32,
             generation: store.next_generation(),
             ..FrameMeta::default()

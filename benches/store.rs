@@ -35,6 +35,7 @@ fn frame(store: &Store, ino: Ino, off: u64, payload: Vec<u8>) -> Txn {
         off,
         meta: FrameMeta {
             staged: true,
+            shared: false,
             plain_len: payload.len() as u32,
             generation: store.next_generation(),
             ..FrameMeta::default()

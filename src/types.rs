@@ -161,6 +161,8 @@ pub struct FrameMeta {
     pub encoding: Encoding,
     /// True for what a write left behind (raw or zstd-1), false once the background coder chose.
     pub staged: bool,
+    /// Several files have a part of it, one behind the other: it is no inode's, and says whose they are.
+    pub shared: bool,
     /// The store's number of the language model that it was coded with; 0 for none.
     pub model: u16,
     /// Length of the plaintext in bytes.
@@ -171,12 +173,21 @@ pub struct FrameMeta {
     pub primer: u64,
 }
 
+/// A file's part of a shared frame: its first bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Inode.
+    pub ino: Ino,
+    /// Length in bytes, at least 1.
+    pub len: u32,
+}
+
 /// A frame of a file's bytes: to be appended, or as read and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// Inode that owns it.
+    /// Inode that owns it; 0 if it is shared.
     pub ino: Ino,
-    /// Offset in the file of its first byte.
+    /// Offset in the file of its first byte; 0 if it is shared.
     pub off: u64,
     /// What its header says of it.
     pub meta: FrameMeta,

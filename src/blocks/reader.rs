@@ -199,7 +199,7 @@ impl BlockReader {
         let at = extent.frame;
         let f = self.store.read_frame(at)?;
         let begins = extent.off.checked_sub(u64::from(extent.frame_off));
-        if f.meta != extent.meta || begins != Some(f.off) {
+        if f.meta != extent.meta || !(f.meta.shared || begins == Some(f.off)) {
             return Err(ReadError::Other(at));
         }
         let lm = self.model(&f)?;

@@ -281,9 +281,11 @@ fn decode_files(
         }
         // Dropped at the end, whatever it is: that is what ends the threads.
         let jobs = jobs;
+        let mut shared = BTreeSet::new();
         for (ino, done) in inodes.into_iter().zip(1..) {
-            let mut seen = BTreeSet::new();
+            let mut own = BTreeSet::new();
             for e in store.extents_in(ino, 0, u64::MAX)? {
+                let seen = if e.meta.shared { &mut shared } else { &mut own };
                 if seen.insert((e.frame.segment, e.frame.offset)) && jobs.send((ino, e)).is_err() {
                     return Ok(());
                 }
@@ -318,8 +320,13 @@ fn decode_frames(
                 Err(why) => {
                     let now = store.extents_in(ino, e.off, e.len).unwrap_or_default();
                     if now.contains(&e) {
+                        let others =
+                            if e.meta.shared { store.begins_in(e.frame) } else { Ok(vec![]) };
+                        let mut all = others.unwrap_or_default();
+                        all.retain(|other| *other != (ino, e.off));
+                        all.push((ino, e.off));
                         let mut bad = bad.lock().unwrap_or_else(PoisonError::into_inner);
-                        bad.push((ino, e.off, why.to_string()));
+                        bad.extend(all.into_iter().map(|(ino, off)| (ino, off, why.to_string())));
                     } else {
                         // Moved or written anew meanwhile.
                         todo.extend(now);

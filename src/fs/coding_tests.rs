@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::logged::Watch;
-use crate::store::{Ecc, MkfsOptions, OpenOptions};
+use crate::store::{Ecc, MkfsOptions, OpenOptions, Record};
 use crate::types::Extent;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -277,6 +277,122 @@ fn a_files_coded_size_has_its_primer() {
     assert!(extents.iter().any(|e| e.meta.primer != 0));
     let s = fs.store().stats().unwrap();
     assert_eq!(fs.coding(ino).unwrap().coded_size, s.coded_bytes + s.parity_bytes);
+    fs.shutdown().unwrap();
+}
+
+/// A store with small files, the last of which are no text; coded. Their names are numbers.
+fn small(dir: &Path, files: u32) -> (Arc<Fs>, Vec<(Ino, Vec<u8>)>) {
+    let options = MkfsOptions { block_size: None, model: "fast".into(), ecc: Ecc::Standard };
+    Store::create(dir, &options).unwrap();
+    let fs = open(dir, false);
+    let make = |n: u32| {
+        let new = NewInode::of(libc::S_IFREG | 0o644);
+        let ino = fs.make(Ino::ROOT, n.to_string().as_bytes(), new).unwrap().ino;
+        let mut bytes = text(500 + u64::from(n) * 37 % 900);
+        if n + 2 >= files {
+            bytes.iter_mut().enumerate().for_each(|(i, b)| *b = (i * i * 7 / 5) as u8);
+        }
+        fs.write(ino, 0, &bytes, false).unwrap();
+        (ino, bytes)
+    };
+    let files = (0..files).map(make).collect();
+    fs.flush_all().unwrap();
+    (fs, files)
+}
+
+fn all_there(fs: &Arc<Fs>, files: &[(Ino, Vec<u8>)]) {
+    for (ino, bytes) in files {
+        let got = fs.read_now(*ino, 0, bytes.len() as u64 + 10).unwrap();
+        assert!(got == *bytes, "inode {ino}");
+    }
+}
+
+#[test]
+fn small_files_share_frames() {
+    const FILES: u32 = 100;
+    let dir = tempfile::tempdir().unwrap();
+    let dir = &dir.path().join("s");
+    let (fs, mut files) = small(dir, FILES);
+    let report = fs.recoder().settle(None, &mut |_, _| {}).unwrap();
+    let text: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
+    assert_eq!((report.blocks, report.text_bytes), (FILES.into(), text as u64));
+    let store = fs.store();
+    let s = store.stats().unwrap();
+    // Ninety kilobytes of text in two, and those that are no text in one each.
+    assert_eq!(s.frames, 4);
+    all_there(&fs, &files);
+    // Each has its part of what they take.
+    let sizes = files.iter().map(|(ino, _)| fs.coding(*ino).unwrap().coded_size);
+    let (sum, all) = (sizes.sum::<u64>(), s.coded_bytes + s.parity_bytes);
+    assert!((all - 2 * u64::from(FILES)..=all).contains(&sum), "{sum} of {all}");
+    // One is written anew in the middle, one is cut off, one goes.
+    fs.write(files[3].0, 100, b"something else", false).unwrap();
+    files[3].1[100..114].copy_from_slice(b"something else");
+    fs.setattr(files[4].0, SetAttr { size: Some(50), ..SetAttr::default() }).unwrap();
+    files[4].1.truncate(50);
+    fs.unlink(Ino::ROOT, b"5").unwrap();
+    fs.forget(files[5].0, 1);
+    files.remove(5);
+    fs.flush_all().unwrap();
+    all_there(&fs, &files);
+    // They move together.
+    let at = |ino| store.extents_in(ino, 0, 1).unwrap()[0].frame;
+    let before = at(files[0].0);
+    store.clean(0).unwrap();
+    assert!(at(files[0].0) != before && at(files[0].0) == at(files[7].0));
+    all_there(&fs, &files);
+    // What was written since shares a frame the next time.
+    fs.recoder().settle(None, &mut |_, _| {}).unwrap();
+    all_there(&fs, &files);
+    let inos: Vec<Ino> = files.iter().map(|(ino, _)| *ino).collect();
+    fs.recoder().command().recode(&inos, &mut |_, _| {}).unwrap();
+    assert_eq!(store.stats().unwrap().frames, 4);
+    all_there(&fs, &files);
+    fs.shutdown().unwrap();
+    drop(fs);
+    // From the log alone.
+    for name in std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()) {
+        if name.file_name().unwrap().to_string_lossy().starts_with("index") && name.is_dir() {
+            std::fs::remove_dir_all(name).unwrap();
+        }
+    }
+    let fs = open(dir, false);
+    all_there(&fs, &files);
+    for (ino, _) in &files {
+        fs.store().append(Record::DelInode(*ino).into()).unwrap();
+    }
+    assert_eq!(fs.store().stats().unwrap().frames, 0);
+    fs.shutdown().unwrap();
+}
+
+/// The others are coded, and it is named.
+#[test]
+fn a_small_file_that_cannot_be_read_is_in_nobodys_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = &dir.path().join("s");
+    let (fs, mut files) = small(dir, 30);
+    let store = fs.store();
+    let f = store.extents_in(files[9].0, 0, 1).unwrap()[0].frame;
+    let file = dir.join(format!("segments/{:08}.seg", f.segment));
+    let file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+    file.write_all_at(&vec![7; f.len as usize], f.offset.into()).unwrap();
+    let said = Watch::anywhere(&format!("inode {} offset 0: not coded", files[9].0));
+    assert!(fs.recoder().settle(None, &mut |_, _| {}).is_err());
+    assert!(said.lines() > 0);
+    assert_eq!(store.staged_inodes().unwrap(), [files[9].0]);
+    let damaged = files.remove(9).0;
+    all_there(&fs, &files);
+    assert!(fs.read_now(damaged, 0, 10).is_err());
+    // A shared frame that is damaged is that of all its files, by name.
+    let shared = store.extents_in(files[0].0, 0, 1).unwrap()[0].frame;
+    fs.store().sync().unwrap();
+    file.write_all_at(&vec![7; shared.len as usize], shared.offset.into()).unwrap();
+    let lost = store.check_segment(shared.segment, false).unwrap().lost;
+    let lost: Vec<Ino> = lost.into_iter().filter(|(f, ..)| *f == shared).map(|l| l.1).collect();
+    let sharing = |ino: &Ino| store.extents_in(*ino, 0, 1).unwrap()[0].frame == shared;
+    let want: Vec<Ino> = files.iter().map(|(ino, _)| *ino).filter(sharing).collect();
+    assert!(want.len() > 20);
+    assert_eq!(lost, want);
     fs.shutdown().unwrap();
 }
 

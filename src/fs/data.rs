@@ -388,6 +388,7 @@ fn encode(ino: Ino, dirty: &Dirty, generation: u64) -> Vec<Frame> {
             meta: FrameMeta {
                 encoding: e.encoding,
                 staged: true,
+                shared: false,
                 model: 0,
                 plain_len: plain.len() as u32,
                 generation,

@@ -6,6 +6,7 @@
 //! beside the clock, and whatever is at or below the note of `rest` seconds ago has rested.
 
 mod command;
+mod group;
 mod plan;
 mod worker;
 
@@ -14,6 +15,7 @@ use crate::blocks::{BlockReader, ReadError};
 use crate::priority::Idlers;
 use crate::store::{Store, StoreError};
 use crate::types::{Ino, MODEL_XATTR, OFF};
+use group::{Group, Job};
 use plan::{Plan, Rested, Run, Young};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -151,13 +153,6 @@ struct How<'a> {
     idle: bool,
     /// Set once it is to end.
     halt: &'a Arc<AtomicBool>,
-}
-
-/// One run of one inode, for a worker.
-struct Job {
-    ino: Ino,
-    run: Run,
-    recipe: Arc<Recipe>,
 }
 
 impl Recoder {
@@ -374,28 +369,32 @@ impl Recoder {
         })
     }
 
-    /// Codes one run; says why if it cannot. Notes in `full` that there is no room.
+    /// Codes one job; says what of it was not coded, and why. Notes in `full` that there is no room.
     fn code_one(
         &self,
         job: &Job,
         idle: bool,
         full: &AtomicBool,
         last: &mut Last,
-    ) -> Result<Coded, ReadError> {
-        let room = self.store().reserve_to_code(job.run.len, !idle);
-        let result = room
-            .map_err(ReadError::from)
-            .and_then(|_room| worker::code_run(&self.blocks, job.ino, &job.run, &job.recipe, last));
-        let no_room = matches!(&result, Err(ReadError::Store(StoreError::NoSpace { .. })));
+    ) -> (Coded, Option<ReadError>) {
+        let (coded, failed) = match self.store().reserve_to_code(job.len(), !idle) {
+            Ok(_room) => worker::code_job(&self.blocks, job, last),
+            Err(e) => {
+                let first = job.runs.first().map(|(ino, run)| (*ino, run.off, e.into()));
+                (Coded::default(), first.into_iter().collect())
+            }
+        };
+        let is_room = |e: &ReadError| matches!(e, ReadError::Store(StoreError::NoSpace { .. }));
+        let no_room = failed.iter().any(|(.., e)| is_room(e));
         full.fetch_or(no_room, Ordering::Relaxed);
         // That is said once: the background tries again from time to time.
         let said = self.no_room.swap(no_room, Ordering::Relaxed);
-        if let Err(e) = &result
-            && !(no_room && said)
-        {
-            log::error!("inode {} offset {}: not coded: {e}", job.ino, job.run.off);
+        for (ino, off, e) in &failed {
+            if !(said && is_room(e)) {
+                log::error!("inode {ino} offset {off}: not coded: {e}");
+            }
         }
-        result
+        (coded, failed.into_iter().next().map(|(.., e)| e))
     }
 
     /// Codes the ready runs of `inos`; adds to `report` how many were swapped in, and what they came to.
@@ -412,9 +411,9 @@ impl Recoder {
         let How { threads, idle, halt } = how;
         let began = Instant::now();
         let (job_tx, job_rx) = mpsc::sync_channel::<Job>(threads * 4);
-        let (done_tx, done_rx) = mpsc::channel::<(u64, Result<Coded, ReadError>)>();
+        let (done_tx, done_rx) = mpsc::channel::<(u64, (Coded, Option<ReadError>))>();
         let job_rx = Mutex::new(job_rx);
-        let (mut blocks, mut sum, mut failed) = (0, Coded::default(), None);
+        let (mut sum, mut failed) = (Coded::default(), None);
         // Where one block finds no room, the rest need not be tried.
         let full = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -431,24 +430,19 @@ impl Recoder {
                             continue;
                         }
                         let result = self.code_one(&job, idle, full, &mut last);
-                        if done_tx.send((job.run.len, result)).is_err() {
+                        if done_tx.send((job.len(), result)).is_err() {
                             break;
                         }
                     }
                 });
             }
             drop(done_tx);
-            let mut take = |(len, r): (u64, Result<Coded, ReadError>)| {
-                match r {
-                    Ok(coded) => {
-                        blocks += u64::from(coded.text > 0);
-                        sum.text += coded.text;
-                        sum.frames += coded.frames;
-                    }
-                    Err(e) => failed = Some(e),
-                }
+            let mut take = |(len, (coded, error)): (u64, (Coded, Option<ReadError>))| {
+                sum.add(coded);
+                failed = error.or(failed.take());
                 done(len);
             };
+            let mut group = Group::new(self.block());
             for &ino in inos {
                 if self.go_on(halt).is_err() {
                     break;
@@ -461,6 +455,7 @@ impl Recoder {
                 });
                 match planned {
                     Ok(Some((plan, recipe))) => {
+                        let only = plan.ready.len() == 1;
                         for run in plan.ready {
                             if self.go_on(halt).is_err() {
                                 break;
@@ -469,8 +464,12 @@ impl Recoder {
                                 continue;
                             }
                             done_rx.try_iter().for_each(&mut take);
-                            let job = Job { ino, run, recipe: Arc::clone(&recipe) };
-                            if job_tx.send(job).is_err() {
+                            let job = if only && group.admits(&run, &recipe) {
+                                group.add(ino, run, &recipe)
+                            } else {
+                                Some(Job { runs: vec![(ino, run)], recipe: Arc::clone(&recipe) })
+                            };
+                            if job.is_some_and(|job| job_tx.send(job).is_err()) {
                                 break;
                             }
                         }
@@ -478,9 +477,13 @@ impl Recoder {
                     Ok(None) => {}
                     Err(e) => {
                         log::error!("inode {ino}: not coded: {e}");
-                        take((0, Err(e)));
+                        take((0, (Coded::default(), Some(e))));
                     }
                 }
+            }
+            if let Some(job) = group.finish() {
+                // The workers have gone only after a panic.
+                let _ = job_tx.send(job);
             }
             drop(job_tx);
             done_rx.iter().for_each(take);
@@ -489,7 +492,7 @@ impl Recoder {
         if sum.text > 0 {
             self.busy_us.fetch_add(began.elapsed().as_micros() as u64, Ordering::Relaxed);
         }
-        report.blocks += blocks;
+        report.blocks += sum.runs;
         report.text_bytes += sum.text;
         report.frame_bytes += sum.frames;
         self.go_on(halt)?;

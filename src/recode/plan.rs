@@ -39,6 +39,13 @@ pub struct Run {
     pub extents: Vec<Extent>,
 }
 
+impl Run {
+    /// The generation of its newest bytes.
+    pub fn generation(&self) -> u64 {
+        self.extents.iter().map(|e| e.meta.generation).max().unwrap_or(0)
+    }
+}
+
 /// What there is to do for an inode.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {

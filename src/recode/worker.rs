@@ -1,10 +1,11 @@
 //! One run from staged to coded: read, encode (which verifies by decoding), swap.
 
+use super::group::Job;
 use super::plan::Run;
 use crate::block::{self, BlockError, Encoded, Lm, Primer, Tier};
 use crate::blocks::{BlockReader, LastPrimer, Policy, ReadError};
 use crate::store::{Guard, StoreError, Txn};
-use crate::types::{Encoding, Extent, Frame, FrameMeta, FrameRef, Ino};
+use crate::types::{Encoding, Extent, Frame, FrameMeta, FrameRef, Ino, Share};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How one inode's runs are coded: tier and primer. Shared by the workers.
@@ -32,6 +33,21 @@ impl Recipe {
     pub fn new(tier: Tier, model: u16, primer: u64, wanted: bool) -> Self {
         let wanted = wanted && Primer::LEN > 0;
         Self { tier, model, primer: Mutex::new(PrimerState::Unread { id: primer, wanted }) }
+    }
+
+    /// True if what it codes has no primer, and will have none.
+    pub fn is_shareable(&self) -> bool {
+        let state = self.primer.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(*state, PrimerState::Unread { id: 0, wanted: false })
+    }
+
+    /// True if both code in the same way, primers apart.
+    pub fn agrees(&self, other: &Self) -> bool {
+        let same = match (&self.tier.lm, &other.tier.lm) {
+            (Some(a), Some(b)) => a.is(b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        same && self.model == other.model && self.tier.words == other.tier.words
     }
 
     /// The primer, made from the head of the file if there is none yet.
@@ -92,6 +108,7 @@ impl Recipe {
             meta: FrameMeta {
                 encoding: e.encoding,
                 staged: false,
+                shared: false,
                 model: if e.encoding == Encoding::Lm { self.model } else { 0 },
                 plain_len: plain.len() as u32,
                 generation,
@@ -127,14 +144,25 @@ impl Last {
 /// What coding came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Coded {
+    /// Runs.
+    pub runs: u64,
     /// Bytes of the files.
     pub text: u64,
     /// Bytes of their new frames, headers, parity and primers included.
     pub frames: u64,
 }
 
+impl Coded {
+    /// Adds what other runs came to.
+    pub fn add(&mut self, other: Self) {
+        self.runs += other.runs;
+        self.text += other.text;
+        self.frames += other.frames;
+    }
+}
+
 /// Codes one run and swaps it in. Nothing is coded if somebody else changed the range meanwhile.
-pub fn code_run(
+fn code_run(
     blocks: &BlockReader,
     ino: Ino,
     run: &Run,
@@ -144,15 +172,10 @@ pub fn code_run(
     let mut run = run.clone();
     let Some(plain) = read_run(blocks, ino, &mut run, last)? else { return Ok(Coded::default()) };
     let primer = recipe.primer(blocks, ino);
-    let encoded = match block::encode(&plain, primer.as_ref(), &recipe.tier) {
-        Ok(encoded) => encoded,
-        Err(BlockError::Stopped) => return Ok(Coded::default()),
-        Err(source) => {
-            let frame = run.extents.first().map(|e| e.frame).unwrap_or_default();
-            return Err(ReadError::Block { frame, source });
-        }
+    let Some(encoded) = encoded(&plain, primer.as_ref(), recipe, &run)? else {
+        return Ok(Coded::default());
     };
-    let generation = run.extents.iter().map(|e| e.meta.generation).max().unwrap_or(0);
+    let generation = run.generation();
     // Held over the append, so that only one transaction brings the primer's frame along.
     let mut state = recipe.primer.lock().unwrap_or_else(PoisonError::into_inner);
     let mut primer_id = 0;
@@ -167,8 +190,7 @@ pub fn code_run(
     let mut frame = recipe.frame(ino, run.off, generation, &plain, encoded);
     frame.meta.primer = primer_id;
     loop {
-        let unchanged = Guard { ino, off: run.off, len: run.len, expect: run.extents.clone() };
-        let mut txn = Txn::default().only_if(unchanged);
+        let mut txn = Txn::default().only_if(unchanged(ino, &run));
         if let Some(primer) = &brought {
             txn = txn.primer(primer_id, primer.clone());
         }
@@ -180,13 +202,126 @@ pub fn code_run(
                     *bring = None;
                 }
                 let frames = refs.iter().map(|f| u64::from(f.len)).sum();
-                return Ok(Coded { text: plain.len() as u64, frames });
+                return Ok(Coded { runs: 1, text: plain.len() as u64, frames });
             }
             Err(StoreError::Conflict) => match moved(blocks, ino, &run)? {
                 Some(now) => run = now,
                 None => return Ok(Coded::default()),
             },
             Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Bytes coded with a recipe, smallest form first; `None` if they are not wanted any more.
+fn encoded(
+    plain: &[u8],
+    primer: Option<&Primer>,
+    recipe: &Recipe,
+    run: &Run,
+) -> Result<Option<Encoded>, ReadError> {
+    match block::encode(plain, primer, &recipe.tier) {
+        Ok(encoded) => Ok(Some(encoded)),
+        Err(BlockError::Stopped) => Ok(None),
+        Err(source) => {
+            let frame = run.extents.first().map(|e| e.frame).unwrap_or_default();
+            Err(ReadError::Block { frame, source })
+        }
+    }
+}
+
+/// The run is what it was.
+fn unchanged(ino: Ino, run: &Run) -> Guard {
+    Guard { ino, off: run.off, len: run.len, expect: run.extents.clone() }
+}
+
+/// Codes what a job holds, and swaps it in. Several runs share a frame, but for those that are no text. If
+/// somebody changed one of their files meanwhile, nothing is coded of those that were to share: they are looked
+/// at again. Also says what could not be coded, and why.
+pub fn code_job(
+    blocks: &BlockReader,
+    job: &Job,
+    last: &mut Last,
+) -> (Coded, Vec<(Ino, u64, ReadError)>) {
+    let (mut sum, mut failed) = (Coded::default(), Vec::new());
+    let mut alone = |ino: Ino, run: &Run, last: &mut Last| match code_run(
+        blocks,
+        ino,
+        run,
+        &job.recipe,
+        last,
+    ) {
+        Ok(coded) => sum.add(coded),
+        Err(e) => failed.push((ino, run.off, e)),
+    };
+    let (mut sharing, mut all) = (Vec::new(), Vec::new());
+    for (ino, run) in &job.runs {
+        let mut run = run.clone();
+        let several = job.runs.len() > 1;
+        let text = several.then(|| read_run(blocks, *ino, &mut run, last));
+        match text {
+            Some(Ok(Some(plain))) if block::looks_like_text(&plain) => {
+                all.extend_from_slice(&plain);
+                sharing.push((*ino, run));
+            }
+            // What cannot be read says so there.
+            _ => alone(*ino, &run, last),
+        }
+    }
+    match &sharing[..] {
+        [] => {}
+        [(ino, run)] => alone(*ino, run, last),
+        [(first, run), ..] => {
+            let (first, off) = (*first, run.off);
+            match code_shared(blocks, sharing, &all, &job.recipe) {
+                Ok(coded) => sum.add(coded),
+                Err(e) => failed.push((first, off, e)),
+            }
+        }
+    }
+    (sum, failed)
+}
+
+/// Codes what several runs hold, one behind the other, into one frame.
+fn code_shared(
+    blocks: &BlockReader,
+    mut runs: Vec<(Ino, Run)>,
+    plain: &[u8],
+    recipe: &Recipe,
+) -> Result<Coded, ReadError> {
+    let Some(encoded) = encoded(plain, None, recipe, &runs[0].1)? else {
+        return Ok(Coded::default());
+    };
+    let generation = runs.iter().map(|(_, run)| run.generation()).max().unwrap_or(0);
+    let frame = recipe.frame(Ino(0), 0, generation, plain, encoded);
+    let shares: Vec<Share> =
+        runs.iter().map(|(ino, run)| Share { ino: *ino, len: run.len as u32 }).collect();
+    loop {
+        let guarded = |txn: Txn, (ino, run): &(Ino, Run)| txn.only_if(unchanged(*ino, run));
+        let txn = runs.iter().fold(Txn::default(), guarded).share(frame.clone(), &shares);
+        match blocks.store().append(txn) {
+            Ok(refs) => {
+                let frames = refs.iter().map(|f| u64::from(f.len)).sum();
+                return Ok(Coded { runs: runs.len() as u64, text: plain.len() as u64, frames });
+            }
+            Err(StoreError::Conflict) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let mut any = false;
+        for (ino, run) in &mut runs {
+            let extents = blocks.store().extents_in(*ino, run.off, run.len)?;
+            if extents == run.extents {
+                continue;
+            }
+            any = true;
+            match moved(blocks, *ino, run)? {
+                Some(now) => *run = now,
+                None => return Ok(Coded::default()),
+            }
+        }
+        if !any {
+            // It was the model that went.
+            return Ok(Coded::default());
         }
     }
 }

@@ -53,6 +53,7 @@ use self::log::replay::Loss;
 #[cfg(test)]
 use self::log::segments;
 use self::log::segments::Segments;
+use self::log::shares;
 use self::log::superblock;
 use self::log::writer::Writer;
 use crate::types::{Attr, Extent, Frame, FrameMeta, FrameRef, Ino};
@@ -239,14 +240,24 @@ impl Store {
         self.view().staged_inodes()
     }
 
-    /// Live data frames and primers, segment by segment: for checks of the whole store.
+    /// Live data frames and primers, segment by segment, and what begins in each: inode and offset. For checks
+    /// of the whole store.
     pub fn live_frames(&self) -> Result<Vec<(FrameRef, Ino, u64)>> {
-        let mut out = Vec::new();
+        let (mut out, state) = (Vec::new(), self.view());
         for (number, _) in self.segments.lens() {
-            let frames = self.view().frames(number, 0, usize::MAX)?;
-            out.extend(frames.into_iter().map(|(f, l)| (f, l.ino, l.off)));
+            for (f, l) in state.frames(number, 0, usize::MAX)? {
+                out.extend(state.begins_in(f, &l)?.into_iter().map(|(ino, off)| (f, ino, off)));
+            }
         }
         Ok(out)
+    }
+
+    /// Inode and offset of what begins in a live frame: several, if it is shared.
+    pub fn begins_in(&self, frame: FrameRef) -> Result<Vec<(Ino, u64)>> {
+        let state = self.view();
+        let found = state.frames(frame.segment, frame.offset, 1)?;
+        let live = found.first().filter(|(at, _)| *at == frame);
+        live.map_or(Ok(Vec::new()), |(at, l)| state.begins_in(*at, l))
     }
 
     /// How many data frames each language model is needed for, by the store's numbers.
@@ -323,10 +334,10 @@ impl Store {
     /// Checks everything that a transaction needs to hold before it may begin.
     fn admit(&self, txn: &Txn) -> Result<()> {
         let state = self.view();
-        if let Some(g) = txn.guard()
-            && !g.holds(&self.extents_in(g.ino, g.off, g.len)?)
-        {
-            return Err(StoreError::Conflict);
+        for g in txn.guards() {
+            if !g.holds(&self.extents_in(g.ino, g.off, g.len)?) {
+                return Err(StoreError::Conflict);
+            }
         }
         for FrameMeta { primer, model, .. } in txn.data().map(|f| f.meta) {
             if primer != 0 && !txn.brings_primer(primer) && state.primer(primer)?.is_none() {
@@ -364,19 +375,25 @@ impl Store {
     pub fn read_frame(&self, frame: FrameRef) -> Result<Frame> {
         self.segments.flow.reads.fetch_add(1, Ordering::Relaxed);
         let result = self.frame_bytes(frame).and_then(|(h, bytes)| {
+            let damaged = |reason: &str| StoreError::Damaged {
+                segment: frame.segment,
+                offset: frame.offset,
+                reason: reason.into(),
+            };
             if !matches!(h.kind, Kind::Data | Kind::Primer) {
-                return Err(StoreError::Damaged {
-                    segment: frame.segment,
-                    offset: frame.offset,
-                    reason: "no file data here".into(),
-                });
+                return Err(damaged("no file data here"));
+            }
+            let mut payload = h.payload(&bytes);
+            if h.meta.shared {
+                let table = shares::split(payload, h.meta.plain_len);
+                payload = table.ok_or_else(|| damaged("nobody knows whose it is"))?.1;
             }
             Ok(Frame {
                 ino: Ino(h.ino),
                 off: h.off,
                 meta: h.meta,
                 plain_hash: h.plain_hash,
-                payload: h.payload(&bytes).to_vec(),
+                payload: payload.to_vec(),
             })
         });
         match result {

@@ -3,7 +3,8 @@
 use super::api::{Result, StoreError};
 use crate::store::log::frame::{Header, Kind, MAX_LEN, MAX_U40, MAX_U48, Stamp};
 use crate::store::log::record::Record;
-use crate::types::{Extent, Frame, FrameRef, Ino};
+use crate::store::log::shares;
+use crate::types::{Extent, Frame, FrameRef, Ino, Share};
 
 /// Compare-and-swap: the transaction is applied only if the extents that overlap the range are
 /// exactly these, in this order, as far as they lie in it.
@@ -34,7 +35,7 @@ pub struct Txn {
     /// Applied in order. Those that name a frame come from [`Self::map`] and [`Self::primer`].
     records: Vec<Record>,
     frames: Vec<(Kind, Frame)>,
-    guard: Option<Guard>,
+    guards: Vec<Guard>,
 }
 
 impl From<Vec<Record>> for Txn {
@@ -72,6 +73,25 @@ impl Txn {
         self
     }
 
+    /// Then append a frame that belongs to no inode, and map its plaintext, part by part, to the beginnings of
+    /// files.
+    #[must_use]
+    pub fn share(mut self, mut frame: Frame, shares: &[Share]) -> Self {
+        frame.meta.shared = true;
+        (frame.ino, frame.off) = (Ino(0), 0);
+        let place = FrameRef::unplaced(self.frames.len());
+        let mut frame_off = 0;
+        for share in shares {
+            let len = share.len.into();
+            let extent = Extent { off: 0, len, frame: place, frame_off, meta: frame.meta };
+            self.records.push(Record::PutExtent(share.ino, extent));
+            frame_off += share.len;
+        }
+        frame.payload = shares::join(shares, &frame.payload);
+        self.frames.push((Kind::Data, frame));
+        self
+    }
+
     /// Then append a frame and keep it as the primer of this id, from [`super::Store::next_ino`].
     #[must_use]
     pub fn primer(mut self, id: u64, mut frame: Frame) -> Self {
@@ -82,16 +102,16 @@ impl Txn {
         self
     }
 
-    /// Only if this holds.
+    /// Only if this holds, too.
     #[must_use]
     pub fn only_if(mut self, guard: Guard) -> Self {
-        self.guard = Some(guard);
+        self.guards.push(guard);
         self
     }
 
     /// What has to hold.
-    pub(super) fn guard(&self) -> Option<&Guard> {
-        self.guard.as_ref()
+    pub(super) fn guards(&self) -> &[Guard] {
+        &self.guards
     }
 
     /// The frames of files' data.

@@ -149,6 +149,7 @@ fn data_header(fields: &[u8]) -> Header {
     let mut meta = FrameMeta {
         encoding: Encoding::from_u8(word(1) as u8 & 3).unwrap_or(Encoding::Raw),
         staged: word(1) & 1 == 1,
+        shared: false,
         model: word(2) as u16,
         plain_len: (word(3) as u32).min(LONGEST),
         ..FrameMeta::default()

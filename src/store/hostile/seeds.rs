@@ -100,6 +100,7 @@ fn header(ino: u64, off: u64, encoding: Encoding, plain: &[u8], primer: u64) -> 
         meta: FrameMeta {
             encoding,
             staged: encoding != Encoding::Fast,
+            shared: false,
             model: 0,
             plain_len: plain.len() as u32,
             generation: 3,

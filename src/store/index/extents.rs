@@ -22,13 +22,15 @@ impl State {
             len: e.frame.len,
             refs: 1,
             staged: e.meta.staged,
+            shared: e.meta.shared,
             primer: 0,
             model: e.meta.model,
-            ino,
-            off: e.off.saturating_sub(e.frame_off.into()),
+            ino: if e.meta.shared { Ino(0) } else { ino },
+            off: if e.meta.shared { 0 } else { e.off.saturating_sub(e.frame_off.into()) },
             plain_len: e.meta.plain_len,
         };
         self.hold(e.frame, fresh)?;
+        self.own(ino, e);
         self.name_primer(e.meta.primer, true)?;
         if e.meta.staged {
             self.stage(ino, e.len, true)?;
@@ -42,6 +44,7 @@ impl State {
 
     fn drop_extent(&mut self, ino: Ino, e: &Extent) -> Result<()> {
         self.del(key2(b'e', ino.0, e.off))?;
+        self.disown(ino, e);
         self.totals.logical = self.totals.logical.saturating_sub(e.len);
         if e.meta.staged {
             self.stage(ino, e.len, false)?;
@@ -152,22 +155,14 @@ impl State {
                 continue;
             }
             self.name_primer(e.meta.primer, true)?;
-            let anchor = Live {
-                len: e.frame.len,
-                refs: 1,
-                staged: e.meta.staged,
-                primer: 0,
-                model: e.meta.model,
-                ino,
-                off: 0,
-                plain_len: e.meta.plain_len,
-            };
-            self.hold(e.frame, anchor)?;
+            let held = self.hold_again(e.frame)?;
             self.drop_extent(ino, &e)?;
             for p in &pieces {
                 self.add_extent(ino, p)?;
             }
-            self.release(e.frame)?;
+            if held {
+                self.release(e.frame)?;
+            }
             self.name_primer(e.meta.primer, false)?;
         }
         Ok(())

@@ -394,12 +394,16 @@ mod tests {
             keys.filter(|n| n % 100 == 0).map(|n| n / 100).collect::<Vec<_>>()
         };
         let mut rounds = 0;
+        let written = AtomicUsize::new(0);
         std::thread::scope(|s| {
             s.spawn(|| {
-                for round in 0..30 {
+                for round in 1..30 {
+                    // What was written is seen from then on.
+                    leaves.write(&[(key(50), Some(vec![round as u8]))]).unwrap();
+                    written.store(round, Ordering::SeqCst);
                     let value = (round % 2 == 0).then(|| vec![2; 20]);
                     let mut some: Vec<Change> = (0..6000)
-                        .filter(|n| n % 100 != 0)
+                        .filter(|n| n % 100 != 0 && *n != 50)
                         .map(|n| (key(n), value.clone()))
                         .collect();
                     some.sort();
@@ -411,6 +415,9 @@ mod tests {
             });
             while !done.load(Ordering::Relaxed) {
                 rounds += 1;
+                let least = written.load(Ordering::SeqCst);
+                let seen = leaves.get(&key(50)).unwrap().map_or(0, |v| usize::from(v[0]));
+                assert!(seen >= least, "{seen} of {least}");
                 let (lo, hi) = (key(0), key(6000));
                 assert_eq!(found(leaves.range(&lo, &hi).collect()), (0..60).collect::<Vec<_>>());
                 assert_eq!(

@@ -35,15 +35,15 @@ pub struct Places {
     used: LruCache<Vec<u8>, ()>,
     /// Writes that go on.
     writing: usize,
-    /// Writes that began.
-    begun: u64,
+    /// Writes that began, and that ended: what was read below across one of these moments is not kept.
+    turns: u64,
 }
 
 impl Places {
     /// At most this many.
     pub fn at_most(n: usize) -> Self {
         let n = NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
-        Self { all: BTreeMap::new(), used: LruCache::new(n), writing: 0, begun: 0 }
+        Self { all: BTreeMap::new(), used: LruCache::new(n), writing: 0, turns: 0 }
     }
 
     /// The leaf that covers the keys right below `hi`.
@@ -59,12 +59,12 @@ impl Places {
 
     /// What [`Self::keep`] wants to know of the moment before the map below was asked.
     pub fn moment(&self) -> u64 {
-        self.begun
+        self.turns
     }
 
     /// Keeps a leaf that was read below, unless something was written since that moment.
     pub fn keep(&mut self, place: &Arc<Place>, moment: u64) {
-        if self.writing == 0 && self.begun == moment {
+        if self.writing == 0 && self.turns == moment {
             self.insert(Arc::clone(place));
         }
     }
@@ -79,7 +79,7 @@ impl Places {
     /// A leaf is about to be written; true if it was here.
     pub fn begin(&mut self, name: &[u8]) -> bool {
         self.writing += 1;
-        self.begun += 1;
+        self.turns += 1;
         self.used.pop(name);
         self.all.remove(name).is_some()
     }
@@ -87,8 +87,39 @@ impl Places {
     /// A write is over, and left these leaves; or it failed, and nobody knows what it left.
     pub fn end(&mut self, left: Vec<Place>) {
         self.writing -= 1;
+        self.turns += 1;
         if self.writing == 0 {
             left.into_iter().for_each(|place| self.insert(Arc::new(place)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_beside_a_write_is_not_kept() {
+        let place = || Arc::new(Place { name: Vec::new(), until: None, leaf: Leaf::empty() });
+        let mut places = Places::at_most(4);
+        let kept = |places: &mut Places| places.below(b"x").is_some();
+        let before = places.moment();
+        places.begin(b"");
+        let meanwhile = places.moment();
+        places.keep(&place(), meanwhile);
+        assert!(!kept(&mut places));
+        places.end(Vec::new());
+        for moment in [before, meanwhile] {
+            places.keep(&place(), moment);
+            assert!(!kept(&mut places));
+        }
+        let after = places.moment();
+        places.keep(&place(), after);
+        assert!(kept(&mut places));
+        // A leaf that is written goes, and comes again with what was written.
+        assert!(places.begin(b"") && !kept(&mut places));
+        let left = Place { name: Vec::new(), until: Some(b"m".to_vec()), leaf: Leaf::empty() };
+        places.end(vec![left]);
+        assert!(!kept(&mut places) && places.below(b"m").is_some());
     }
 }

@@ -3,7 +3,7 @@
 //! Keys start with a letter and go on in big-endian, so that they sort by number:
 //! `i`no attributes, `l`ink target, `d`irectory parent+name, `c`ookie parent+cookie, `x`attr
 //! ino+name, `e`xtent ino+offset, `p`rimer id, `m`odel number, `o`rphan ino, `s`taged ino,
-//! `f`rame segment+offset, cu`t` ino+offset.
+//! `f`rame segment+offset, cu`t` ino+offset, o`w`ner of a part of a shared frame: segment+offset ino+offset.
 
 use super::base::Pair;
 use super::cuts::Cuts;
@@ -27,13 +27,15 @@ pub struct Live {
     pub refs: u32,
     /// Left by a write.
     pub staged: bool,
+    /// Several files have a part of it.
+    pub shared: bool,
     /// The primer it is, or 0 for data.
     pub primer: u64,
     /// The language model that decodes it, or 0.
     pub model: u16,
-    /// Owner.
+    /// Owner; 0 if it is shared.
     pub ino: Ino,
-    /// Offset in the file of the frame's first byte.
+    /// Offset in the file of the frame's first byte; 0 if it is shared.
     pub off: u64,
     /// Plaintext length.
     pub plain_len: u32,
@@ -76,10 +78,18 @@ fn key_name(letter: u8, n: u64, name: &[u8]) -> Vec<u8> {
     k
 }
 
+fn key_place(letter: u8, segment: u32, offset: u32) -> Vec<u8> {
+    key(letter, u64::from(segment) << 32 | u64::from(offset))
+}
+
 fn key_frame(segment: u32, offset: u32) -> Vec<u8> {
-    let mut k = vec![b'f'];
-    k.extend_from_slice(&segment.to_be_bytes());
-    k.extend_from_slice(&offset.to_be_bytes());
+    key_place(b'f', segment, offset)
+}
+
+fn key_owner(f: FrameRef, ino: Ino, off: u64) -> Vec<u8> {
+    let mut k = key_place(b'w', f.segment, f.offset);
+    k.extend_from_slice(&ino.0.to_be_bytes());
+    k.extend_from_slice(&off.to_be_bytes());
     k
 }
 
@@ -102,17 +112,20 @@ pub(in crate::store) fn bad(what: &str) -> StoreError {
 impl Live {
     fn encode(self) -> Vec<u8> {
         let mut o = Out::default();
-        o.u32(self.len).u32(self.refs).u8(u8::from(self.staged)).u64(self.primer);
+        let flags = u8::from(self.staged) | u8::from(self.shared) << 1;
+        o.u32(self.len).u32(self.refs).u8(flags).u64(self.primer);
         o.u16(self.model).u64(self.ino.0).u64(self.off).u32(self.plain_len);
         o.0
     }
 
     fn decode(v: &[u8]) -> Option<Self> {
         let mut i = In(v);
+        let (len, refs, flags) = (i.u32()?, i.u32()?, i.u8()?);
         Some(Self {
-            len: i.u32()?,
-            refs: i.u32()?,
-            staged: i.u8()? != 0,
+            len,
+            refs,
+            staged: flags & 1 != 0,
+            shared: flags & 2 != 0,
             primer: i.u64()?,
             model: i.u16()?,
             ino: Ino(i.u64()?),
@@ -168,7 +181,7 @@ impl State {
     }
 
     fn counts(k: &[u8]) -> bool {
-        !matches!(k.first(), Some(b'f' | b's' | b'o'))
+        !matches!(k.first(), Some(b'f' | b's' | b'o' | b'w'))
     }
 
     pub(in crate::store) fn put(&mut self, k: Vec<u8>, v: Vec<u8>) -> Result<()> {
@@ -330,6 +343,12 @@ impl State {
         Ok(())
     }
 
+    /// One more reference to a frame; false if there are none, as in a forged store.
+    pub(in crate::store) fn hold_again(&mut self, f: FrameRef) -> Result<bool> {
+        let Some(l) = self.live(f)? else { return Ok(false) };
+        self.hold(f, l).map(|()| true)
+    }
+
     pub(in crate::store) fn release(&mut self, f: FrameRef) -> Result<()> {
         let Some(l) = self.live(f)? else { return Ok(()) };
         let k = key_frame(f.segment, f.offset);
@@ -361,6 +380,7 @@ impl State {
             len: frame.len,
             refs: 1,
             staged: false,
+            shared: false,
             primer: id,
             model: 0,
             ino,
@@ -398,14 +418,59 @@ impl State {
             }
             return Ok(());
         }
-        for e in self.mapped_in(l.ino, &(l.off..l.off.saturating_add(l.plain_len.into())))? {
-            if e.frame == from {
-                let mut o = Out::default();
-                o.extent(&Extent { frame: to, ..e });
-                self.put(key2(b'e', l.ino.0, e.off), o.0)?;
+        if l.shared {
+            for (ino, off) in self.owners(from)? {
+                for e in self.mapped_in(ino, &(off..off.saturating_add(1)))? {
+                    self.relocate_extent(ino, e, from, to)?;
+                }
             }
+            return Ok(());
+        }
+        for e in self.mapped_in(l.ino, &(l.off..l.off.saturating_add(l.plain_len.into())))? {
+            self.relocate_extent(l.ino, e, from, to)?;
         }
         Ok(())
+    }
+
+    fn relocate_extent(&mut self, ino: Ino, e: Extent, from: FrameRef, to: FrameRef) -> Result<()> {
+        if e.frame != from {
+            return Ok(());
+        }
+        let mut o = Out::default();
+        o.extent(&Extent { frame: to, ..e });
+        self.disown(ino, &e);
+        self.own(ino, &Extent { frame: to, ..e });
+        self.put(key2(b'e', ino.0, e.off), o.0)
+    }
+
+    /// Notes whose an extent of a shared frame is.
+    pub(in crate::store) fn own(&mut self, ino: Ino, e: &Extent) {
+        if e.meta.shared {
+            self.table.put(key_owner(e.frame, ino, e.off), Vec::new());
+        }
+    }
+
+    /// Forgets it.
+    pub(in crate::store) fn disown(&mut self, ino: Ino, e: &Extent) {
+        if e.meta.shared {
+            self.table.del(key_owner(e.frame, ino, e.off));
+        }
+    }
+
+    /// Inodes and offsets of the extents of a shared frame.
+    fn owners(&self, f: FrameRef) -> Result<Vec<(Ino, u64)>> {
+        let place = u64::from(f.segment) << 32 | u64::from(f.offset);
+        let pairs = self.table.scan(&key(b'w', place), &after(b'w', place), usize::MAX)?;
+        let owner = |(k, _): Pair| {
+            let ino = k.get(9..17).map(tail_u64)?;
+            (k.len() == 25).then(|| (Ino(ino), tail_u64(&k)))
+        };
+        pairs.into_iter().map(|p| owner(p).ok_or_else(|| bad("owner of a frame"))).collect()
+    }
+
+    /// Inode and offset of what begins in a frame; for a shared one, of each part.
+    pub fn begins_in(&self, f: FrameRef, l: &Live) -> Result<Vec<(Ino, u64)>> {
+        if l.shared { self.owners(f) } else { Ok(vec![(l.ino, l.off)]) }
     }
 
     /// Attributes.

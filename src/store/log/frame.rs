@@ -65,7 +65,7 @@ pub struct Header {
     pub kind: Kind,
     /// Payload length in bytes.
     pub payload_len: u32,
-    /// Inode, 40 bits.
+    /// Inode, 40 bits; 0 where several share the frame.
     pub ino: u64,
     /// Offset in the file, 48 bits.
     pub off: u64,
@@ -110,7 +110,8 @@ impl Header {
         let m = &self.meta;
         let mut b = [0; HEADER];
         b[0] = magic;
-        b[1] = self.kind as u8 | (m.encoding as u8) << 3 | u8::from(m.staged) << 7;
+        let flags = u8::from(m.shared) << 6 | u8::from(m.staged) << 7;
+        b[1] = self.kind as u8 | (m.encoding as u8) << 3 | flags;
         put(&mut b[2..4], m.model as u64);
         put(&mut b[4..7], self.payload_len as u64);
         put(&mut b[7..10], m.plain_len as u64);
@@ -144,8 +145,9 @@ impl Header {
         Some(Self {
             kind: Kind::from_u8(b[1] & 7)?,
             meta: FrameMeta {
-                encoding: Encoding::from_u8(b[1] >> 3 & 15)?,
+                encoding: Encoding::from_u8(b[1] >> 3 & 7)?,
                 staged: b[1] >> 7 != 0,
+                shared: b[1] >> 6 & 1 != 0,
                 model: get(&b[2..4]) as u16,
                 plain_len: get(&b[7..10]) as u32,
                 generation: get(&b[21..26]),
@@ -294,6 +296,7 @@ mod tests {
             meta: FrameMeta {
                 encoding: Encoding::Fast,
                 staged: true,
+                shared: false,
                 model: 0x0102,
                 plain_len: 0x070605,
                 generation: 0x0908070605,

@@ -7,6 +7,7 @@ pub mod frame;
 pub mod record;
 pub mod replay;
 pub mod segments;
+pub mod shares;
 pub mod superblock;
 pub mod tail;
 pub mod writer;

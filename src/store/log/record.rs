@@ -136,7 +136,8 @@ impl Out {
     /// An extent: 56 bytes.
     pub fn extent(&mut self, e: &Extent) -> &mut Self {
         self.u64(e.off).u64(e.len).frame(e.frame).u32(e.frame_off).u32(e.meta.plain_len);
-        self.u8(e.meta.encoding as u8).u8(u8::from(e.meta.staged)).u16(e.meta.model);
+        let flags = u8::from(e.meta.staged) | u8::from(e.meta.shared) << 1;
+        self.u8(e.meta.encoding as u8).u8(flags).u16(e.meta.model);
         self.u64(e.meta.generation).u64(e.meta.primer)
     }
     /// A model.
@@ -214,15 +215,18 @@ impl<'a> In<'a> {
     }
     /// An extent; `None` if it lies beyond all files or is no part of its frame.
     pub fn extent(&mut self) -> Option<Extent> {
+        let (off, len, frame, frame_off) = (self.u64()?, self.u64()?, self.frame()?, self.u32()?);
+        let (plain_len, encoding, flags) = (self.u32()?, self.u8()?, self.u8()?);
         let e = Extent {
-            off: self.u64()?,
-            len: self.u64()?,
-            frame: self.frame()?,
-            frame_off: self.u32()?,
+            off,
+            len,
+            frame,
+            frame_off,
             meta: FrameMeta {
-                plain_len: self.u32()?,
-                encoding: Encoding::from_u8(self.u8()?)?,
-                staged: self.u8()? != 0,
+                plain_len,
+                encoding: Encoding::from_u8(encoding)?,
+                staged: flags & 1 != 0,
+                shared: flags & 2 != 0,
                 model: self.u16()?,
                 generation: self.u64()?,
                 primer: self.u64()?,
@@ -443,6 +447,7 @@ mod tests {
                 plain_len: 5,
                 encoding: Encoding::Lm,
                 staged: true,
+                shared: false,
                 generation: 5,
                 primer: 6,
                 model: 7,

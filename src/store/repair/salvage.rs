@@ -9,9 +9,10 @@ use crate::store::log::footer::summary;
 use crate::store::log::frame::{Header, Kind};
 use crate::store::log::record::Record;
 use crate::store::log::replay::{Loss, read_batch};
+use crate::store::log::shares;
 use crate::store::log::superblock::SEGMENT_HEADER;
 use crate::store::{Store, lock};
-use crate::types::{Attr, Extent, FrameRef, Ino};
+use crate::types::{Attr, Extent, FrameMeta, FrameRef, Ino, Share};
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::atomic::Ordering;
@@ -27,25 +28,51 @@ pub fn refusal(shown: &str) -> StoreError {
 /// Changes made under one hold of the writer's lock.
 const BATCH: usize = 500;
 
-/// A frame of a file, or a primer.
+/// A frame of a file, a file's part of one, or a primer.
 #[derive(Debug, Clone, Copy)]
 struct Found {
     at: FrameRef,
-    h: Header,
+    meta: FrameMeta,
+    ino: u64,
+    /// Offset in the file.
+    off: u64,
+    len: u32,
+    /// Offset in the frame's plaintext.
+    frame_off: u32,
 }
 
 impl Found {
+    fn new(at: FrameRef, h: &Header) -> Self {
+        Self { at, meta: h.meta, ino: h.ino, off: h.off, len: h.meta.plain_len, frame_off: 0 }
+    }
+
+    /// The parts of a frame of files' data; none if nobody knows whose they are.
+    fn parts(at: FrameRef, h: &Header, frame: &[u8]) -> Vec<Self> {
+        let whole = Self::new(at, h);
+        if !h.meta.shared {
+            return vec![whole];
+        }
+        let table = shares::split(h.payload(frame), h.meta.plain_len);
+        let mut frame_off = 0;
+        let mut part = |share: Share| {
+            let part = Self { ino: share.ino.0, off: 0, len: share.len, frame_off, ..whole };
+            frame_off += share.len;
+            part
+        };
+        table.map_or_else(Vec::new, |(shares, _)| shares.into_iter().map(&mut part).collect())
+    }
+
     fn end(&self) -> u64 {
-        self.h.off.saturating_add(self.h.meta.plain_len.into())
+        self.off.saturating_add(self.len.into())
     }
 
     fn extent(&self) -> Extent {
         Extent {
-            off: self.h.off,
-            len: self.h.meta.plain_len.into(),
+            off: self.off,
+            len: self.len.into(),
             frame: self.at,
-            frame_off: 0,
-            meta: self.h.meta,
+            frame_off: self.frame_off,
+            meta: self.meta,
         }
     }
 }
@@ -65,11 +92,11 @@ impl InLog {
     /// The primer of this id. Its frame says so; in stores of before, the owner's last one ahead of the
     /// first frame that names it is taken: they were written together.
     fn primer(&self, id: u64, owner: u64) -> Option<FrameRef> {
-        if let Some(p) = self.primers.iter().rev().find(|p| p.h.meta.primer == id) {
+        if let Some(p) = self.primers.iter().rev().find(|p| p.meta.primer == id) {
             return Some(p.at);
         }
-        let first = self.data.iter().filter(|f| f.h.meta.primer == id).map(|f| f.at).min()?;
-        let own = |p: &&Found| p.h.meta.primer == 0 && p.h.ino == owner;
+        let first = self.data.iter().filter(|f| f.meta.primer == id).map(|f| f.at).min()?;
+        let own = |p: &&Found| p.meta.primer == 0 && p.ino == owner;
         let ahead = self.primers.iter().rev().filter(own).find(|p| p.at < first);
         ahead.or_else(|| self.primers.iter().find(own)).map(|p| p.at)
     }
@@ -104,7 +131,7 @@ impl Store {
         // Where no batch is missing, all that frames could tell is known, deletions too.
         let all = if loss.batches { self.in_log()? } else { InLog::default() };
         let plan = self.plan(&all)?;
-        let files: BTreeSet<u64> = plan.strangers.iter().map(|f| f.h.ino).collect();
+        let files: BTreeSet<u64> = plan.strangers.iter().map(|f| f.ino).collect();
         if !files.is_empty() {
             let (files, frames) = (files.len(), plan.strangers.len());
             say(format!("{files} files are known by their frames only, {frames} in all"));
@@ -127,10 +154,10 @@ impl Store {
             for line in lines {
                 match line.kind {
                     Kind::Data | Kind::Primer => match self.segments.frame(line.frame) {
-                        Ok((h, _)) if h.kind == Kind::Data => {
-                            all.data.push(Found { at: line.frame, h });
+                        Ok((h, bytes)) if h.kind == Kind::Data => {
+                            all.data.extend(Found::parts(line.frame, &h, &bytes));
                         }
-                        Ok((h, _)) => all.primers.push(Found { at: line.frame, h }),
+                        Ok((h, _)) => all.primers.push(Found::new(line.frame, &h)),
                         Err(e) => ::log::error!("{e}"),
                     },
                     Kind::Batch => {
@@ -151,13 +178,13 @@ impl Store {
     fn plan(&self, all: &InLog) -> Result<Plan> {
         let mut data = all.data.clone();
         // What was coded anew or moved has the generation it had, and lies behind.
-        data.sort_by_key(|f| (f.h.meta.generation, f.at));
+        data.sort_by_key(|f| (f.meta.generation, f.at));
         let mut plan = Plan::default();
         let mut newest: BTreeMap<u64, Option<u64>> = BTreeMap::new();
         for f in data {
-            let ino = Ino(f.h.ino);
+            let ino = Ino(f.ino);
             // No writer makes a frame of the root, or of no bytes.
-            if ino <= Ino::ROOT || all.deleted.contains(&f.h.ino) || f.h.meta.plain_len == 0 {
+            if ino <= Ino::ROOT || all.deleted.contains(&f.ino) || f.meta.plain_len == 0 {
                 continue;
             }
             if self.inode(ino)?.is_none() {
@@ -165,14 +192,14 @@ impl Store {
                 continue;
             }
             // An older frame was overwritten or cut off, for all that is known.
-            let known = match newest.entry(f.h.ino) {
+            let known = match newest.entry(f.ino) {
                 Entry::Occupied(known) => *known.get(),
                 Entry::Vacant(to_be) => {
                     let there = self.extents_in(ino, 0, u64::MAX)?;
                     *to_be.insert(there.iter().map(|e| e.meta.generation).max())
                 }
             };
-            if known.is_none_or(|g| g < f.h.meta.generation) {
+            if known.is_none_or(|g| g < f.meta.generation) {
                 plan.newer.push(f);
             }
         }
@@ -183,7 +210,7 @@ impl Store {
         let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
         let frames = || plan.strangers.iter().chain(&plan.newer);
         for f in frames() {
-            let size = sizes.entry(f.h.ino).or_default();
+            let size = sizes.entry(f.ino).or_default();
             *size = f.end().max(*size);
         }
         let mut changes = Vec::new();
@@ -197,12 +224,12 @@ impl Store {
             let attr = Attr { size: attr.size.max(size), ..attr };
             changes.push(Record::PutInode(Ino(ino), attr));
         }
-        changes.extend(self.lost_models(frames().map(|f| f.h.meta.model).collect())?);
+        changes.extend(self.lost_models(frames().map(|f| f.meta.model).collect())?);
         self.enter(&changes)?;
         for some in frames().collect::<Vec<_>>().chunks(BATCH) {
             let mut changes = Vec::new();
             for f in some {
-                let (id, owner) = (f.h.meta.primer, f.h.ino);
+                let (id, owner) = (f.meta.primer, f.ino);
                 // It goes with the last extent that names it, and comes again with the next.
                 if id != 0
                     && self.primer(id)?.is_none()

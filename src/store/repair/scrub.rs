@@ -95,11 +95,13 @@ impl Store {
                 damaged: changed || side_hurt || e.unreadable,
             };
         }
-        for (f, live) in self.view().frames(number, 0, usize::MAX)? {
+        let state = self.view();
+        for (f, live) in state.frames(number, 0, usize::MAX)? {
             let end = u64::from(f.offset) + u64::from(f.len);
             let new = end > len && segments.get(number).is_some();
             if !new && whole.get(&f.offset) != Some(&f.len) {
-                out.lost.push((f, live.ino, live.off));
+                let begins = state.begins_in(f, &live)?;
+                out.lost.extend(begins.into_iter().map(|(ino, off)| (f, ino, off)));
             }
         }
         segments.known.replace(number, out.lost.iter().map(|(f, ..)| f.offset));

@@ -15,6 +15,7 @@ pub enum Step {
     Write(u8, u16, u8, u16),
     Punch(u8, u16, u16),
     Xattr(u8, u8),
+    Recode(u8),
     Sync,
     Clean,
     Reopen,
@@ -28,6 +29,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..6u8, 0..3000u16, any::<u8>(), 1..2000u16).prop_map(|(f, o, b, n)| Step::Write(f, o, b, n)),
         2 => (0..6u8, 0..3000u16, 1..3000u16).prop_map(|(f, o, n)| Step::Punch(f, o, n)),
         1 => (0..6u8, any::<u8>()).prop_map(|(f, v)| Step::Xattr(f, v)),
+        2 => (0..6u8).prop_map(Step::Recode),
         2 => Just(Step::Sync),
         1 => Just(Step::Clean),
         1 => Just(Step::Reopen),
@@ -97,6 +99,7 @@ pub fn perform_or(store: &Store, model: &mut Files, s: &Step) -> Result<()> {
                 model.get_mut(&f).unwrap().1 = Some(v);
             }
         }
+        Step::Recode(f) => super::power::recode(store, f)?,
         Step::Sync | Step::Clean | Step::Reopen | Step::LoseIndex => {}
     }
     Ok(())

@@ -202,12 +202,33 @@ fn names_that_groups_still_tell_come_back_too() {
 }
 
 #[test]
+fn files_that_share_a_frame_find_their_parts() {
+    let dir = made();
+    let store = open(dir.path());
+    let inos = [b"b", b"c"].map(|name| create(&store, name).unwrap());
+    write(&store, inos[0], 0, &[7; 500]).unwrap();
+    write(&store, inos[1], 0, &[8; 300]).unwrap();
+    power::recode(&store, b'c').unwrap();
+    let first = |store: &Store, n: usize| store.extents_in(inos[n], 0, 1).unwrap()[0];
+    assert_eq!(first(&store, 0).frame, first(&store, 1).frame);
+    store.close().unwrap();
+    drop(store);
+    forget(dir.path());
+    keep(dir.path(), &[Kind::Data]);
+    let store = Store::open_to_check(dir.path(), false, false).unwrap();
+    store.salvage(true).unwrap();
+    assert!(first(&store, 0).meta.shared && first(&store, 0).frame == first(&store, 1).frame);
+    assert_eq!(contents(&store, inos[0], 500).unwrap(), [7; 500]);
+    assert_eq!(contents(&store, inos[1], 300).unwrap(), [8; 300]);
+}
+
+#[test]
 fn a_primer_is_found_with_the_frames_that_name_it() {
     let dir = made();
     let store = open(dir.path());
-    let ino = create(&store, b"a").unwrap();
+    let ino = create(&store, b"b").unwrap();
     write(&store, ino, 0, &[7; 500]).unwrap();
-    power::recode(&store, b'a').unwrap();
+    power::recode(&store, b'b').unwrap();
     let id = store.extents_in(ino, 0, 1).unwrap()[0].meta.primer;
     assert!(id != 0);
     store.close().unwrap();

@@ -26,7 +26,7 @@ use super::log::{footer, replay};
 use super::repair::parity_writer;
 use super::*;
 use crate::store::log::frame::HEADER;
-use crate::types::{Encoding, Time};
+use crate::types::{Encoding, Share, Time};
 
 thread_local! {
     /// Bytes of batches at most that this thread's stores leave behind the last checkpoint when they
@@ -121,7 +121,8 @@ fn contents_as_of_now(store: &Store, ino: Ino, len: usize) -> Result<Vec<u8>> {
     let mut out = vec![0; len];
     for e in store.extents_in(ino, 0, len as u64)? {
         let f = store.read_frame(e.frame)?;
-        assert_eq!((f.ino, f.meta.generation), (ino, e.meta.generation));
+        let owner = if f.meta.shared { Ino(0) } else { ino };
+        assert_eq!((f.ino, f.meta), (owner, e.meta));
         for i in 0..e.len {
             if let Some(b) = out.get_mut((e.off + i) as usize) {
                 *b = f.payload[(u64::from(e.frame_off) + i) as usize];

@@ -342,7 +342,12 @@ fn short(e: &Event) -> String {
     }
 }
 
+/// Codes the first extent of a file anew, with a primer; of every other file with the beginning of the one before,
+/// in a frame that both share.
 pub fn recode(store: &Store, f: u8) -> Result<()> {
+    if f % 2 == 1 {
+        return share(store, &[f - 1, f]);
+    }
     let Some(ino) = store.dirent(Ino::ROOT, &[f])?.map(|d| d.ino) else { return Ok(()) };
     let Some(e) = store.extents_in(ino, 0, u64::MAX)?.first().copied() else { return Ok(()) };
     let expect = store.extents_in(ino, e.off, e.len)?;
@@ -353,6 +358,26 @@ pub fn recode(store: &Store, f: u8) -> Result<()> {
     let sample = data(ino, 0, b"sample", e.meta.generation);
     let unchanged = Guard { ino, off: e.off, len: e.len, expect };
     store.append(Txn::default().primer(id, sample).map(coded).only_if(unchanged)).map(drop)
+}
+
+fn share(store: &Store, files: &[u8]) -> Result<()> {
+    let (mut plain, mut shares, mut txn) = (Vec::new(), Vec::new(), Txn::default());
+    let mut generation = 0;
+    for f in files {
+        let Some(ino) = store.dirent(Ino::ROOT, &[*f])?.map(|d| d.ino) else { continue };
+        let Some(e) = store.extents_in(ino, 0, u64::MAX)?.first().copied() else { continue };
+        let expect = store.extents_in(ino, 0, e.end())?;
+        generation = generation.max(e.meta.generation);
+        plain.extend_from_slice(&contents(store, ino, LEN)?[..e.end() as usize]);
+        shares.push(Share { ino, len: e.end() as u32 });
+        txn = txn.only_if(Guard { ino, off: 0, len: e.end(), expect });
+    }
+    if shares.is_empty() {
+        return Ok(());
+    }
+    let mut coded = data(Ino(0), 0, &plain, generation);
+    coded.meta.staged = false;
+    store.append(txn.share(coded, &shares)).map(drop)
 }
 
 fn full() -> bool {

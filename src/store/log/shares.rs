@@ -1,0 +1,68 @@
+//! Whose the parts of a shared frame are: a table before the code in its payload.
+//!
+//! Its number of entries (u32), then of each its inode (u64) and its length (u32). The parts lie in this order in
+//! the plaintext, without gaps; each is the beginning of its file.
+
+use crate::types::{Ino, Share};
+
+/// Bytes of an entry.
+const ENTRY: usize = 12;
+
+/// The payload of a shared frame.
+pub fn join(shares: &[Share], code: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(4 + ENTRY * shares.len() + code.len());
+    out.extend_from_slice(&(shares.len() as u32).to_le_bytes());
+    for share in shares {
+        out.extend_from_slice(&share.ino.0.to_le_bytes());
+        out.extend_from_slice(&share.len.to_le_bytes());
+    }
+    out.extend_from_slice(code);
+    out
+}
+
+/// The table of a payload, and the code behind it. Nothing if the parts are not all of the plaintext.
+pub fn split(payload: &[u8], plain_len: u32) -> Option<(Vec<Share>, &[u8])> {
+    let (count, rest) = payload.split_first_chunk()?;
+    let len = (u32::from_le_bytes(*count) as usize).checked_mul(ENTRY)?;
+    let (table, code) = rest.split_at_checked(len)?;
+    let mut left = plain_len;
+    let mut shares = Vec::with_capacity(table.len() / ENTRY);
+    for entry in table.chunks_exact(ENTRY) {
+        let (ino, len) = entry.split_first_chunk()?;
+        let (ino, len) = (Ino(u64::from_le_bytes(*ino)), u32::from_le_bytes(len.try_into().ok()?));
+        left = left.checked_sub(len).filter(|_| len > 0)?;
+        shares.push(Share { ino, len });
+    }
+    (left == 0).then_some((shares, code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::hex;
+
+    #[test]
+    fn golden_bytes() {
+        let shares = [Share { ino: Ino(5), len: 3 }, Share { ino: Ino(0x0102), len: 0x10 }];
+        let payload = join(&shares, b"code");
+        assert_eq!(
+            hex(&payload),
+            "020000000500000000000000030000000201000000000000100000 00636f6465".replace(' ', "")
+        );
+        assert_eq!(split(&payload, 19), Some((shares.to_vec(), &b"code"[..])));
+    }
+
+    #[test]
+    fn a_forged_table_is_none() {
+        let share = |len| Share { ino: Ino(5), len };
+        let payload = join(&[share(3), share(4)], b"code");
+        assert!(split(&payload, 7).is_some());
+        assert!(split(&payload, 6).is_none() && split(&payload, 8).is_none());
+        for n in 0..payload.len() - 4 {
+            assert!(split(&payload[..n], 7).is_none(), "{n}");
+        }
+        assert!(split(&join(&[share(7), share(0)], b""), 7).is_none());
+        assert!(split(&[0xff; 16], 7).is_none());
+        assert!(split(&join(&[share(u32::MAX), share(8)], b""), 7).is_none());
+    }
+}
