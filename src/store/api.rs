@@ -159,7 +159,7 @@ pub struct StoreStats {
     pub coded_bytes: u64,
     /// Live frames (headers included, parity not) left by writes.
     pub staged_bytes: u64,
-    /// Live metadata records.
+    /// The last checkpoint of the namespace, and the batches since.
     pub meta_bytes: u64,
     /// Error-correcting parity: in live frames, and sidecars of segments.
     pub parity_bytes: u64,

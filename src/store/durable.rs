@@ -101,12 +101,13 @@ impl Store {
     pub(super) fn checkpoint_if_due(&self, w: &mut Writer) -> Result<()> {
         /// Bytes of batches after which a checkpoint is worth its while.
         const DUE: u64 = 16 << 20;
-        if w.since_checkpoint > DUE.max(lock(&self.checkpoint).1) {
+        let batches = &self.segments.flow.batches;
+        if batches.load(Ordering::Relaxed) > DUE.max(lock(&self.checkpoint).1) {
             match self.write_checkpoint(w) {
                 // The change itself is in; the next one tries again.
                 Err(StoreError::NoSpace { detail, .. }) => {
                     log::warn!("no room for a checkpoint of the namespace ({detail})");
-                    w.since_checkpoint = 0;
+                    batches.store(0, Ordering::Relaxed);
                 }
                 r => return r,
             }
@@ -119,6 +120,7 @@ impl Store {
         w.close_batch(self.durable.load(Ordering::Acquire))?;
         let segment = w.number() + 1;
         let len = checkpoint::write(w, &self.state, &self.live)?;
+        self.segments.flow.batches.store(0, Ordering::Relaxed);
         *lock(&self.checkpoint) = (segment, len);
         self.prune.store(true, Ordering::Release);
         Ok(())

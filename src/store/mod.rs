@@ -423,6 +423,8 @@ impl Store {
         let in_segments: u64 = lens.iter().map(|(_, n)| n).sum();
         let sidecars = self.segments.sidecar_bytes();
         let unrecoverable = self.damaged_frames();
+        let batches = self.segments.flow.batches.load(Ordering::Relaxed);
+        let meta_bytes = lock(&self.checkpoint).1.saturating_add(batches);
         let state = self.state();
         let t = &state.totals;
         let mut stats = StoreStats {
@@ -434,7 +436,7 @@ impl Store {
                 + 3 * superblock::encode(&self.superblock).len() as u64,
             coded_bytes: t.coded,
             staged_bytes: t.staged,
-            meta_bytes: t.meta,
+            meta_bytes,
             parity_bytes: t.parity,
             dead_bytes: 0,
             repaired: self.segments.repaired.load(Ordering::Relaxed),

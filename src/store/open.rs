@@ -397,7 +397,7 @@ fn left(path: &Path, superblock: &Superblock, segments: &Arc<Segments>) -> Left 
             Writer::resume(Arc::clone(segments), superblock.uuid, number, len, lines).ok()?;
         writer.seq = batch.seq;
         writer.chain = batch.chain();
-        writer.since_checkpoint = since_checkpoint;
+        segments.flow.batches.store(since_checkpoint, Ordering::Relaxed);
         let state = State::new(Table::new(base), totals, segments.settings).ok()?;
         let index_dir = Some(dir.clone());
         let loss = replay::Loss::default();
@@ -441,7 +441,7 @@ fn rebuilt(
         Writer::resume(Arc::clone(segments), superblock.uuid, end.segment, end.len, end.lines)?;
     writer.seq = end.seq;
     writer.chain = end.chain;
-    writer.since_checkpoint = end.since_checkpoint;
+    segments.flow.batches.store(end.since_checkpoint, Ordering::Relaxed);
     state.table.seq = end.seq + 1;
     Ok(Some(Start {
         state,
@@ -529,7 +529,7 @@ fn end(store: &Store) -> Result<()> {
     // On a full disk it is done without: the next mount makes the index anew.
     let room = mark.is_none() || w.ensure(totals.0.len() as u64 + 4096, true).is_ok();
     if let Some((index, digest)) = mark.filter(|_| room) {
-        let since_checkpoint = w.since_checkpoint;
+        let since_checkpoint = store.segments.flow.batches.load(Ordering::Relaxed);
         let checkpoint = *lock(&store.checkpoint);
         let totals = totals.0;
         w.log(&Record::Shutdown { index, digest, since_checkpoint, checkpoint, totals });
@@ -566,10 +566,11 @@ fn checkpoint_at_close(store: &Store) {
     let few = FEW;
     let mut w = store.writer();
     // Loading a checkpoint is also much faster than bringing a far behind index up to date.
-    let far_behind = store.state().table.waiting() > INDEX_PATIENCE && w.since_checkpoint > 0;
+    let batches = store.segments.flow.batches.load(Ordering::Relaxed);
+    let far_behind = store.state().table.waiting() > INDEX_PATIENCE && batches > 0;
     let last = lock(&store.checkpoint).1;
     if w.usable().is_ok()
-        && (far_behind || w.since_checkpoint > few.max(last / PART))
+        && (far_behind || batches > few.max(last / PART))
         && let Err(e) = store.write_checkpoint(&mut w)
     {
         log::warn!("no checkpoint at the end, a rebuild of the index has to replay more: {e}");

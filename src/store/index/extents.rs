@@ -39,11 +39,12 @@ impl State {
         self.totals.last_generation = self.totals.last_generation.max(e.meta.generation);
         let mut o = Out::default();
         o.extent(e);
-        self.put(key2(b'e', ino.0, e.off), o.0)
+        self.table.put(key2(b'e', ino.0, e.off), o.0);
+        Ok(())
     }
 
     fn drop_extent(&mut self, ino: Ino, e: &Extent) -> Result<()> {
-        self.del(key2(b'e', ino.0, e.off))?;
+        self.table.del(key2(b'e', ino.0, e.off));
         self.disown(ino, e);
         self.totals.logical = self.totals.logical.saturating_sub(e.len);
         if e.meta.staged {
@@ -69,26 +70,26 @@ impl State {
             return Ok(());
         }
         for cut in self.cuts.touching(ino, &range) {
-            self.end_cut(ino, cut.start)?;
-            self.begin_cut(ino, &(cut.start..cut.end.min(range.start)))?;
-            self.begin_cut(ino, &(cut.start.max(range.end)..cut.end))?;
+            self.end_cut(ino, cut.start);
+            self.begin_cut(ino, &(cut.start..cut.end.min(range.start)));
+            self.begin_cut(ino, &(cut.start.max(range.end)..cut.end));
         }
         Ok(())
     }
 
-    fn begin_cut(&mut self, ino: Ino, range: &Range<u64>) -> Result<()> {
+    fn begin_cut(&mut self, ino: Ino, range: &Range<u64>) {
         if range.is_empty() {
-            return Ok(());
+            return;
         }
         self.cuts.insert(ino, range);
         let mut o = Out::default();
         o.u64(range.end);
-        self.put(key2(cuts::LETTER, ino.0, range.start), o.0)
+        self.table.put(key2(cuts::LETTER, ino.0, range.start), o.0);
     }
 
-    fn end_cut(&mut self, ino: Ino, off: u64) -> Result<()> {
+    fn end_cut(&mut self, ino: Ino, off: u64) {
         self.cuts.remove(ino, off);
-        self.del(key2(cuts::LETTER, ino.0, off)).map(drop)
+        self.table.del(key2(cuts::LETTER, ino.0, off));
     }
 
     /// Notes that a range reads as a hole from now on; its extents go later.
@@ -106,10 +107,11 @@ impl State {
             }
         }
         for other in self.cuts.touching(ino, &range) {
-            self.end_cut(ino, other.start)?;
+            self.end_cut(ino, other.start);
             range = range.start.min(other.start)..range.end.max(other.end);
         }
-        self.begin_cut(ino, &range)
+        self.begin_cut(ino, &range);
+        Ok(())
     }
 
     /// The change that goes before another, or in place of it, because that one would take too many

@@ -180,26 +180,10 @@ impl State {
         self.cuts = above.cuts;
     }
 
-    fn counts(k: &[u8]) -> bool {
-        !matches!(k.first(), Some(b'f' | b's' | b'o' | b'w'))
-    }
-
-    pub(in crate::store) fn put(&mut self, k: Vec<u8>, v: Vec<u8>) -> Result<()> {
-        if Self::counts(&k) {
-            let old = self.table.get(&k)?.map_or(0, |o| k.len() + o.len());
-            let meta = self.totals.meta.saturating_add((k.len() + v.len()) as u64);
-            self.totals.meta = meta.saturating_sub(old as u64);
-        }
-        self.table.put(k, v);
-        Ok(())
-    }
-
-    pub(in crate::store) fn del(&mut self, k: Vec<u8>) -> Result<Option<Vec<u8>>> {
+    /// Takes a key out; what was there.
+    fn take_out(&mut self, k: Vec<u8>) -> Result<Option<Vec<u8>>> {
         let old = self.table.get(&k)?;
-        if let Some(o) = &old {
-            if Self::counts(&k) {
-                self.totals.meta = self.totals.meta.saturating_sub((k.len() + o.len()) as u64);
-            }
+        if old.is_some() {
             self.table.del(k);
         }
         Ok(old)
@@ -210,23 +194,26 @@ impl State {
         match record {
             Record::PutInode(ino, attr) => self.put_inode(*ino, attr),
             Record::DelInode(ino) => self.del_inode(*ino),
-            Record::PutSymlink(ino, target) => self.put(key(b'l', ino.0), target.clone()),
+            Record::PutSymlink(ino, target) => {
+                self.table.put(key(b'l', ino.0), target.clone());
+                Ok(())
+            }
             Record::PutDirent { parent, name, ino, kind } => {
                 self.put_dirent(*parent, name, *ino, *kind)
             }
             Record::DelDirent { parent, name } => {
-                if let Some(v) = self.del(key_name(b'd', parent.0, name))? {
+                if let Some(v) = self.take_out(key_name(b'd', parent.0, name))? {
                     let cookie = In(&v).u64().ok_or_else(|| bad("name"))?;
-                    self.del(key2(b'c', parent.0, cookie))?;
+                    self.table.del(key2(b'c', parent.0, cookie));
                 }
                 Ok(())
             }
             Record::PutXattr(ino, name, value) => {
-                self.put(key_name(b'x', ino.0, name), value.clone())?;
+                self.table.put(key_name(b'x', ino.0, name), value.clone());
                 self.xattr_changed(*ino, name)
             }
             Record::DelXattr(ino, name) => {
-                self.del(key_name(b'x', ino.0, name))?;
+                self.take_out(key_name(b'x', ino.0, name))?;
                 self.xattr_changed(*ino, name)
             }
             Record::PutExtent(ino, e) => self.put_extent(*ino, e),
@@ -234,7 +221,8 @@ impl State {
             Record::PutModel(m) => {
                 let mut o = Out::default();
                 o.model(m);
-                self.put(key(b'm', m.number.into()), o.0)
+                self.table.put(key(b'm', m.number.into()), o.0);
+                Ok(())
             }
             Record::Punch { ino, off, len } => self.punch(*ino, *off, *len),
             Record::Cut { ino, off, len } => self.cut(*ino, *off..off.saturating_add(*len)),
@@ -258,20 +246,23 @@ impl State {
         self.totals.last_ino = self.totals.last_ino.max(ino.0);
         let mut o = Out::default();
         o.attr(attr);
-        self.put(key(b'i', ino.0), o.0)
+        self.table.put(key(b'i', ino.0), o.0);
+        Ok(())
     }
 
     fn del_inode(&mut self, ino: Ino) -> Result<()> {
-        let Some(v) = self.del(key(b'i', ino.0))? else { return Ok(()) };
+        let Some(v) = self.take_out(key(b'i', ino.0))? else { return Ok(()) };
         let attr = In(&v).attr().ok_or_else(|| bad("inode"))?;
         self.totals.inodes = self.totals.inodes.saturating_sub(1);
         self.totals.files = self.totals.files.saturating_sub(u64::from(!attr.is_dir()));
         if attr.nlink == 0 {
             self.table.del(key(b'o', ino.0));
         }
-        self.del(key(b'l', ino.0))?;
+        if attr.file_type() == libc::S_IFLNK {
+            self.table.del(key(b'l', ino.0));
+        }
         for (k, _) in self.table.scan(&key(b'x', ino.0), &after(b'x', ino.0), usize::MAX)? {
-            self.del(k)?;
+            self.table.del(k);
         }
         self.count_as_gone(ino)?;
         // What was cut before goes on going.
@@ -296,10 +287,11 @@ impl State {
         };
         let mut o = Out::default();
         o.u64(cookie).u64(ino.0).u32(kind);
-        self.put(k, o.0)?;
+        self.table.put(k, o.0);
         let mut o = Out::default();
         o.u64(ino.0).u32(kind).bytes(name);
-        self.put(key2(b'c', parent.0, cookie), o.0)
+        self.table.put(key2(b'c', parent.0, cookie), o.0);
+        Ok(())
     }
 
     fn live(&self, f: FrameRef) -> Result<Option<Live>> {
@@ -368,10 +360,10 @@ impl State {
         e.ok_or_else(|| bad("primer")).map(Some)
     }
 
-    fn put_primer_entry(&mut self, id: u64, e: &PrimerEntry) -> Result<()> {
+    fn put_primer_entry(&mut self, id: u64, e: &PrimerEntry) {
         let mut o = Out::default();
         o.u64(e.ino.0).frame(e.frame).u64(e.refs);
-        self.put(key(b'p', id), o.0)
+        self.table.put(key(b'p', id), o.0);
     }
 
     fn put_primer(&mut self, id: u64, ino: Ino, frame: FrameRef) -> Result<()> {
@@ -388,7 +380,8 @@ impl State {
             plain_len: 0,
         };
         self.hold(frame, fresh)?;
-        self.put_primer_entry(id, &PrimerEntry { ino, frame, refs: 0 })
+        self.put_primer_entry(id, &PrimerEntry { ino, frame, refs: 0 });
+        Ok(())
     }
 
     /// Counts extents that name a primer; it goes with the last of them.
@@ -399,10 +392,11 @@ impl State {
         let Some(mut e) = self.primer_entry(id)? else { return Ok(()) };
         e.refs = if more { e.refs.saturating_add(1) } else { e.refs.saturating_sub(1) };
         if e.refs == 0 {
-            self.del(key(b'p', id))?;
+            self.table.del(key(b'p', id));
             return self.release(e.frame);
         }
-        self.put_primer_entry(id, &e)
+        self.put_primer_entry(id, &e);
+        Ok(())
     }
 
     fn relocate(&mut self, from: FrameRef, to: FrameRef) -> Result<()> {
@@ -414,33 +408,33 @@ impl State {
         if l.primer != 0 {
             if let Some(mut e) = self.primer_entry(l.primer)? {
                 e.frame = to;
-                self.put_primer_entry(l.primer, &e)?;
+                self.put_primer_entry(l.primer, &e);
             }
             return Ok(());
         }
         if l.shared {
             for (ino, off) in self.owners(from)? {
                 for e in self.mapped_in(ino, &(off..off.saturating_add(1)))? {
-                    self.relocate_extent(ino, e, from, to)?;
+                    self.relocate_extent(ino, e, from, to);
                 }
             }
             return Ok(());
         }
         for e in self.mapped_in(l.ino, &(l.off..l.off.saturating_add(l.plain_len.into())))? {
-            self.relocate_extent(l.ino, e, from, to)?;
+            self.relocate_extent(l.ino, e, from, to);
         }
         Ok(())
     }
 
-    fn relocate_extent(&mut self, ino: Ino, e: Extent, from: FrameRef, to: FrameRef) -> Result<()> {
+    fn relocate_extent(&mut self, ino: Ino, e: Extent, from: FrameRef, to: FrameRef) {
         if e.frame != from {
-            return Ok(());
+            return;
         }
         let mut o = Out::default();
         o.extent(&Extent { frame: to, ..e });
         self.disown(ino, &e);
         self.own(ino, &Extent { frame: to, ..e });
-        self.put(key2(b'e', ino.0, e.off), o.0)
+        self.table.put(key2(b'e', ino.0, e.off), o.0);
     }
 
     /// Notes whose an extent of a shared frame is.

@@ -28,8 +28,6 @@ pub struct Totals {
     pub staged: u64,
     /// Parity in live frames.
     pub parity: u64,
-    /// Keys and values of metadata.
-    pub meta: u64,
     /// Live frames.
     pub frames: u64,
     /// Text that waits to be coded.
@@ -70,11 +68,7 @@ impl Totals {
     /// For the checkpoint's end and the clean-shutdown record.
     pub fn encode(&self, o: &mut Out) {
         o.u64(self.files).u64(self.inodes).u64(self.logical).u64(self.coded).u64(self.staged);
-        o.u64(self.parity)
-            .u64(self.meta)
-            .u64(self.frames)
-            .u64(self.last_ino)
-            .u64(self.last_generation);
+        o.u64(self.parity).u64(self.frames).u64(self.last_ino).u64(self.last_generation);
         let mut all = self.clone();
         all.fold();
         o.u64(self.last_cookie).u32(all.live.len() as u32);
@@ -96,7 +90,6 @@ impl Totals {
             coded: i.u64()?,
             staged: i.u64()?,
             parity: i.u64()?,
-            meta: i.u64()?,
             frames: i.u64()?,
             last_ino: i.u64()?,
             last_generation: i.u64()?,

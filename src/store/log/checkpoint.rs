@@ -91,7 +91,6 @@ pub fn write(w: &mut Writer, state: &RwLock<State>, live: &Live) -> Result<u64> 
     let bytes = meta_frame(w.stamp(), Kind::CheckpointEnd, w.seq, plain_len, encoding, &payload);
     w.ensure(bytes.len() as u64, true)?;
     w.append(Kind::CheckpointEnd, &bytes)?;
-    w.since_checkpoint = 0;
     Ok(total)
 }
 

@@ -122,6 +122,8 @@ pub struct Flow {
     pub moved: AtomicU64,
     /// Of segments that were deleted.
     pub freed: AtomicU64,
+    /// Of batches since the last checkpoint.
+    pub batches: AtomicU64,
     /// Frames that were read: not bytes, but a number that changes.
     pub reads: AtomicU64,
 }

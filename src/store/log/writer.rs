@@ -60,8 +60,6 @@ pub struct Writer {
     pub chain: u64,
     /// Changes of the open batch.
     changes: Out,
-    /// Bytes of batches since the last checkpoint.
-    pub since_checkpoint: u64,
     life: Life,
 }
 
@@ -91,7 +89,6 @@ impl Writer {
             seq: 0,
             chain: 0,
             changes: Out::default(),
-            since_checkpoint: 0,
             life: Life::Open,
         })
     }
@@ -336,7 +333,7 @@ impl Writer {
             meta_frame(self.segments.stamp, Kind::Batch, batch.seq, plain_len, encoding, &payload);
         let r = self.append(Kind::Batch, &frame);
         self.or_fail(r)?;
-        self.since_checkpoint += frame.len() as u64;
+        self.segments.flow.batches.fetch_add(frame.len() as u64, Ordering::Relaxed);
         self.seq = batch.seq;
         self.chain = batch.chain();
         Ok(())

@@ -470,12 +470,12 @@ fn a_clean_open_knows_how_far_the_checkpoint_is() {
     store.clean(0).unwrap();
     create(&store, b"b").unwrap();
     store.sync().unwrap();
-    let before = (lock(&store.writer).since_checkpoint, *lock(&store.checkpoint));
+    let before = (store.segments.flow.batches.load(Ordering::SeqCst), *lock(&store.checkpoint));
     assert!(before.0 > 0 && before.1.1 > 0);
     store.close().unwrap();
     drop(store);
     let store = open(dir.path());
-    let after = (lock(&store.writer).since_checkpoint, *lock(&store.checkpoint));
+    let after = (store.segments.flow.batches.load(Ordering::SeqCst), *lock(&store.checkpoint));
     assert!(after.0 >= before.0 && after.1 == before.1, "{before:?} {after:?}");
 }
 
