@@ -473,11 +473,8 @@ fn fresh_index(path: &Path) -> (Arc<dyn Base>, Option<PathBuf>) {
             log::warn!("{}: {e}", entry.path().display());
         }
     }
-    // What could not be removed, be it a link to nowhere, keeps its name.
-    let free = |dir: &PathBuf| dir.symlink_metadata().is_err();
     let first = newest.map_or(0, |n| n.saturating_add(1));
-    let name = |n: u32| if n == 0 { "index".to_owned() } else { format!("index.{n}") };
-    let Some(dir) = (first..=u32::MAX).map(|n| path.join(name(n))).find(free) else {
+    let Some(dir) = free_name(path, first) else {
         return (Arc::new(NoBase), None);
     };
     match SledBase::open(&dir) {
@@ -487,6 +484,13 @@ fn fresh_index(path: &Path) -> (Arc<dyn Base>, Option<PathBuf>) {
             (Arc::new(NoBase), None)
         }
     }
+}
+
+/// The first name of an index from this number on that nothing has, be it a link to nowhere.
+fn free_name(path: &Path, first: u32) -> Option<PathBuf> {
+    let name = |n: u32| if n == 0 { "index".to_owned() } else { format!("index.{n}") };
+    let free = |dir: &PathBuf| dir.symlink_metadata().is_err();
+    (first..=u32::MAX).map(|n| path.join(name(n))).find(free)
 }
 
 /// See [`Store::close`].
@@ -584,9 +588,40 @@ const INDEX_PATIENCE: usize = 300_000;
 /// The longest that an answer of the index is waited for before it is closed.
 const ASKED: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// True if an index has much more room than what is in it takes, by a guess, and there is room for a copy.
+fn is_wasteful(store: &Store, dir: &Path) -> std::io::Result<bool> {
+    const LITTLE: u64 = 1 << 20;
+    /// Bytes that an inode with its name takes in leaves, and a frame with its extents.
+    const INODE: u64 = 80;
+    const FRAME: u64 = 40;
+    let size = disk::size(dir)?;
+    let state = store.state();
+    let (inodes, frames) = (state.totals.inodes, state.totals.frames);
+    let needed = inodes.saturating_mul(INODE).saturating_add(frames.saturating_mul(FRAME));
+    Ok(size / 2 > needed.saturating_add(LITTLE) && store.segments.has_room_for_index(size))
+}
+
+/// Copies a closed index, and removes it. After a crash in between there is no index that anyone vouches for, as
+/// after any.
+fn compacted(store: &Store, dir: &Path) -> std::result::Result<PathBuf, String> {
+    let new = free_name(&store.path, 0).ok_or("there is no name for a copy")?;
+    let copy = || {
+        let (from, to) = (SledBase::open(dir)?, SledBase::open(&new)?);
+        disk::copy(&from, &to).map_err(|e| e.to_string())?;
+        drop((from, to));
+        disk::settle(dir).and_then(|()| disk::settle(&new)).map_err(|e| e.to_string())
+    };
+    let copied = copy();
+    let old = if copied.is_ok() { dir } else { &new };
+    if let Err(e) = std::fs::remove_dir_all(old) {
+        log::warn!("{}: {e}", old.display());
+    }
+    copied.map(|()| new)
+}
+
 /// Brings the index up to date and closes it; its name and digest, if it can be vouched for.
 fn close_index(store: &Store) -> Option<(String, [u8; 32])> {
-    let dir = lock(&store.index_dir).clone()?;
+    let mut dir = lock(&store.index_dir).clone()?;
     if store.state().table.waiting() > INDEX_PATIENCE {
         return None;
     }
@@ -614,6 +649,12 @@ fn close_index(store: &Store) -> Option<(String, [u8; 32])> {
     let vouch = || -> std::io::Result<_> {
         flushed.map_err(|e| std::io::Error::other(e.to_string()))?;
         disk::settle(&dir)?;
+        if is_wasteful(store, &dir)? {
+            match compacted(store, &dir) {
+                Ok(new) => dir = new,
+                Err(e) => log::warn!("{}: it stays as large as it is: {e}", dir.display()),
+            }
+        }
         disk::sync_files(&dir)?;
         let digest = disk::digest(&dir)?;
         // Its own name is durable with the seal's. Without one the index lives as long as this mount.

@@ -180,6 +180,25 @@ pub fn settle(dir: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Bytes of an index's files.
+pub fn size(dir: &Path) -> std::io::Result<u64> {
+    let mut all = Vec::new();
+    files(dir, &mut all)?;
+    all.iter().map(|path| Ok(path.metadata()?.len())).sum()
+}
+
+/// Copies what is in an index into an empty one. sled's files grow while values change, and do not shrink again:
+/// the copy has room for what is there now.
+pub fn copy(from: &SledBase, to: &SledBase) -> Result<()> {
+    const AT_ONCE: usize = 1000;
+    let mut pairs = from.range(&[], &[0xff]).peekable();
+    while pairs.peek().is_some() {
+        let some = pairs.by_ref().take(AT_ONCE).map(|p| p.map(|(k, v)| (k, Some(v))));
+        to.write(&some.collect::<Result<Vec<_>>>()?)?;
+    }
+    to.flush()
+}
+
 /// BLAKE3 over the names, lengths and bytes of an index's files.
 pub fn digest(dir: &Path) -> std::io::Result<[u8; 32]> {
     let mut all = Vec::new();

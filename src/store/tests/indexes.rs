@@ -53,6 +53,43 @@ fn left() -> Left {
     Left { dir, older }
 }
 
+#[test]
+fn an_index_that_has_grown_is_small_again_after_an_unmount() {
+    let dir = made();
+    let store = open(dir.path());
+    let inos: Vec<Ino> =
+        (0..100u32).map(|n| create(&store, n.to_string().as_bytes()).unwrap()).collect();
+    let size = || {
+        let mut all = Vec::new();
+        files(dir.path(), Path::new(""), &mut all);
+        let index = all.iter().filter(|p| p.starts_with("index") || p.starts_with("index.1"));
+        index.map(|p| dir.path().join(p).metadata().unwrap().len()).sum::<u64>()
+    };
+    for round in 0..200 {
+        for (ino, n) in inos.iter().zip(0u8..) {
+            let value = blake3::hash(&[round, n]).as_bytes().repeat(20);
+            store.append(Record::PutXattr(*ino, b"user.x".to_vec(), value).into()).unwrap();
+        }
+        store.sync().unwrap();
+        while flusher::step(&store) > 0 {}
+    }
+    for ino in &inos {
+        store.append(Record::DelXattr(*ino, b"user.x".to_vec()).into()).unwrap();
+    }
+    store.sync().unwrap();
+    while flusher::step(&store) > 0 {}
+    let before = size();
+    store.close().unwrap();
+    drop(store);
+    let after = size();
+    assert!(before > 3 << 20 && after < 1 << 20, "{before} {after}");
+    let store = open(dir.path());
+    assert!(!store.index_was_rebuilt());
+    assert_eq!(names(&store).len(), 100);
+    assert!(inos.iter().all(|ino| store.inode(*ino).unwrap().is_some()));
+    store.close().unwrap();
+}
+
 /// Opens and looks; true if the index had to be made anew. The next mount has one.
 fn comes_up(dir: &Path, here: &str) -> bool {
     let look = || {
