@@ -89,13 +89,19 @@ mod tests {
             let store = hostile::log(&seed).unwrap();
             let names = store.dirents(Ino::ROOT, 0, 10).unwrap();
             assert_eq!(names.len(), 2);
-            assert!(store.live_frames().unwrap().len() == 4);
+            // One of them is shared by two files.
+            assert!(store.live_frames().unwrap().len() == 6);
             let blocks = BlockReader::start(Arc::clone(&store), 3.0, 1 << 20, 1).unwrap();
             let extents = store.extents_in(Ino(5), 0, u64::MAX).unwrap();
             assert_eq!(extents.len(), 3);
             for e in &extents {
                 let plain = blocks.read(e, Policy::Keep).unwrap();
                 assert_eq!(plain.len(), e.meta.plain_len as usize);
+            }
+            for (ino, bytes) in [(6, b"one and"), (7, b" the ot")] {
+                let e = store.extents_in(Ino(ino), 0, 1).unwrap()[0];
+                let plain = blocks.read(&e, Policy::Keep).unwrap();
+                assert_eq!(plain[e.frame_off as usize..][..7], *bytes);
             }
             explore(&store, true);
         }

@@ -146,10 +146,11 @@ fn data_header(fields: &[u8]) -> Header {
     let mut i = In(fields);
     let mut word =
         |n| i.take(n).unwrap_or_default().iter().rev().fold(0, |v, b| v << 8 | u64::from(*b));
+    let (encoding, flags) = (word(1) as u8 & 3, word(1));
     let mut meta = FrameMeta {
-        encoding: Encoding::from_u8(word(1) as u8 & 3).unwrap_or(Encoding::Raw),
-        staged: word(1) & 1 == 1,
-        shared: false,
+        encoding: Encoding::from_u8(encoding).unwrap_or(Encoding::Raw),
+        staged: flags & 1 == 1,
+        shared: flags & 2 == 2,
         model: word(2) as u16,
         plain_len: (word(3) as u32).min(LONGEST),
         ..FrameMeta::default()

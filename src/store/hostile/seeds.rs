@@ -6,11 +6,12 @@ use crate::store::api::ModelEntry;
 use crate::store::index::totals::Totals;
 use crate::store::log::frame::{Header, Kind, Stamp, tag};
 use crate::store::log::record::{Out, Record};
+use crate::store::log::shares;
 use crate::store::log::superblock::SEGMENT_HEADER;
 use crate::store::repair::ecc::rs::Code;
 use crate::store::repair::sidecar;
 use crate::store::settings::code;
-use crate::types::{Attr, Encoding, Extent, FrameMeta, FrameRef, Ino, Time};
+use crate::types::{Attr, Encoding, Extent, FrameMeta, FrameRef, Ino, Share, Time};
 
 /// Records as they are written, and what they amount to.
 struct Writing {
@@ -38,7 +39,8 @@ impl Writing {
 
     fn data(&mut self, kind: u8, h: Header, payload: &[u8]) -> FrameRef {
         let mut o = Out::default();
-        o.u8(h.meta.encoding as u8).u8(h.meta.staged.into()).u16(h.meta.model);
+        let flags = u8::from(h.meta.staged) | u8::from(h.meta.shared) << 1;
+        o.u8(h.meta.encoding as u8).u8(flags).u16(h.meta.model);
         let mut word = |v: u64, n: usize| o.0.extend_from_slice(&v.to_le_bytes()[..n]);
         word(h.meta.plain_len.into(), 3);
         word(h.ino, 5);
@@ -168,6 +170,20 @@ fn store(ecc: u8) -> Vec<u8> {
             Record::PutExtent(Ino(5), extent(&over, over_at)),
         ]);
     }
+    // Two files that share a frame.
+    let mut h = header(0, 0, Encoding::Raw, b"one and the other", 0);
+    (h.meta.shared, h.meta.staged) = (true, false);
+    let shares = [Share { ino: Ino(6), len: 7 }, Share { ino: Ino(7), len: 10 }];
+    let at = w.data(0, h, &shares::join(&shares, b"one and the other"));
+    let part = |frame_off, len| Extent { off: 0, len, frame_off, ..extent(&h, at) };
+    w.batch(&[
+        Record::PutInode(Ino(6), attr(reg, 7)),
+        name(3, b"one", 6, libc::S_IFREG),
+        Record::PutExtent(Ino(6), part(0, 7)),
+        Record::PutInode(Ino(7), attr(reg, 10)),
+        name(3, b"other", 7, libc::S_IFREG),
+        Record::PutExtent(Ino(7), part(7, 10)),
+    ]);
     let model = ModelEntry { number: 1, id: [3; 32], engine: 0, name: "m".into() };
     w.batch(&[
         Record::PutModel(model),
