@@ -283,6 +283,8 @@ pub fn answer(
             Ok(serde_json::Value::Null)
         }
         Request::Gc => {
+            let gathered = fs.recoder().command().gather();
+            gathered.map_err(|e| format!("shared frames: {e}"))?;
             let mut watch = |done, total| {
                 progress(done, total);
                 true

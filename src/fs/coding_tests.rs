@@ -365,6 +365,42 @@ fn small_files_share_frames() {
     fs.shutdown().unwrap();
 }
 
+/// Half of a shared frame that nobody has any more does not stay for the other half's sake.
+#[test]
+fn what_is_left_of_shared_frames_is_gathered() {
+    const FILES: u32 = 400;
+    for by_command in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = &dir.path().join("s");
+        let (fs, mut files) = small(dir, FILES);
+        fs.recoder().settle(None, &mut |_, _| {}).unwrap();
+        let before = fs.store().stats().unwrap();
+        assert!((8..12).contains(&before.frames), "{}", before.frames);
+        for n in (0..FILES).rev().filter(|n| n % 5 > 0) {
+            fs.unlink(Ino::ROOT, n.to_string().as_bytes()).unwrap();
+            let (ino, _) = files.remove(n as usize);
+            fs.forget(ino, 1);
+        }
+        // None has gone, and all are thin.
+        let thin = fs.store().thinly_held(&mut 0).unwrap();
+        assert!(thin.len() + 4 > files.len(), "{}", thin.len());
+        let fs = if by_command {
+            fs.recoder().command().gather().unwrap();
+            fs
+        } else {
+            fs.shutdown().unwrap();
+            drop(fs);
+            open(dir, true)
+        };
+        let few = || fs.store().stats().unwrap().frames <= before.frames / 3;
+        wait("they are thin", || few() && fs.store().thinly_held(&mut 0).unwrap().is_empty());
+        let after = fs.store().stats().unwrap().coded_bytes;
+        assert!(after * 2 < before.coded_bytes, "{after} of {}", before.coded_bytes);
+        all_there(&fs, &files);
+        fs.shutdown().unwrap();
+    }
+}
+
 /// The others are coded, and it is named.
 #[test]
 fn a_small_file_that_cannot_be_read_is_in_nobodys_way() {

@@ -97,6 +97,21 @@ impl Command<'_> {
         })
     }
 
+    /// Codes anew what is left of shared frames whose files were changed or removed for the greater part.
+    pub fn gather(&self) -> Result<SettleReport, ReadError> {
+        self.reported(|report| {
+            let mut place = 0;
+            loop {
+                let inos = self.recoder.store().thinly_held(&mut place)?;
+                let total = self.total(&inos, Rested::AGAIN)?;
+                self.all(&inos, Rested::AGAIN, total, report, &mut |_, _| {})?;
+                if place == 0 {
+                    return Ok(());
+                }
+            }
+        })
+    }
+
     /// Bytes that are ready to be coded.
     fn total(&self, inos: &[Ino], rested: Rested) -> Result<u64, ReadError> {
         let mut total = 0;

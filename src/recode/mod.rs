@@ -268,6 +268,8 @@ impl Recoder {
     fn run(&self) {
         let tick = Duration::from_secs(1).min(self.options.rest.max(Duration::from_millis(20)));
         let keep = self.options.rest.saturating_mul(TAIL_FACTOR);
+        let mut gathered = Instant::now();
+        let mut place = 0;
         while !self.stop.load(Ordering::SeqCst) {
             let mut inos = Vec::new();
             let rested = {
@@ -292,6 +294,10 @@ impl Recoder {
                 inos.drain(..).for_each(|ino| self.queue().put(ino, soon));
             }
             if inos.is_empty() {
+                if gathered.elapsed() > self.options.rest {
+                    gathered = Instant::now();
+                    self.gather(&mut place);
+                }
                 let q = self.queue();
                 drop(self.wake.wait_timeout(q, tick));
                 continue;
@@ -312,6 +318,20 @@ impl Recoder {
                 };
                 self.queue().put(ino, after(Instant::now(), wait));
             }
+        }
+    }
+
+    /// Codes anew what is left of some shared frames whose files were changed or removed for the greater part: the
+    /// rest of the frame goes then. They are those after `place`, which goes on.
+    fn gather(&self, place: &mut u64) {
+        let how = How { threads: self.options.threads, idle: true, halt: &self.stop };
+        let report = &mut SettleReport::default();
+        let inos = self.store().thinly_held(place).map_err(ReadError::from);
+        let coded = inos.and_then(|inos| self.code(&inos, Rested::AGAIN, how, report, &mut |_| {}));
+        match coded {
+            // What failed otherwise was named there.
+            Err(ReadError::Store(StoreError::Index(e))) => log::error!("{e}"),
+            _ => {}
         }
     }
 

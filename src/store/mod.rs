@@ -252,14 +252,6 @@ impl Store {
         Ok(out)
     }
 
-    /// Inode and offset of what begins in a live frame: several, if it is shared.
-    pub fn begins_in(&self, frame: FrameRef) -> Result<Vec<(Ino, u64)>> {
-        let state = self.view();
-        let found = state.frames(frame.segment, frame.offset, 1)?;
-        let live = found.first().filter(|(at, _)| *at == frame);
-        live.map_or(Ok(Vec::new()), |(at, l)| state.begins_in(*at, l))
-    }
-
     /// How many data frames each language model is needed for, by the store's numbers.
     pub fn frames_by_model(&self) -> BTreeMap<u16, u64> {
         self.state().totals.models.clone()

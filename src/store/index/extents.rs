@@ -28,6 +28,7 @@ impl State {
             ino: if e.meta.shared { Ino(0) } else { ino },
             off: if e.meta.shared { 0 } else { e.off.saturating_sub(e.frame_off.into()) },
             plain_len: e.meta.plain_len,
+            used: e.len as u32,
         };
         self.hold(e.frame, fresh)?;
         self.own(ino, e);
@@ -51,7 +52,7 @@ impl State {
             self.stage(ino, e.len, false)?;
         }
         self.name_primer(e.meta.primer, false)?;
-        self.release(e.frame)
+        self.release(e.frame, e.len)
     }
 
     pub(in crate::store) fn put_extent(&mut self, ino: Ino, e: &Extent) -> Result<()> {
@@ -163,7 +164,7 @@ impl State {
                 self.add_extent(ino, p)?;
             }
             if held {
-                self.release(e.frame)?;
+                self.release(e.frame, 0)?;
             }
             self.name_primer(e.meta.primer, false)?;
         }

@@ -12,6 +12,7 @@ pub mod mac;
 pub mod memtable;
 pub mod packed;
 pub mod places;
+pub mod shared;
 pub mod state;
 pub mod totals;
 pub mod waiting;

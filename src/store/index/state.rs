@@ -3,7 +3,8 @@
 //! Keys start with a letter and go on in big-endian, so that they sort by number:
 //! `i`no attributes, `l`ink target, `d`irectory parent+name, `c`ookie parent+cookie, `x`attr
 //! ino+name, `e`xtent ino+offset, `p`rimer id, `m`odel number, `o`rphan ino, `s`taged ino,
-//! `f`rame segment+offset, cu`t` ino+offset, o`w`ner of a part of a shared frame: segment+offset ino+offset.
+//! `f`rame segment+offset, cu`t` ino+offset, o`w`ner of a part of a shared frame segment+offset ino+offset, t`h`in shared
+//! frame segment+offset.
 
 use super::base::Pair;
 use super::cuts::Cuts;
@@ -13,7 +14,7 @@ use crate::store::api::{Dirent, ModelEntry, Result, StoreError};
 use crate::store::log::frame::OVERHEAD;
 use crate::store::log::record::{In, Out, Record};
 use crate::store::settings::Settings;
-use crate::types::{Attr, Extent, FrameRef, Ino, MODEL_XATTR};
+use crate::types::{Attr, FrameRef, Ino, MODEL_XATTR};
 
 /// Cookies up to this one are `.` and `..`.
 const FIRST_COOKIE: u64 = 3;
@@ -39,6 +40,8 @@ pub struct Live {
     pub off: u64,
     /// Plaintext length.
     pub plain_len: u32,
+    /// Bytes of it that extents refer to.
+    pub used: u32,
 }
 
 /// The table and its totals.
@@ -78,19 +81,12 @@ fn key_name(letter: u8, n: u64, name: &[u8]) -> Vec<u8> {
     k
 }
 
-fn key_place(letter: u8, segment: u32, offset: u32) -> Vec<u8> {
+pub(super) fn key_place(letter: u8, segment: u32, offset: u32) -> Vec<u8> {
     key(letter, u64::from(segment) << 32 | u64::from(offset))
 }
 
 fn key_frame(segment: u32, offset: u32) -> Vec<u8> {
     key_place(b'f', segment, offset)
-}
-
-fn key_owner(f: FrameRef, ino: Ino, off: u64) -> Vec<u8> {
-    let mut k = key_place(b'w', f.segment, f.offset);
-    k.extend_from_slice(&ino.0.to_be_bytes());
-    k.extend_from_slice(&off.to_be_bytes());
-    k
 }
 
 /// The key after all that start with `letter`, `n`.
@@ -114,7 +110,7 @@ impl Live {
         let mut o = Out::default();
         let flags = u8::from(self.staged) | u8::from(self.shared) << 1;
         o.u32(self.len).u32(self.refs).u8(flags).u64(self.primer);
-        o.u16(self.model).u64(self.ino.0).u64(self.off).u32(self.plain_len);
+        o.u16(self.model).u64(self.ino.0).u64(self.off).u32(self.plain_len).u32(self.used);
         o.0
     }
 
@@ -131,6 +127,7 @@ impl Live {
             ino: Ino(i.u64()?),
             off: i.u64()?,
             plain_len: i.u32()?,
+            used: i.u32()?,
         })
     }
 }
@@ -294,7 +291,7 @@ impl State {
         Ok(())
     }
 
-    fn live(&self, f: FrameRef) -> Result<Option<Live>> {
+    pub(super) fn live(&self, f: FrameRef) -> Result<Option<Live>> {
         let v = self.table.get(&key_frame(f.segment, f.offset))?;
         v.map(|v| Live::decode(&v).ok_or_else(|| bad("frame entry"))).transpose()
     }
@@ -326,10 +323,15 @@ impl State {
     /// One more reference to a frame; `fresh` describes it if it is the first.
     pub(in crate::store) fn hold(&mut self, f: FrameRef, fresh: Live) -> Result<()> {
         let l = if let Some(l) = self.live(f)? {
-            Live { refs: l.refs.saturating_add(1), ..l }
+            let used = l.used.saturating_add(fresh.used);
+            let more = Live { refs: l.refs.saturating_add(1), used, ..l };
+            self.note_thin(f, Some(&l), Some(&more));
+            more
         } else {
             self.count(f.segment, &fresh, true);
-            Live { refs: 1, ..fresh }
+            let first = Live { refs: 1, ..fresh };
+            self.note_thin(f, None, Some(&first));
+            first
         };
         self.table.put(key_frame(f.segment, f.offset), l.encode());
         Ok(())
@@ -338,17 +340,22 @@ impl State {
     /// One more reference to a frame; false if there are none, as in a forged store.
     pub(in crate::store) fn hold_again(&mut self, f: FrameRef) -> Result<bool> {
         let Some(l) = self.live(f)? else { return Ok(false) };
-        self.hold(f, l).map(|()| true)
+        self.hold(f, Live { used: 0, ..l }).map(|()| true)
     }
 
-    pub(in crate::store) fn release(&mut self, f: FrameRef) -> Result<()> {
+    /// One reference less, and so many bytes of the frame that it was to.
+    pub(in crate::store) fn release(&mut self, f: FrameRef, used: u64) -> Result<()> {
         let Some(l) = self.live(f)? else { return Ok(()) };
         let k = key_frame(f.segment, f.offset);
         if l.refs > 1 {
-            self.table.put(k, Live { refs: l.refs - 1, ..l }.encode());
+            let used = l.used.saturating_sub(used.try_into().unwrap_or(u32::MAX));
+            let less = Live { refs: l.refs - 1, used, ..l };
+            self.note_thin(f, Some(&l), Some(&less));
+            self.table.put(k, less.encode());
         } else {
             self.table.del(k);
             self.count(f.segment, &l, false);
+            self.note_thin(f, Some(&l), None);
         }
         Ok(())
     }
@@ -378,6 +385,7 @@ impl State {
             ino,
             off: 0,
             plain_len: 0,
+            used: 0,
         };
         self.hold(frame, fresh)?;
         self.put_primer_entry(id, &PrimerEntry { ino, frame, refs: 0 });
@@ -393,7 +401,7 @@ impl State {
         e.refs = if more { e.refs.saturating_add(1) } else { e.refs.saturating_sub(1) };
         if e.refs == 0 {
             self.table.del(key(b'p', id));
-            return self.release(e.frame);
+            return self.release(e.frame, 0);
         }
         self.put_primer_entry(id, &e);
         Ok(())
@@ -413,58 +421,12 @@ impl State {
             return Ok(());
         }
         if l.shared {
-            for (ino, off) in self.owners(from)? {
-                for e in self.mapped_in(ino, &(off..off.saturating_add(1)))? {
-                    self.relocate_extent(ino, e, from, to);
-                }
-            }
-            return Ok(());
+            return self.relocate_shared(&l, from, to);
         }
         for e in self.mapped_in(l.ino, &(l.off..l.off.saturating_add(l.plain_len.into())))? {
-            self.relocate_extent(l.ino, e, from, to);
+            self.relocate_extent(l.ino, &e, from, to);
         }
         Ok(())
-    }
-
-    fn relocate_extent(&mut self, ino: Ino, e: Extent, from: FrameRef, to: FrameRef) {
-        if e.frame != from {
-            return;
-        }
-        let mut o = Out::default();
-        o.extent(&Extent { frame: to, ..e });
-        self.disown(ino, &e);
-        self.own(ino, &Extent { frame: to, ..e });
-        self.table.put(key2(b'e', ino.0, e.off), o.0);
-    }
-
-    /// Notes whose an extent of a shared frame is.
-    pub(in crate::store) fn own(&mut self, ino: Ino, e: &Extent) {
-        if e.meta.shared {
-            self.table.put(key_owner(e.frame, ino, e.off), Vec::new());
-        }
-    }
-
-    /// Forgets it.
-    pub(in crate::store) fn disown(&mut self, ino: Ino, e: &Extent) {
-        if e.meta.shared {
-            self.table.del(key_owner(e.frame, ino, e.off));
-        }
-    }
-
-    /// Inodes and offsets of the extents of a shared frame.
-    fn owners(&self, f: FrameRef) -> Result<Vec<(Ino, u64)>> {
-        let place = u64::from(f.segment) << 32 | u64::from(f.offset);
-        let pairs = self.table.scan(&key(b'w', place), &after(b'w', place), usize::MAX)?;
-        let owner = |(k, _): Pair| {
-            let ino = k.get(9..17).map(tail_u64)?;
-            (k.len() == 25).then(|| (Ino(ino), tail_u64(&k)))
-        };
-        pairs.into_iter().map(|p| owner(p).ok_or_else(|| bad("owner of a frame"))).collect()
-    }
-
-    /// Inode and offset of what begins in a frame; for a shared one, of each part.
-    pub fn begins_in(&self, f: FrameRef, l: &Live) -> Result<Vec<(Ino, u64)>> {
-        if l.shared { self.owners(f) } else { Ok(vec![(l.ino, l.off)]) }
     }
 
     /// Attributes.

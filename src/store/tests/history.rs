@@ -146,6 +146,41 @@ fn sums(store: &Store) -> (Totals, Totals) {
 pub fn check_sums(store: &Store) {
     let (said, found) = sums(store);
     assert_eq!(said, found);
+    check_frames(store);
+}
+
+/// What the table says of frames is what extents say; and whose the parts of shared ones are, and which of those are
+/// hardly used.
+fn check_frames(store: &Store) {
+    let state = store.state();
+    let scan = |letter: u8| state.table.scan(&[letter], &[letter + 1], usize::MAX).unwrap();
+    let place = |k: &[u8]| {
+        let number = |at: usize| u32::from_be_bytes(k[at..at + 4].try_into().unwrap());
+        (number(1), number(5))
+    };
+    let (mut used, mut owners) = (BTreeMap::<_, (u64, u64)>::new(), BTreeSet::new());
+    for (k, v) in scan(b'e') {
+        let e = In(&v).extent().unwrap();
+        let of_frame = used.entry((e.frame.segment, e.frame.offset)).or_default();
+        *of_frame = (of_frame.0 + 1, of_frame.1 + e.len);
+        if e.meta.shared {
+            owners.insert(((e.frame.segment, e.frame.offset), k[1..].to_vec()));
+        }
+    }
+    let said = scan(b'w').into_iter().map(|(k, _)| (place(&k), k[9..].to_vec()));
+    assert_eq!(said.collect::<BTreeSet<_>>(), owners);
+    let mut thin = BTreeSet::new();
+    for (k, _) in scan(b'f') {
+        let at = place(&k);
+        let (_, l) = state.frames(at.0, at.1, 1).unwrap()[0];
+        if l.primer == 0 {
+            assert_eq!(used.get(&at), Some(&(l.refs.into(), l.used.into())), "{at:?} {l:?}");
+        }
+        if l.shared && l.used < l.plain_len / 2 {
+            thin.insert(at);
+        }
+    }
+    assert_eq!(scan(b'h').iter().map(|(k, _)| place(k)).collect::<BTreeSet<_>>(), thin);
 }
 
 proptest! {
