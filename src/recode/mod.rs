@@ -328,10 +328,9 @@ impl Recoder {
         let report = &mut SettleReport::default();
         let inos = self.store().thinly_held(place).map_err(ReadError::from);
         let coded = inos.and_then(|inos| self.code(&inos, Rested::AGAIN, how, report, &mut |_| {}));
-        match coded {
-            // What failed otherwise was named there.
-            Err(ReadError::Store(StoreError::Index(e))) => log::error!("{e}"),
-            _ => {}
+        // What failed otherwise was named there.
+        if let Err(ReadError::Store(StoreError::Index(e))) = coded {
+            log::error!("{e}");
         }
     }
 

@@ -89,7 +89,9 @@ impl Places {
         self.writing -= 1;
         self.turns += 1;
         if self.writing == 0 {
-            left.into_iter().for_each(|place| self.insert(Arc::new(place)));
+            for place in left {
+                self.insert(Arc::new(place));
+            }
         }
     }
 }
