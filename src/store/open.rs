@@ -598,7 +598,8 @@ fn is_wasteful(store: &Store, dir: &Path) -> std::io::Result<bool> {
     let state = store.state();
     let (inodes, frames) = (state.totals.inodes, state.totals.frames);
     let needed = inodes.saturating_mul(INODE).saturating_add(frames.saturating_mul(FRAME));
-    Ok(size / 2 > needed.saturating_add(LITTLE) && store.segments.has_room_for_index(size))
+    let much = (needed / 2 * 3).saturating_add(LITTLE);
+    Ok(size > much && store.segments.has_room_for_index(size))
 }
 
 /// Copies a closed index, and removes it. After a crash in between there is no index that anyone vouches for, as

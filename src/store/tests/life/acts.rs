@@ -299,10 +299,14 @@ impl World {
 
     /// Damage is found where it is, and nowhere else.
     fn check(&self, store: &Store) -> Result<()> {
-        // A guest may repair something meanwhile, or hurt it.
-        let before = lock(&self.oracle).hurt.clone();
-        let whole =
-            |thing: Thing| !before.contains(&thing) && !lock(&self.oracle).hurt.contains(&thing);
+        // A guest may repair something meanwhile, or hurt it, or both.
+        let (before, wounds) = {
+            let o = lock(&self.oracle);
+            (o.hurt.clone(), o.wounds.len())
+        };
+        let whole = |thing: Thing| {
+            !before.contains(&thing) && !lock(&self.oracle).wounds[wounds..].contains(&thing)
+        };
         let misled = || self.stage.struck().error || self.dead();
         for number in store.segment_numbers() {
             let check = store.check_segment(number, false)?;
@@ -390,6 +394,7 @@ impl World {
             o.notes.push(format!("bit at {at} of {path}"));
             memory.rot(&path, at, dice.below(8) as u8);
         }
+        o.wounds.push(thing.clone());
         o.hurt.insert(thing);
     }
 

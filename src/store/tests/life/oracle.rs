@@ -39,6 +39,8 @@ pub struct Oracle {
     last: u64,
     pub models: BTreeSet<ModelId>,
     pub hurt: BTreeSet<Thing>,
+    /// All that was ever hurt, in this order.
+    pub wounds: Vec<Thing>,
     /// Bytes of each segment that a durable sidecar covers.
     pub protected: BTreeMap<u32, u64>,
     /// Closing has returned; the checkpoint that there was.
@@ -58,6 +60,7 @@ impl Oracle {
             last: 0,
             models: BTreeSet::new(),
             hurt: BTreeSet::new(),
+            wounds: Vec::new(),
             protected: BTreeMap::new(),
             closed: None,
             next_bulk: 0,
