@@ -4,7 +4,7 @@
 //! when it ends. Files that lie side by side in the order of inodes were made together as a rule, and are alike.
 
 use super::plan::Run;
-use super::worker::Recipe;
+use super::worker::{Job, Recipe};
 use crate::types::Ino;
 use std::sync::Arc;
 
@@ -14,22 +14,6 @@ const TEXT: u64 = 64 << 10;
 const FILES: usize = 128;
 /// A file is small up to one of so many parts of a shared frame's text.
 const PARTS: u64 = 4;
-
-/// Runs that are coded at a time, by one worker: one, or several that share a frame.
-#[derive(Debug)]
-pub struct Job {
-    /// What is coded.
-    pub runs: Vec<(Ino, Run)>,
-    /// How.
-    pub recipe: Arc<Recipe>,
-}
-
-impl Job {
-    /// Bytes of the files.
-    pub fn len(&self) -> u64 {
-        self.runs.iter().map(|(_, run)| run.len).sum()
-    }
-}
 
 /// Small files that go into the next shared frame.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use crate::blocks::{BlockReader, ReadError};
 use crate::priority::Idlers;
 use crate::store::{Store, StoreError};
 use crate::types::{Ino, MODEL_XATTR, OFF};
-use group::{Group, Job};
+use group::Group;
 use plan::{Plan, Rested, Run, Young};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use worker::{Coded, Last, Recipe};
+use worker::{Coded, Job, Last, Recipe};
 
 pub use command::Command;
 

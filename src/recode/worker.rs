@@ -1,6 +1,5 @@
 //! One run from staged to coded: read, encode (which verifies by decoding), swap.
 
-use super::group::Job;
 use super::plan::Run;
 use crate::block::{self, BlockError, Encoded, Lm, Primer, Tier};
 use crate::blocks::{BlockReader, LastPrimer, Policy, ReadError};
@@ -117,6 +116,22 @@ impl Recipe {
             plain_hash: block::plain_hash(plain),
             payload: e.payload,
         }
+    }
+}
+
+/// Runs that are coded at a time, by one worker: one, or several that share a frame.
+#[derive(Debug)]
+pub struct Job {
+    /// What is coded.
+    pub runs: Vec<(Ino, Run)>,
+    /// How.
+    pub recipe: Arc<Recipe>,
+}
+
+impl Job {
+    /// Bytes of the files.
+    pub fn len(&self) -> u64 {
+        self.runs.iter().map(|(_, run)| run.len).sum()
     }
 }
 
