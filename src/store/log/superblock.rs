@@ -6,6 +6,9 @@ use crate::store::io::{Volume, read_up_to};
 
 /// Format that this version writes and the newest it reads.
 pub const FORMAT: u32 = 0;
+/// Which draft of format 0 it is. One more with each change, until 0.1.0: a store of another draft is refused by
+/// name, rather than taken for damaged.
+const DRAFT: u16 = 1;
 const MAGIC: &[u8; 8] = b"LMFS\r\n\x1a\n";
 const LEN: usize = 128;
 /// The superblock and its copies.
@@ -34,7 +37,7 @@ fn unsealed(bytes: &[u8], len: usize) -> Option<&[u8]> {
 pub fn encode(s: &Superblock) -> Vec<u8> {
     let mut o = Out::default();
     o.0.extend_from_slice(MAGIC);
-    o.u32(s.format).u32(s.block_size).u8(s.ecc as u8).u8(0).u16(0);
+    o.u32(s.format).u32(s.block_size).u8(s.ecc as u8).u8(0).u16(DRAFT);
     o.0.extend_from_slice(&s.uuid);
     let name = &s.model.as_bytes()[..s.model.len().min(64)];
     o.bytes(name);
@@ -58,7 +61,7 @@ pub fn decode(bytes: &[u8], path: &str) -> Result<Superblock> {
     }
     let parse = |body: &[u8]| {
         let mut i = In(body.get(8..)?);
-        let (format, block_size, ecc) = (i.u32()?, i.u32()?, i.u32()?);
+        let (format, block_size, ecc, _, _) = (i.u32()?, i.u32()?, i.u8()?, i.u8()?, i.u16()?);
         let uuid = i.take(16)?.try_into().ok()?;
         let model = String::from_utf8(i.bytes()?).ok()?;
         let ecc = match ecc {
@@ -74,6 +77,13 @@ pub fn decode(bytes: &[u8], path: &str) -> Result<Superblock> {
     if format > FORMAT {
         return Err(StoreError::Refused(format!(
             "{path}: the store has format {format}, this lmfs reads up to {FORMAT}; use a newer lmfs"
+        )));
+    }
+    let draft = body.get(18..20).map_or(0, |b| u16::from_le_bytes([b[0], b[1]]));
+    if format == FORMAT && draft != DRAFT {
+        return Err(StoreError::Refused(format!(
+            "{path}: the store was made by another development version of lmfs (draft {draft} of format \
+             {format}, this one has draft {DRAFT}); read it with that one: lmfs export STORE > OUT.tar"
         )));
     }
     let Some(s) = parse(body) else { return refuse("superblock not readable") };
@@ -166,7 +176,7 @@ mod tests {
         let hex = hex(&b[..48]);
         assert_eq!(
             hex,
-            "4c4d46530d0a1a0a0000000000000200010000000707070707070707070707070707070704000000\
+            "4c4d46530d0a1a0a0000000000000200010001000707070707070707070707070707070704000000\
              6661737400000000"
         );
         assert_eq!(decode(&b, "x").unwrap(), s);
@@ -175,6 +185,23 @@ mod tests {
             c[at] ^= 1;
             assert!(decode(&c, "x").is_err());
         }
+    }
+
+    #[test]
+    fn a_store_of_another_draft_is_refused_by_name() {
+        let s = Superblock {
+            format: 0,
+            uuid: [7; 16],
+            block_size: 4096,
+            ecc: Ecc::Standard,
+            model: "fast".into(),
+        };
+        let mut other = encode(&s);
+        other.truncate(LEN - 4);
+        other[18] = 0;
+        let e = decode(&sealed(other, LEN), "store/superblock").unwrap_err().to_string();
+        assert!(e.contains("store/superblock: the store was made by another development"), "{e}");
+        assert!(e.contains("draft 0 of format 0"), "{e}");
     }
 
     #[test]
