@@ -14,6 +14,7 @@
 
 mod api;
 mod cleaner;
+mod close;
 mod durable;
 mod gc;
 #[cfg(any(test, fuzzing))]
@@ -478,7 +479,7 @@ impl Store {
     /// Syncs, closes the index and appends the clean-shutdown record. Later calls of others fail; a
     /// second call says how the first ended.
     pub fn close(&self) -> Result<()> {
-        open::close(self)
+        close::close(self)
     }
 }
 
