@@ -276,7 +276,6 @@ impl Effective {
             ("recode", on(o.fs.recode.enabled, "on")),
             ("gc", on(o.fs.clean, "auto")),
             ("remote", quoted(if o.remote.sync { "sync" } else { "sealed" })),
-            ("remote_cache", quoted(&size(o.remote.cache_bytes))),
             ("remote_timeout", seconds(o.remote.timeout)),
             ("refresh", seconds(o.remote.refresh)),
             ("recode_threads", o.fs.recode.threads.to_string()),
@@ -291,6 +290,10 @@ impl Effective {
         match &o.fs.model {
             Some(model) => lines.insert(1, ("model", quoted(model))),
             None => lines.insert(1, ("# model", "as directories say, else the store".into())),
+        }
+        match o.remote.cache_bytes {
+            Some(bytes) => lines.push(("remote_cache", quoted(&size(bytes)))),
+            None => lines.push(("# remote_cache", "1G for a URL; a store keeps everything".into())),
         }
         for name in ["nodev", "nosuid", "noexec", "dirsync", "nosymfollow"] {
             let said = o.extra.iter().rev().find(|e| opposite(e) == name);

@@ -12,6 +12,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("remote push", &["lmfs remote push archive"]),
     ("remote scrub", &["lmfs remote scrub archive --repair"]),
     ("remote gc", &["lmfs remote gc archive"]),
+    ("remote evict", &["lmfs remote evict archive"]),
     ("remote pull", &["lmfs remote pull archive"]),
     ("clone", &["lmfs clone objects copy"]),
     ("mount", &["lmfs mount archive mnt -o ro", "lmfs mount --print-config archive"]),

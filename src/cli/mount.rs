@@ -1,6 +1,6 @@
 //! `lmfs mount`: serve in the foreground, or start a daemon that does and wait until it serves.
 
-use super::options::Options;
+use super::options::{Options, RemoteOptions};
 use super::output::{Say, outln};
 use super::progress::meanwhile;
 use super::{
@@ -9,7 +9,7 @@ use super::{
 use crate::control::Server;
 use crate::fs::{Fs, FsOptions};
 use crate::fuse::{self, Unmounter};
-use crate::store::{OpenOptions, Store, StoreError};
+use crate::store::{OpenOptions, RemoteUse, Store, StoreError};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -297,7 +297,8 @@ fn serve(store: &Path, dir: &Path, o: &Options, tell: &mut dyn FnMut(News)) -> O
 /// Has the store upload to its object store. What is wrong with that does not keep it from being mounted,
 /// unless it was promised that what is synced is uploaded.
 fn attach(store: &Arc<Store>, o: &Options, tell: &mut dyn FnMut(News)) -> Outcome {
-    match store.attach_remote(o.remote.timeout, o.remote.sync) {
+    let RemoteOptions { timeout: patience, sync, cache_bytes: keep, .. } = o.remote;
+    match store.attach_remote(&RemoteUse { patience, sync, keep }) {
         Ok(false) if o.remote.sync && !o.read_only => Err(Failure::new(
             USAGE,
             "mount option remote=sync: the store has no object store; name one with: lmfs remote set",

@@ -11,7 +11,7 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub struct RemoteOptions {
     /// Bytes of the cache on disk, of an archive that is mounted from a URL.
-    pub cache_bytes: u64,
+    pub cache_bytes: Option<u64>,
     /// How long an answer is waited for.
     pub timeout: Duration,
     /// How often newer manifests are looked for; never if zero.
@@ -23,7 +23,7 @@ pub struct RemoteOptions {
 impl Default for RemoteOptions {
     fn default() -> Self {
         Self {
-            cache_bytes: 1 << 30,
+            cache_bytes: None,
             timeout: REMOTE_PATIENCE,
             refresh: Duration::from_secs(60),
             sync: false,
@@ -147,7 +147,7 @@ pub fn parse(o: &mut Options, text: &str, sloppy: bool) -> Result<(), String> {
             "remote_cache" => {
                 let bytes = size(need()?);
                 o.remote.cache_bytes =
-                    bytes.map_err(|e| format!("mount option remote_cache: {e}"))?;
+                    Some(bytes.map_err(|e| format!("mount option remote_cache: {e}"))?);
             }
             "remote_timeout" => o.remote.timeout = seconds(name, need()?)?,
             "refresh" => o.remote.refresh = seconds(name, need()?)?,
@@ -293,7 +293,7 @@ mod tests {
     fn options_of_an_object_store_are_taken() {
         let o =
             parsed("remote=sync,remote_cache=256M,remote_timeout=5,refresh=0.5").unwrap().remote;
-        assert!(o.sync && o.cache_bytes == 256 << 20 && o.timeout.as_secs() == 5);
+        assert!(o.sync && o.cache_bytes == Some(256 << 20) && o.timeout.as_secs() == 5);
         assert_eq!(o.refresh.as_millis(), 500);
         assert!(!parsed("remote=sync,remote=sealed").unwrap().remote.sync);
         assert!(parsed("remote=always").unwrap_err().contains("remote=always"));

@@ -2,13 +2,14 @@
 
 use super::output::{self, Say, outln, size};
 use super::progress::{Progress, Unit};
-use super::{FAILED, Failure, Outcome, USAGE, target};
+use super::{FAILED, Failure, Outcome, USAGE, options, target};
 use crate::control::{self, Request};
 use crate::store::{
-    Collected, REMOTE_GRACE, REMOTE_PATIENCE, RemoteScrubbed, RemoteStatus, Requests, Store,
-    Uploaded, clone_archive,
+    Collected, Evicted, REMOTE_GRACE, REMOTE_PATIENCE, RemoteScrubbed, RemoteStatus, Requests,
+    Store, Uploaded, clone_archive,
 };
 use clap::Subcommand;
+use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -32,6 +33,8 @@ enum Command {
     Scrub(ScrubArgs),
     /// Delete there what nobody needs any more
     Gc(GcArgs),
+    /// Remove here what lies there, too; it is read from there then
+    Evict(EvictArgs),
     /// Put right from there what is missing or damaged here, of a store that is not mounted
     Pull(PullArgs),
 }
@@ -93,10 +96,26 @@ struct GcArgs {
 }
 
 #[derive(Debug, clap::Args)]
+struct EvictArgs {
+    /// The store, or where it is mounted
+    #[arg(value_name = "STORE|DIR", value_hint = clap::ValueHint::DirPath)]
+    at: PathBuf,
+    /// What may stay here of it
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = options::size)]
+    keep: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
 struct PullArgs {
     /// The store
     #[arg(value_name = "STORE", value_hint = clap::ValueHint::DirPath)]
     store: PathBuf,
+    /// Bring back what was evicted, too
+    #[arg(long)]
+    all: bool,
 }
 
 /// Arguments of `lmfs clone`.
@@ -121,7 +140,8 @@ pub fn run(a: &Args, say: Say) -> Outcome {
         Command::Push(a) => push(a, say),
         Command::Scrub(a) => scrub(a, say),
         Command::Gc(a) => gc(a, say),
-        Command::Pull(a) => pull(&a.store, say),
+        Command::Evict(a) => evict(a, say),
+        Command::Pull(a) => pull(a, say),
     }
 }
 
@@ -161,9 +181,11 @@ pub fn lines(s: &RemoteStatus) -> Vec<(&'static str, String)> {
         let epoch = s.epoch.map_or(String::new(), |e| format!(", epoch {e}"));
         out.push(("  manifest", format!("{n}{epoch}")));
     }
-    if s.uploaded_bytes + s.here_only_bytes > 0 {
+    if s.uploaded_bytes + s.here_only_bytes + s.there_only_bytes > 0 {
         out.push(("  uploaded", size(s.uploaded_bytes)));
         out.push(("  here only", size(s.here_only_bytes)));
+        out.push(("  there only", size(s.there_only_bytes)));
+        out.push(("  both", size(s.both_bytes)));
     }
     if let Some(c) = s.cache {
         let text = format!(
@@ -201,12 +223,23 @@ pub fn lines(s: &RemoteStatus) -> Vec<(&'static str, String)> {
     out
 }
 
-fn push(a: &PushArgs, say: Say) -> Outcome {
-    let progress = Progress::new(say, "uploading", Unit::Bytes);
-    let request = Request::RemotePush { wait: a.wait };
-    let value = target::run(&a.at, &request, &mut |done, all| progress.at(done, all));
+/// Runs a request, shows how far it is, and reads the answer.
+fn ask<T: DeserializeOwned>(
+    at: &Path,
+    request: &Request,
+    what: &str,
+    unit: Unit,
+    say: Say,
+) -> Result<T, Failure> {
+    let progress = Progress::new(say, what, unit);
+    let value = target::run(at, request, &mut |done, all| progress.at(done, all));
     drop(progress);
-    let pushed: Option<Uploaded> = serde_json::from_value(value?)?;
+    Ok(serde_json::from_value(value?)?)
+}
+
+fn push(a: &PushArgs, say: Say) -> Outcome {
+    let request = Request::RemotePush { wait: a.wait };
+    let pushed: Option<Uploaded> = ask(&a.at, &request, "uploading", Unit::Bytes, say)?;
     match pushed {
         Some(p) => say.line(&format!(
             "{} objects, {} uploaded; manifest {}",
@@ -220,11 +253,8 @@ fn push(a: &PushArgs, say: Say) -> Outcome {
 }
 
 fn scrub(a: &ScrubArgs, say: Say) -> Outcome {
-    let progress = Progress::new(say, "checking", Unit::Bytes);
     let request = Request::RemoteScrub { repair: a.repair };
-    let value = target::run(&a.at, &request, &mut |done, all| progress.at(done, all));
-    drop(progress);
-    let s: RemoteScrubbed = serde_json::from_value(value?)?;
+    let s: RemoteScrubbed = ask(&a.at, &request, "checking", Unit::Bytes, say)?;
     if a.json {
         output::json(&s)?;
     } else {
@@ -247,11 +277,8 @@ fn scrub(a: &ScrubArgs, say: Say) -> Outcome {
 }
 
 fn gc(a: &GcArgs, say: Say) -> Outcome {
-    let progress = Progress::new(say, "deleting", Unit::Steps);
     let request = Request::RemoteGc { grace: a.grace };
-    let value = target::run(&a.at, &request, &mut |done, all| progress.at(done, all));
-    drop(progress);
-    let c: Collected = serde_json::from_value(value?)?;
+    let c: Collected = ask(&a.at, &request, "deleting", Unit::Steps, say)?;
     if a.json {
         return output::json(&c);
     }
@@ -265,7 +292,23 @@ fn gc(a: &GcArgs, say: Say) -> Outcome {
     Ok(())
 }
 
-fn pull(store: &Path, say: Say) -> Outcome {
+fn evict(a: &EvictArgs, say: Say) -> Outcome {
+    let request = Request::RemoteEvict { keep: a.keep };
+    let e: Evicted = ask(&a.at, &request, "evicting", Unit::Bytes, say)?;
+    if a.json {
+        return output::json(&e);
+    }
+    say.line(&format!(
+        "{} segments evicted, {}; sealed ones and the cache take {} now",
+        e.segments,
+        size(e.bytes),
+        size(e.left_bytes)
+    ));
+    Ok(())
+}
+
+fn pull(a: &PullArgs, say: Say) -> Outcome {
+    let store = &a.store;
     let target = target::of(store)?;
     if target.mount.is_some() || control::listens(&target.store) {
         let text = format!("{}: it is mounted; unmount it first (lmfs umount)", store.display());
@@ -273,7 +316,7 @@ fn pull(store: &Path, say: Say) -> Outcome {
     }
     let progress = Progress::new(say, "comparing", Unit::Bytes);
     let pulled =
-        Store::pull(&target.store, REMOTE_PATIENCE, &mut |done, all| progress.at(done, all));
+        Store::pull(&target.store, REMOTE_PATIENCE, a.all, &mut |done, all| progress.at(done, all));
     drop(progress);
     let p = pulled?;
     say.line(&format!("{} of {} files fetched, {}", p.fetched, p.files, size(p.bytes)));

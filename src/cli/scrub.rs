@@ -82,6 +82,13 @@ pub fn show(s: &Scrubbed, json: bool, say: Say) -> Outcome {
             s.unrecoverable.len()
         ));
     }
+    if s.evicted_segments > 0 {
+        say.line(&format!(
+            "{} segments, {}, lie in the object store only and were not looked at: lmfs remote scrub checks them",
+            s.evicted_segments,
+            output::size(s.evicted_bytes)
+        ));
+    }
     if s.left_any() {
         let what = match s.unrecoverable.len() {
             0 => "damage that --repair can put right; see above".into(),

@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 /// The file that says of which archive a directory is.
 const URL: &str = "url";
+/// What the cache of a view may hold, unless somebody says otherwise.
+const CACHE_BYTES: u64 = 1 << 30;
 /// Mounts of one archive on one machine by one user at a time.
 const MOST: u32 = 64;
 
@@ -67,7 +69,8 @@ pub fn url(at: &Path) -> Option<&str> {
 /// Opens the archive at a URL for reading.
 pub fn open(url: &str, o: &RemoteOptions) -> Result<(View, Arc<Store>), Failure> {
     let view = take(url)?;
-    let store = Store::open_url(url, &view.dir, o.cache_bytes, o.timeout)?;
+    let cache_bytes = o.cache_bytes.unwrap_or(CACHE_BYTES);
+    let store = Store::open_url(url, &view.dir, cache_bytes, o.timeout)?;
     Ok((view, store))
 }
 

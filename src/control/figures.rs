@@ -4,7 +4,7 @@ use super::{FileName, Request, hex};
 use crate::fs::{CacheStats, Fs, FsError};
 use crate::recode::{Command, RecodeStatus, SettleReport};
 use crate::store::{
-    CleanerStatus, REMOTE_PATIENCE, RemoteStatus, StoreError, StoreStats, Uploaded,
+    CleanerStatus, REMOTE_PATIENCE, RemoteStatus, RemoteUse, StoreError, StoreStats, Uploaded,
 };
 use crate::types::Ino;
 use serde::{Deserialize, Serialize};
@@ -313,7 +313,7 @@ pub fn answer(
             let store = fs.store();
             store.set_remote(url, REMOTE_PATIENCE).map_err(|e| text(&e))?;
             if pid.is_some() {
-                store.attach_remote(REMOTE_PATIENCE, false).map_err(|e| text(&e))?;
+                store.attach_remote(&RemoteUse::default()).map_err(|e| text(&e))?;
             }
             Ok(serde_json::Value::Null)
         }
@@ -329,6 +329,10 @@ pub fn answer(
             serde_json::to_value(
                 fs.store().scrub_remote(*repair, &mut watch).map_err(|e| text(&e))?,
             )
+        }
+        Request::RemoteEvict { keep } => {
+            let mut watch = connected(fs, progress, pid)?;
+            serde_json::to_value(fs.store().evict_now(*keep, &mut watch).map_err(|e| text(&e))?)
         }
         Request::RemotePush { wait } => serde_json::to_value(push(fs, *wait, progress, pid)?),
         Request::Flush => {

@@ -94,6 +94,12 @@ pub enum Request {
         /// Replace what is damaged.
         repair: bool,
     },
+    /// Remove here what lies in the object store, too.
+    #[serde(rename = "remote-evict")]
+    RemoteEvict {
+        /// Bytes that may stay.
+        keep: u64,
+    },
     /// Upload everything.
     #[serde(rename = "remote-push")]
     RemotePush {

@@ -52,6 +52,12 @@ pub struct Scrubbed {
     pub index_rebuilt: bool,
     /// What was found was put right, where it could be.
     pub repaired: bool,
+    /// Segments that were not looked at, since they lie in the object store only.
+    #[serde(default)]
+    pub evicted_segments: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub evicted_bytes: u64,
     /// An earlier scrub was interrupted; this one went on where it was.
     pub resumed: bool,
     /// What is wrong with the namespace (fsck).
@@ -166,8 +172,10 @@ pub fn scrub(
     let from = if options.restart { 0 } else { store.scrub_position() };
     report.resumed = from > 0;
     let mut log_lost = false;
+    (report.evicted_segments, report.evicted_bytes) = store.evicted();
     for number in numbers {
-        if number < from {
+        // What is not here is checked where it is.
+        if number < from || store.is_evicted(number) {
             report.segments += 1;
             continue;
         }
@@ -286,7 +294,9 @@ fn decode_files(
             let mut own = BTreeSet::new();
             for e in store.extents_in(ino, 0, u64::MAX)? {
                 let seen = if e.meta.shared { &mut shared } else { &mut own };
-                if seen.insert((e.frame.segment, e.frame.offset)) && jobs.send((ino, e)).is_err() {
+                let here = !store.is_evicted(e.frame.segment);
+                let new = here && seen.insert((e.frame.segment, e.frame.offset));
+                if new && jobs.send((ino, e)).is_err() {
                     return Ok(());
                 }
             }

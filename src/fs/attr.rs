@@ -173,9 +173,9 @@ impl Fs {
         let stats = self.store.stats()?;
         let free = self.store.free_bytes();
         // What is dead is as good as free.
-        let free = free.saturating_add(stats.dead_bytes);
+        let free = free.saturating_add(stats.dead_here());
         let available = self.store.writable_bytes()?.min(free);
-        let used = stats.stored_bytes.saturating_sub(stats.dead_bytes);
+        let used = stats.stored_bytes.saturating_sub(stats.dead_here());
         Ok(StatFs { total: free.saturating_add(used), free, available, inodes: stats.inodes })
     }
 }

@@ -85,6 +85,22 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// True if the object store does not let it be had now: what cannot be read is not lost.
+    pub fn is_distant(&self) -> bool {
+        match self {
+            Self::Remote(_) => true,
+            Self::Io { source, .. } => is_distant(source),
+            _ => false,
+        }
+    }
+}
+
+/// True if it is the object store that an answer of a file comes from.
+pub fn is_distant(e: &std::io::Error) -> bool {
+    e.get_ref().is_some_and(|inner| inner.is::<RemoteError>())
+}
+
 /// Result of a store operation.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
@@ -165,6 +181,9 @@ pub struct StoreStats {
     pub parity_bytes: u64,
     /// Bytes in segments that nothing refers to.
     pub dead_bytes: u64,
+    /// Those of them that are in the object store only.
+    #[serde(default)]
+    pub dead_there_bytes: u64,
     /// Frames and pages repaired since the store was opened.
     pub repaired: u64,
     /// Live frames known to be damaged beyond repair, 100,000 at most.
@@ -174,6 +193,11 @@ pub struct StoreStats {
 }
 
 impl StoreStats {
+    /// Bytes here that nothing refers to.
+    pub fn dead_here(&self) -> u64 {
+        self.dead_bytes.saturating_sub(self.dead_there_bytes)
+    }
+
     /// All that something refers to. A forged checkpoint may claim any totals, so the sum stops at
     /// the largest number.
     pub fn live_bytes(&self) -> u64 {

@@ -265,6 +265,8 @@ fn choose(store: &Store, segments: &[Segment], now: Duration, scarce: bool) -> V
     let pays = |s: &&Segment| {
         s.live > 0
             && !s.known.tried
+            // It would have to be fetched, for no room here.
+            && !store.is_evicted(s.number)
             && s.dead() * 100 >= s.len * percent
             && (scarce || s.worth(now) >= WORTH)
     };

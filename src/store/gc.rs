@@ -22,6 +22,10 @@ pub struct Batch {
     pub bytes: usize,
 }
 
+/// A segment in the object store has to be fetched to be emptied: less than this share of it, in percent, is
+/// left where it is.
+const DISTANT_PERCENT: u32 = 50;
+
 /// For whoever waits for the cleaner.
 const BATCH: Batch = Batch { frames: 32, bytes: 8 << 20 };
 
@@ -41,7 +45,7 @@ pub fn clean(
         }
         if watch.borrow_mut()(done, total) { Ok(()) } else { Err(StoreError::Stopped) }
     };
-    run(store, dead_percent, &|| false, &go_on)
+    run(store, dead_percent, Some(dead_percent.max(DISTANT_PERCENT)), &|| false, &go_on)
 }
 
 /// Makes room until `want` bytes are free, if what is dead may yield it. Bounded in time: who writes
@@ -56,7 +60,7 @@ pub fn make_room(store: &Store, want: u64) {
     let _wanted = store.cleaner.give_way();
     let mut vain = lock(&store.cleaning);
     *lock(&store.free) = None;
-    let dead = || store.stats().map_or(0, |s| s.dead_bytes);
+    let dead = || store.stats().map_or(0, |s| s.dead_here());
     let before = dead();
     let known = |(at, dead): &(Instant, u64)| at.elapsed() < AGAIN && before < dead + little;
     if store.usable_bytes() >= want || before < little || vain.as_ref().is_some_and(known) {
@@ -68,15 +72,16 @@ pub fn make_room(store: &Store, want: u64) {
         // More than asked for, so that not every write has to clean.
         store.usable_bytes() >= want + store.segments.headroom / 2 || began.elapsed() > PATIENCE
     };
-    // Closing may need the room, too.
-    if let Err(e) = run(store, 2, &enough, &|_, _| Ok(())) {
+    // Closing may need the room, too. What is dead elsewhere makes none here.
+    if let Err(e) = run(store, 2, None, &enough, &|_, _| Ok(())) {
         ::log::debug!("making room: {e}");
     }
     *lock(&store.free) = None;
     *vain = (store.usable_bytes() < want).then(|| (Instant::now(), dead()));
 }
 
-/// Cleans until there is nothing more to do, or `enough`. Fails once `go_on` does, with nothing
+/// Cleans until there is nothing more to do, or `enough`: segments here with more dead in them than
+/// `dead_percent`, and those in the object store with more than `distant_percent`, if any. Fails once `go_on` does, with nothing
 /// undone of what was moved; it is told how many bytes of how many in segments to be emptied are done.
 ///
 /// Segments with the least in them come first. As many are emptied at a time as find room; then a
@@ -84,6 +89,7 @@ pub fn make_room(store: &Store, want: u64) {
 fn run(
     store: &Store,
     dead_percent: u32,
+    distant_percent: Option<u32>,
     enough: &dyn Fn() -> bool,
     go_on: &dyn Fn(u64, u64) -> Result<()>,
 ) -> Result<CleanReport> {
@@ -92,7 +98,7 @@ fn run(
     }
     let total = || store.segments.lens().iter().map(|(_, n)| n).sum::<u64>();
     let mut report = CleanReport { before_bytes: total(), ..CleanReport::default() };
-    let mut victims = victims(store, dead_percent);
+    let mut victims = victims(store, dead_percent, distant_percent);
     leave_behind(store, &mut victims)?;
     let (mut full, mut emptied) = (None, false);
     let lens: HashMap<u32, u64> = store.segments.lens().into_iter().collect();
@@ -120,7 +126,8 @@ fn run(
         };
         match empty(store, number, BATCH, &within) {
             Ok(n) => report.moved_frames += n,
-            Err(e @ StoreError::NoSpace { .. }) => {
+            // What was emptied by then is not for nothing.
+            Err(e) if e.is_distant() || matches!(e, StoreError::NoSpace { .. }) => {
                 full = Some(e);
                 break;
             }
@@ -177,11 +184,14 @@ pub fn fits(store: &Store, number: u32) -> bool {
 }
 
 /// Segments whose dead share exceeds the threshold, those with the least in them first.
-fn victims(store: &Store, dead_percent: u32) -> Vec<u32> {
+fn victims(store: &Store, dead_percent: u32, distant_percent: Option<u32>) -> Vec<u32> {
     let state = store.state();
     let live = |n: &u32| state.totals.live.get(n).copied().unwrap_or(0);
     let dead_share = |(number, len): &(u32, u64)| {
-        (len - live(number).min(*len)) * 100 > len * u64::from(dead_percent)
+        let distant = store.is_evicted(*number);
+        let percent = if distant { distant_percent } else { Some(dead_percent) };
+        let dead = len - live(number).min(*len);
+        percent.is_some_and(|percent| dead * 100 > len * u64::from(percent))
     };
     let mut out: Vec<u32> =
         store.segments.lens().into_iter().filter(dead_share).map(|(n, _)| n).collect();
@@ -230,6 +240,8 @@ pub fn empty(
             match bytes {
                 Ok(bytes) => read.push((frame, live, bytes)),
                 Err(_) if !store.is_live(frame) => {}
+                // The others in it cannot be had either.
+                Err(e) if e.is_distant() => return Err(e),
                 Err(e) => {
                     // A disk that does not answer may do so the next time.
                     let news = match e {

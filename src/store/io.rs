@@ -28,8 +28,8 @@ pub trait Volume: Send + Sync + Debug {
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
     /// Bytes that this user may still write.
     fn free_bytes(&self) -> io::Result<u64>;
-    /// True if it lies across a network: what cannot be read now is not lost.
-    fn is_distant(&self) -> bool {
+    /// True if a file is not here, but lies in an object store.
+    fn is_distant(&self, _path: &str) -> bool {
         false
     }
 }

@@ -40,9 +40,9 @@ pub use self::log::superblock::FORMAT;
 pub use api::*;
 pub use models::ModelId;
 pub use remote::{
-    CacheFigures, Changed, Cloned, Collected, GRACE as REMOTE_GRACE, PATIENCE as REMOTE_PATIENCE,
-    Pulled, RemoteError, RemoteScrubbed, RemoteStatus, Requests, Uploaded,
-    canonical as canonical_url, clone as clone_archive, is_url,
+    CacheFigures, Changed, Cloned, Collected, Evicted, GRACE as REMOTE_GRACE,
+    PATIENCE as REMOTE_PATIENCE, Pulled, RemoteError, RemoteScrubbed, RemoteStatus, RemoteUse,
+    Requests, Uploaded, canonical as canonical_url, clone as clone_archive, is_url,
 };
 pub use repair::report::{Checked, Problem, SegmentCheck};
 pub use space::Reservation;
@@ -113,6 +113,8 @@ pub struct Store {
     remote: remote::Link,
     /// The object store that the archive is read from, if it is not here at all.
     view: Option<Arc<remote::View>>,
+    /// Its files, if it is here: some segments of it may lie in the object store only.
+    tier: Option<Arc<remote::Tier>>,
     sweeper: worker::Worker,
     cleaner: cleaner::Cleaner,
     opened: std::time::Instant,
@@ -418,26 +420,28 @@ impl Store {
         let unrecoverable = self.damaged_frames();
         let batches = self.segments.flow.batches.load(Ordering::Relaxed);
         let meta_bytes = lock(&self.checkpoint).1.saturating_add(batches);
+        let there = self.stored_there();
         let state = self.state();
         let t = &state.totals;
         let mut stats = StoreStats {
             files: t.files,
             inodes: t.inodes,
             logical_bytes: t.logical,
-            stored_bytes: in_segments
-                + sidecars
+            stored_bytes: (in_segments + sidecars).saturating_sub(there.takes)
                 + 3 * superblock::encode(&self.superblock).len() as u64,
             coded_bytes: t.coded,
             staged_bytes: t.staged,
             meta_bytes,
             parity_bytes: t.parity,
             dead_bytes: 0,
+            dead_there_bytes: 0,
             repaired: self.segments.repaired.load(Ordering::Relaxed),
             unrecoverable,
             frames: t.frames,
         };
         // Sidecars are files of their own.
         stats.dead_bytes = in_segments.saturating_sub(stats.live_bytes());
+        stats.dead_there_bytes = there.dead.min(stats.dead_bytes);
         stats.parity_bytes = stats.parity_bytes.saturating_add(sidecars);
         Ok(stats)
     }

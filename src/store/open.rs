@@ -2,7 +2,8 @@
 
 use super::api::{Ecc, MkfsOptions, OpenOptions, Result, StoreError, Superblock};
 use super::io::Volume;
-use super::remote::{Reached, View, unfinished};
+use super::remote::complete::complete;
+use super::remote::{Reached, Tier, View, unfinished};
 use super::sweep;
 use crate::store::index::base::{Base, NoBase};
 use crate::store::index::disk::{self, SledBase};
@@ -289,6 +290,13 @@ fn open_from(
     }
     let superblock = superblock::read(&*volume, &shown)?;
     let lock_file = take_lock(path, options.read_only)?;
+    let (tier, volume) = match &view {
+        Some(_) => (None, volume),
+        None => {
+            let tier = Tier::open(path, volume, &superblock, !options.read_only)?;
+            (Some(Arc::clone(&tier)), tier as Arc<dyn Volume>)
+        }
+    };
     let segments = Arc::new(Segments::open(volume, &superblock, !options.read_only)?);
     let old = if index.is_directory() { left(path, &superblock, &segments) } else { Left::Nothing };
     let index_rebuilt = matches!(old, Left::Nothing) && !options.read_only;
@@ -299,10 +307,13 @@ fn open_from(
             start.ok_or_else(|| salvage::refusal(&shown))?
         }
     };
+    let totals = &start.state.totals;
+    if let Some(tier) = &tier {
+        complete(tier, &segments, &totals.live, &shown)?;
+    }
     if !options.read_only {
         segments.drop_stale_sidecars()?;
     }
-    let totals = &start.state.totals;
     if totals.last_ino.max(totals.last_generation) > NUMBERS_MAX {
         return Err(StoreError::Refused(format!(
             "{shown}: numbers of inodes or generations that no store reaches: it is forged"
@@ -336,6 +347,7 @@ fn open_from(
         parity_writer: super::worker::Worker::default(),
         remote: super::remote::Link::default(),
         view,
+        tier,
         sweeper: super::worker::Worker::default(),
         cleaner: super::cleaner::Cleaner::default(),
         opened: std::time::Instant::now(),

@@ -81,7 +81,7 @@ impl Store {
         const FRAME: u64 = 128 << 10;
         const MANY: u64 = 8 << 20;
         let segments = &self.segments;
-        let dead = self.stats()?.dead_bytes;
+        let dead = self.stats()?.dead_here();
         // Cleaning needs room itself, and does not get the last bit.
         let dead = if dead < segments.little() { 0 } else { dead - dead / 16 };
         let kept = segments.headroom + segments.sidecars_lacking();

@@ -89,7 +89,7 @@ pub fn read_batch(segments: &Segments, at: FrameRef) -> Result<Option<Batch>> {
 fn unless_unreadable(segments: &Segments, e: StoreError) -> Result<()> {
     log::error!("{e}");
     match e {
-        StoreError::Io { .. } if segments.write || segments.volume.is_distant() => Err(e),
+        StoreError::Io { .. } if segments.write || e.is_distant() => Err(e),
         _ => Ok(()),
     }
 }
@@ -333,7 +333,9 @@ fn drain(state: &mut State, seq: u64) -> Result<()> {
 
 /// True if every frame that the changes put into use is whole: the batch was not torn.
 fn frames_are_there(segments: &Segments, changes: &[Option<Record>]) -> Result<bool> {
-    for f in changes.iter().flatten().filter_map(Record::frame) {
+    let frames = changes.iter().flatten().filter_map(Record::frame);
+    // What was evicted had long been durable, and whole.
+    for f in frames.filter(|f| !segments.is_distant(f.segment)) {
         match segments.frame(f) {
             Ok(_) => {}
             Err(e) => return unless_unreadable(segments, e).map(|()| false),

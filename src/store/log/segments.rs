@@ -8,7 +8,7 @@ use crate::store::repair::ecc::pages::{PAGE, STRIPE_BYTES, parity_pages};
 use crate::store::repair::sidecar::Part;
 use crate::store::settings::{Settings, code};
 use crate::types::FrameRef;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -166,6 +166,8 @@ pub struct Segments {
     pub(in crate::store) corrected: Mutex<BTreeSet<u32>>,
     /// Segments in which a frame is beyond repair, and when that was found.
     pub(in crate::store) hopeless: Mutex<BTreeMap<u32, Instant>>,
+    /// When each segment was last read: how many reads there had been by then.
+    uses: Mutex<HashMap<u32, u64>>,
     /// Frames and pages repaired since the store was opened.
     pub(in crate::store) repaired: AtomicU64,
     /// What is beyond repair.
@@ -240,6 +242,7 @@ impl Segments {
             pinned: Mutex::default(),
             corrected: Mutex::default(),
             hopeless: Mutex::default(),
+            uses: Mutex::default(),
             repaired: AtomicU64::new(0),
             known: Known::default(),
         })
@@ -259,6 +262,11 @@ impl Segments {
     /// A segment, if it is there.
     pub fn get(&self, number: u32) -> Option<Segment> {
         self.map.read().unwrap_or_else(PoisonError::into_inner).get(&number).cloned()
+    }
+
+    /// True if a segment is not here, but lies in an object store.
+    pub fn is_distant(&self, number: u32) -> bool {
+        self.volume.is_distant(&segment_path(number))
     }
 
     /// Numbers and lengths, in order.
@@ -306,6 +314,23 @@ impl Segments {
         self.remove(number).map(|()| true)
     }
 
+    /// Has a segment read elsewhere from now on, as `by` says; false if it was deleted meanwhile.
+    pub fn displace(&self, number: u32, by: impl FnOnce() -> Result<Segment>) -> Result<bool> {
+        // Held meanwhile, so that it is not deleted.
+        let _pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.get(number).is_none() {
+            return Ok(false);
+        }
+        self.put(number, by()?);
+        Ok(true)
+    }
+
+    /// Sorts things by when their segments were last read, the oldest first.
+    pub fn by_last_use<T>(&self, things: &mut [T], number: impl Fn(&T) -> u32) {
+        let uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        things.sort_by_key(|t| (uses.get(&number(t)).copied(), number(t)));
+    }
+
     /// Deletes a segment's file and its sidecar. Whoever looked up a frame in it before learns that
     /// it is outdated.
     pub fn remove(&self, number: u32) -> Result<()> {
@@ -314,6 +339,7 @@ impl Segments {
             self.flow.freed.fetch_add(old.len, Ordering::Relaxed);
         }
         self.known.forget_segment(number);
+        self.uses.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
         self.drop_sidecar(number);
         self.volume.remove(&segment_path(number)).map_err(|e| io_error("remove", number, e))
     }
@@ -387,6 +413,11 @@ impl Segments {
         let Some(segment) = self.get(f.segment) else {
             return Err(damaged("the segment is missing"));
         };
+        {
+            let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = self.flow.reads.load(Ordering::Relaxed);
+            uses.insert(f.segment, now);
+        }
         let bytes = read_up_to(&*segment.blob, f.offset.into(), f.len as usize)
             .map_err(|e| io_error("read", f.segment, e))?;
         if bytes.len() == f.len as usize {

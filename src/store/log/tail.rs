@@ -12,6 +12,10 @@ use std::sync::Arc;
 /// system may take that for written although it is not, so it is written again.
 pub fn cut(segments: &Segments, end: &replay::End) -> Result<()> {
     for (number, len) in segments.lens() {
+        // What was evicted is whole, and not to be written.
+        if segments.is_distant(number) {
+            continue;
+        }
         if number > end.segment {
             log::warn!("segment {number}: {len} bytes after the last whole batch, dropped");
             segments.remove(number)?;

@@ -1,8 +1,7 @@
 //! A store and its object store, as the rest of the program sees them.
 
 use super::gc::Collected;
-use super::link::Attached;
-use super::link::RemoteStatus;
+use super::link::{Attached, RemoteStatus, RemoteUse};
 use super::manifest::Part;
 use super::pull::Pulled;
 use super::scrub::{RemoteScrubbed, Source};
@@ -42,19 +41,27 @@ impl Store {
         crate::store::open::open_view(dir, view)
     }
 
-    /// Uploads from now on in the background what is sealed, if the store has an object store. With
-    /// `sync`, what [`Self::sync`] made durable is uploaded when it returns.
-    pub fn attach_remote(self: &Arc<Self>, patience: Duration, sync: bool) -> Result<bool> {
-        if self.read_only || !upload::attach(self, patience)? {
+    /// Uploads from now on in the background what is sealed, if the store has an object store, and reads
+    /// from there what is not here any more.
+    pub fn attach_remote(self: &Arc<Self>, how: &RemoteUse) -> Result<bool> {
+        if let Some(tier) = &self.tier {
+            // Half of the room at most goes to parts of segments, whole ones have the rest.
+            tier.source.configure(how.patience, how.keep.map(|n| n / 2));
+        }
+        if self.read_only || !upload::attach(self, how.patience)? {
             return Ok(false);
         }
-        self.remote.sync.fetch_or(sync, Ordering::AcqRel);
+        self.remote.sync.fetch_or(how.sync, Ordering::AcqRel);
+        if let Some(keep) = how.keep {
+            self.remote.keep.store(keep.max(1), Ordering::Release);
+        }
         self.remote.position.store(0, Ordering::Release);
         if self.remote.started.swap(true, Ordering::AcqRel) {
             return Ok(true);
         }
         let started = self.remote.worker.start("upload", self, EVERY, true, |store| {
             store.upload_sealed();
+            store.keep_within();
             false
         });
         started.map_err(|source| StoreError::Io { what: "starting a thread".into(), source })?;
@@ -71,10 +78,7 @@ impl Store {
         if upload::attach(self, patience)? {
             return Ok(());
         }
-        Err(StoreError::Refused(format!(
-            "{}: it has no object store; name one with: lmfs remote set STORE URL",
-            self.path.display()
-        )))
+        Err(upload::none_named(&self.path))
     }
 
     /// Uploads everything that is durable, the last segment as far as it goes.
@@ -89,13 +93,15 @@ impl Store {
     }
 
     /// Puts right, from the object store, what is missing or damaged in a store that is not open.
+    /// With `all`, brings back what was evicted, too.
     pub fn pull(
         path: &Path,
         patience: Duration,
+        all: bool,
         watch: &mut dyn FnMut(u64, u64),
     ) -> Result<Pulled> {
         let _lock = crate::store::open::take_lock(path, false)?;
-        pull::pull(path, patience, watch)
+        pull::pull(path, patience, all, watch)
     }
 
     /// The object store, and with it that nothing is uploaded meanwhile.
@@ -105,10 +111,7 @@ impl Store {
                 Some(e) => Err(e.clone().into()),
                 None => work(a),
             },
-            None => Err(StoreError::Refused(format!(
-                "{}: it has no object store; name one with: lmfs remote set STORE URL",
-                self.path.display()
-            ))),
+            None => Err(upload::none_named(&self.path)),
         }
     }
 
@@ -146,13 +149,17 @@ impl Store {
                 ..RemoteStatus::default()
             }));
         }
-        if let Some(status) = self.remote.status(&self.durable_lens()) {
-            return Ok(Some(status));
+        let there_only_bytes = self.evicted().1;
+        let cache = self.tier.as_ref().and_then(|t| t.source.cache());
+        if let Some(status) = self.remote.status(&self.durable_here()) {
+            return Ok(Some(RemoteStatus { there_only_bytes, cache, ..status }));
         }
         // Nobody is connected; what is kept in the store can be told.
         Ok(home::Home::read(&*self.segments.volume)?.map(|home| RemoteStatus {
             url: home.url,
             manifest: home.last.map(|m| m.number),
+            there_only_bytes,
+            cache,
             ..RemoteStatus::default()
         }))
     }
@@ -175,20 +182,50 @@ impl Store {
                 out.error = Some("the archive went on elsewhere: another writer took over".into());
             }
         }
-        let missing =
-            |(n, len): &(u32, u64)| len.saturating_sub(there.get(n).copied().unwrap_or(0));
-        out.here_only_bytes = self.segments.lens().iter().map(missing).sum();
+        for (n, len) in self.here(self.segments.lens()) {
+            let both = there.get(&n).copied().unwrap_or(0).min(len);
+            out.both_bytes += both;
+            out.here_only_bytes += len - both;
+        }
+        out.there_only_bytes = self.evicted().1;
         out.uploaded_bytes = there.values().sum();
         out.requests = store.requests();
         Ok(Some(out))
     }
 
-    /// Numbers of segments and how much of them is durable.
-    fn durable_lens(&self) -> Vec<(u32, u64)> {
+    /// Those of some segments that are here.
+    fn here(&self, mut lens: Vec<(u32, u64)>) -> Vec<(u32, u64)> {
+        lens.retain(|(n, _)| !self.segments.is_distant(*n));
+        lens
+    }
+
+    /// Numbers of segments that are here and how much of them is durable.
+    fn durable_here(&self) -> Vec<(u32, u64)> {
         let synced = self.synced.load(Ordering::Acquire);
         let (last, end) = ((synced >> 32) as u32, synced & 0xffff_ffff);
-        let lens = self.segments.lens().into_iter().filter(|(n, _)| *n <= last);
+        let lens = self.here(self.segments.lens()).into_iter().filter(|(n, _)| *n <= last);
         lens.map(|(n, len)| (n, if n == last { end } else { len })).collect()
+    }
+
+    /// Evicts what finds no room, if there is a limit.
+    fn keep_within(&self) {
+        let keep = self.remote.keep.load(Ordering::Acquire);
+        if keep == 0 {
+            return;
+        }
+        let worker = &self.remote.worker;
+        match self.evict(keep, &mut |_, _| !worker.is_stopping()) {
+            Ok(e) if e.segments > 0 => {
+                log::info!("{} segments evicted, {} bytes", e.segments, e.bytes);
+            }
+            Ok(_) | Err(StoreError::Stopped | StoreError::Closing) => {}
+            Err(e) => {
+                self.remote.say("evict", &e);
+                if !worker.is_stopping() {
+                    worker.rest(AGAIN);
+                }
+            }
+        }
     }
 
     /// One look of the background.
@@ -204,7 +241,7 @@ impl Store {
             Ok(_) => self.collect_now_and_then(),
             Err(StoreError::Stopped) => {}
             Err(e) => {
-                self.remote.say(&e);
+                self.remote.say("upload", &e);
                 if !worker.is_stopping() {
                     worker.rest(AGAIN);
                 }
@@ -225,7 +262,7 @@ impl Store {
         let worker = &self.remote.worker;
         match self.collect_remote(gc::GRACE, &mut |_, _| !worker.is_stopping()) {
             Ok(c) => log::info!("object store: {} objects deleted, {} bytes", c.objects, c.bytes),
-            Err(e) => self.remote.say(&e),
+            Err(e) => self.remote.say("upload", &e),
         }
     }
 
@@ -261,7 +298,7 @@ impl Store {
             return;
         }
         let left = |store: &Self| {
-            store.remote.status(&store.durable_lens()).map_or(0, |s| s.here_only_bytes)
+            store.remote.status(&store.durable_here()).map_or(0, |s| s.here_only_bytes)
         };
         if left(self) > AT_CLOSE {
             log::warn!(

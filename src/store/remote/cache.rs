@@ -22,6 +22,8 @@ use std::sync::{Arc, Mutex};
 pub const GRANULE: u64 = 64 << 10;
 /// Files that are kept open.
 const OPEN: NonZeroUsize = NonZeroUsize::new(128).unwrap();
+/// What a cache in memory holds. Each object in it takes a descriptor.
+const IN_MEMORY: u64 = 16 << 20;
 /// The least that a cache has room for: a fetch and what is read beside it.
 pub const LEAST: u64 = 16 << 20;
 
@@ -61,7 +63,8 @@ struct Inner {
 /// See the module.
 #[derive(Debug)]
 pub struct Cache {
-    dir: PathBuf,
+    /// `None`: it is in memory.
+    dir: Option<PathBuf>,
     capacity: u64,
     inner: Mutex<Inner>,
     hits: AtomicU64,
@@ -94,6 +97,28 @@ fn extents(file: &File) -> io::Result<Vec<(u64, u64)>> {
 }
 
 impl Cache {
+    fn with(dir: Option<PathBuf>, capacity: u64, inner: Inner) -> Self {
+        Self {
+            dir,
+            capacity,
+            inner: Mutex::new(inner),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            damaged: AtomicU64::new(0),
+        }
+    }
+
+    /// A small cache that goes with the process.
+    pub fn in_memory() -> Self {
+        let inner = Inner {
+            parts: LruCache::unbounded(),
+            used: 0,
+            counts: HashMap::new(),
+            files: LruCache::unbounded(),
+        };
+        Self::with(None, IN_MEMORY, inner)
+    }
+
     /// The cache in a directory, with what is left there from before.
     pub fn open(dir: &Path, capacity: u64) -> io::Result<Self> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
@@ -103,14 +128,7 @@ impl Cache {
             counts: HashMap::new(),
             files: LruCache::new(OPEN),
         };
-        let cache = Self {
-            dir: dir.to_owned(),
-            capacity: capacity.max(LEAST),
-            inner: Mutex::new(inner),
-            hits: AtomicU64::new(0),
-            misses: AtomicU64::new(0),
-            damaged: AtomicU64::new(0),
-        };
+        let cache = Self::with(Some(dir.to_owned()), capacity.max(LEAST), inner);
         for entry in std::fs::read_dir(dir)? {
             let entry = entry?;
             let name = entry.file_name();
@@ -138,7 +156,7 @@ impl Cache {
         }
         if !inner.counts.contains_key(&hash) {
             inner.files.pop(&hash);
-            std::fs::remove_file(self.dir.join(hex(&hash)))?;
+            self.remove_file(&hash)?;
         }
         Ok(())
     }
@@ -147,12 +165,22 @@ impl Cache {
         if let Some(file) = inner.files.get(&hash) {
             return Ok(Arc::clone(file));
         }
-        let mut options = std::fs::OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        let file = Arc::new(options.open(self.dir.join(hex(&hash)))?);
+        let file = match &self.dir {
+            Some(dir) => {
+                let mut options = std::fs::OpenOptions::new();
+                options.read(true).write(true).create(true).truncate(false).mode(0o600);
+                options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+                options.open(dir.join(hex(&hash)))?
+            }
+            None => rustix::fs::memfd_create("lmfs", rustix::fs::MemfdFlags::CLOEXEC)?.into(),
+        };
+        let file = Arc::new(file);
         inner.files.put(hash, Arc::clone(&file));
         Ok(file)
+    }
+
+    fn remove_file(&self, hash: &[u8; 32]) -> io::Result<()> {
+        self.dir.as_ref().map_or(Ok(()), |dir| std::fs::remove_file(dir.join(hex(hash))))
     }
 
     fn enter(inner: &mut Inner, key: Key, len: u32) {
@@ -171,7 +199,7 @@ impl Cache {
         let gone = if *left == 0 {
             inner.counts.remove(&key.hash);
             inner.files.pop(&key.hash);
-            std::fs::remove_file(self.dir.join(hex(&key.hash)))
+            self.remove_file(&key.hash)
         } else {
             self.file(inner, key.hash).and_then(|file| {
                 let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;

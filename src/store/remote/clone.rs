@@ -200,7 +200,7 @@ fn bring(
 
 /// The superblock last: without it there is no store.
 fn finish(volume: &OsVolume, path: &Path, url: &str, mark: Mark, m: &Manifest) -> Result<()> {
-    Home { url: url.into(), last: Some(mark), next: Vec::new() }.write(volume)?;
+    Home { url: url.into(), last: Some(mark), ..Home::default() }.write(volume)?;
     let fail = |file: &str| io_error(format!("write {}/{file}", path.display()));
     for file in superblock::FILES.iter().rev() {
         write_file(volume, file, &m.superblock).map_err(fail(file))?;

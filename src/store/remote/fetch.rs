@@ -2,7 +2,7 @@
 //! the segment's sidecar before it is used.
 
 use super::cache::{Cache, GRANULE, Key};
-use super::error::Result;
+use super::error::{RemoteError, Result};
 use super::manifest::{Object, Part};
 use super::sealed::SealedStore;
 use crate::store::lock;
@@ -98,9 +98,8 @@ impl Fetcher {
             side.sums().filter(|sums| sums.len() == pages).map(Arc::new)
         };
         let range = part.sidecar.len.saturating_sub(part.tables.into())..part.sidecar.len;
-        // Tables are objects of their own as far as the cache goes: by a name that no other bytes have.
-        let name = blake3::hash(&[&part.sidecar.hash[..], b"tables"].concat());
-        let key = |granule| Key { hash: *name.as_bytes(), granule };
+        let hash = tables_of(part);
+        let key = |granule| Key { hash, granule };
         let granules = u64::from(part.tables).div_ceil(GRANULE) as u32;
         let cached = || (0..granules).map(|g| self.cache.get(key(g))).collect::<Option<Vec<_>>>();
         if (0..granules).all(|g| self.cache.has(key(g)))
@@ -112,9 +111,7 @@ impl Fetcher {
         let bytes = self.store.get_range(&part.sidecar.name(), range)?;
         let sums = match read(bytes.clone()) {
             Some(sums) => {
-                for (g, part) in bytes.chunks(GRANULE as usize).enumerate() {
-                    self.cache.put(key(g as u32), part);
-                }
+                self.keep_tables(part, &bytes);
                 Some(sums)
             }
             None => read(self.store.get_range(&part.sidecar.name(), 0..part.sidecar.len)?),
@@ -124,6 +121,15 @@ impl Fetcher {
             None => log::error!("{}: its checksums cannot be read", part.sidecar.name()),
         }
         Ok(sums)
+    }
+
+    /// Keeps the checksums of a segment's pages, which are known already: they are all that is read of the
+    /// sidecar.
+    pub fn keep_tables(&self, part: &Part, tables: &[u8]) {
+        let key = tables_of(part);
+        for (granule, bytes) in tables.chunks(GRANULE as usize).enumerate() {
+            self.cache.put(Key { hash: key, granule: granule as u32 }, bytes);
+        }
     }
 
     /// Bytes of a segment from `offset` on. What is not what its checksums say even when it is fetched
@@ -260,6 +266,26 @@ impl Fetcher {
     }
 }
 
+/// Tables are objects of their own as far as the cache goes: by a name that no other bytes have.
+fn tables_of(part: &Part) -> [u8; 32] {
+    *blake3::hash(&[&part.sidecar.hash[..], b"tables"].concat()).as_bytes()
+}
+
+/// True if an object lies there with the bytes that it should have.
+pub fn is_whole(store: &dyn SealedStore, object: &Object) -> Result<bool> {
+    let (mut at, mut hash) = (0, blake3::Hasher::new());
+    while at < object.len {
+        let end = (at + STEP).min(object.len);
+        match store.get_range(&object.name(), at..end) {
+            Ok(bytes) => hash.update(&bytes),
+            Err(RemoteError::NotFound(_) | RemoteError::Refused(_)) => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        at = end;
+    }
+    Ok(*hash.finalize().as_bytes() == object.hash)
+}
+
 /// All of an object, verified by its hash; fetched a second time if it is damaged.
 pub fn whole(store: &dyn SealedStore, object: &Object) -> Result<Vec<u8>> {
     let fetch = || -> Result<Vec<u8>> {
@@ -279,5 +305,5 @@ pub fn whole(store: &dyn SealedStore, object: &Object) -> Result<Vec<u8>> {
         return Ok(bytes);
     }
     let text = format!("{}: its bytes have another hash", object.name());
-    Err(super::error::RemoteError::Refused(text))
+    Err(RemoteError::Refused(text))
 }

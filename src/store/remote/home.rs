@@ -1,5 +1,6 @@
-//! The file `remote` in a store: the object store that it belongs to, and the manifests that this copy
-//! of the archive has made or was made from.
+//! The file `remote` in a store: the object store that it belongs to, whether segments may lie there only,
+//! and the manifests that this copy of the archive has made or was made from. A copy of it, `remote.copy`, is
+//! renewed when one of the first two changes: where the archive is must not depend on one file.
 
 use crate::store::api::{Result, StoreError};
 use crate::store::io::{Volume, read_up_to, write_file};
@@ -7,6 +8,7 @@ use std::io;
 
 /// Its name.
 pub const FILE: &str = "remote";
+const COPY: &str = "remote.copy";
 /// Longest that it can be.
 const MOST: usize = 16 << 10;
 
@@ -31,6 +33,8 @@ impl Mark {
 pub struct Home {
     /// The object store.
     pub url: String,
+    /// Segments may lie there only.
+    pub evicts: bool,
     /// The last manifest known to be there that is in line with this store.
     pub last: Option<Mark>,
     /// Those that were about to be written, if it is not known whether they were.
@@ -72,6 +76,9 @@ impl Home {
     /// The file's bytes.
     fn encode(&self) -> Vec<u8> {
         let mut text = format!("url {}\n", self.url);
+        if self.evicts {
+            text.push_str("evicts yes\n");
+        }
         let marks = self.last.iter().map(|m| line("last", m));
         text.extend(marks.chain(self.next.iter().map(|m| line("next", m))));
         let crc = crc32c::crc32c(text.as_bytes());
@@ -88,6 +95,7 @@ impl Home {
         for l in body.lines() {
             match l.split_once(' ')? {
                 ("url", url) => home.url = url.into(),
+                ("evicts", "yes") => home.evicts = true,
                 ("last", text) => home.last = Some(mark(text)?),
                 ("next", text) => home.next.push(mark(text)?),
                 _ => return None,
@@ -96,27 +104,51 @@ impl Home {
         (!home.url.is_empty()).then_some(home)
     }
 
-    /// Reads the file of a store; `None` if it has none.
-    pub fn read(volume: &dyn Volume) -> Result<Option<Self>> {
-        let io = |source| StoreError::Io { what: format!("read {FILE}"), source };
-        let bytes = match volume.open(FILE, false) {
+    /// Reads one of the files of a store; `None` if it is not there.
+    fn read_one(volume: &dyn Volume, file: &str) -> Result<Option<Self>> {
+        let io = |source| StoreError::Io { what: format!("read {file}"), source };
+        let bytes = match volume.open(file, false) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             blob => read_up_to(&*blob.map_err(io)?, 0, MOST).map_err(io)?,
         };
         match Self::decode(&bytes) {
             Some(home) => Ok(Some(home)),
             None => Err(StoreError::Refused(format!(
-                "the file {FILE} in the store is damaged: name the object store again, with: lmfs \
+                "the file {file} in the store is damaged: name the object store again, with: lmfs \
                  remote set STORE URL"
             ))),
         }
     }
 
+    /// Reads the file of a store; `None` if it has none.
+    pub fn read(volume: &dyn Volume) -> Result<Option<Self>> {
+        Self::read_one(volume, FILE)
+    }
+
+    /// Where the archive is, and whether segments may lie there only: from the copy, if need be. What it
+    /// says of manifests may be old.
+    pub fn read_place(volume: &dyn Volume) -> Result<Option<Self>> {
+        match Self::read_one(volume, FILE) {
+            Ok(Some(home)) => Ok(Some(home)),
+            first => match Self::read_one(volume, COPY) {
+                Ok(Some(copy)) => Ok(Some(copy)),
+                _ => first,
+            },
+        }
+    }
+
     /// Writes the file; durable on return.
     pub fn write(&self, volume: &dyn Volume) -> Result<()> {
-        let what = || format!("write {FILE}");
-        write_file(volume, FILE, &self.encode())
-            .map_err(|source| StoreError::Io { what: what(), source })
+        let write = |file: &str| {
+            write_file(volume, file, &self.encode())
+                .map_err(|source| StoreError::Io { what: format!("write {file}"), source })
+        };
+        write(FILE)?;
+        let same = |copy: &Self| (&copy.url, copy.evicts) == (&self.url, self.evicts);
+        match Self::read_one(volume, COPY) {
+            Ok(Some(copy)) if same(&copy) => Ok(()),
+            _ => write(COPY),
+        }
     }
 }
 
@@ -128,6 +160,7 @@ mod tests {
     fn it_reads_what_it_wrote_and_nothing_else() {
         let home = Home {
             url: "s3://bucket/a b".into(),
+            evicts: false,
             last: Some(Mark { number: 7, hash: [0xab; 32] }),
             next: Vec::new(),
         };
@@ -136,8 +169,12 @@ mod tests {
         let crc = crc32c::crc32c(text.as_bytes());
         assert_eq!(bytes, format!("{text}crc32c {crc:08x}\n").into_bytes());
         assert_eq!(Home::decode(&bytes), Some(home.clone()));
-        let both = Home { next: vec![Mark { number: 8, hash: [1; 32] }; 2], ..home };
+        let both = Home { next: vec![Mark { number: 8, hash: [1; 32] }; 2], ..home.clone() };
         assert_eq!(Home::decode(&both.encode()), Some(both));
+        let evicting = Home { evicts: true, ..home.clone() };
+        let text = format!("url s3://bucket/a b\nevicts yes\nlast 7 {}\n", "ab".repeat(32));
+        assert!(evicting.encode().starts_with(text.as_bytes()));
+        assert_eq!(Home::decode(&evicting.encode()), Some(evicting));
         for at in 0..bytes.len() {
             let mut c = bytes.clone();
             c[at] ^= 1;

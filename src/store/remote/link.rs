@@ -5,6 +5,7 @@ use super::error::RemoteError;
 use super::home::Home;
 use super::lineage::Runs;
 use super::manifest::Manifest;
+use super::open::PATIENCE;
 use super::steady::{Requests, Steady};
 use crate::store::api::StoreError;
 use crate::store::lock;
@@ -49,6 +50,24 @@ pub struct Known {
     pub collected: Option<Instant>,
 }
 
+/// How a store uses its object store.
+#[derive(Debug, Clone, Copy)]
+pub struct RemoteUse {
+    /// How long answers are waited for.
+    pub patience: Duration,
+    /// What `sync` made durable is uploaded when it returns.
+    pub sync: bool,
+    /// What sealed segments, and the cache of those that are there only, may take here: those that do not
+    /// find room are evicted. `None`: none are.
+    pub keep: Option<u64>,
+}
+
+impl Default for RemoteUse {
+    fn default() -> Self {
+        Self { patience: PATIENCE, sync: false, keep: None }
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Link {
@@ -62,6 +81,8 @@ pub struct Link {
     pub position: AtomicU64,
     /// What is synced is to be uploaded, too.
     pub sync: AtomicBool,
+    /// What sealed segments and the cache may take in the store, if there is a limit; 0: there is none.
+    pub keep: AtomicU64,
     /// The worker runs.
     pub started: AtomicBool,
     /// What the log said last of uploads that fail, and when.
@@ -81,6 +102,10 @@ pub struct RemoteStatus {
     pub uploaded_bytes: u64,
     /// Bytes of segments that are in this store only.
     pub here_only_bytes: u64,
+    /// Bytes of segments that are in the object store only.
+    pub there_only_bytes: u64,
+    /// Bytes of segments that are in both.
+    pub both_bytes: u64,
     /// Seconds since the last upload ended well, in this process.
     pub uploaded_s_ago: Option<u64>,
     /// Why the last one did not.
@@ -91,7 +116,7 @@ pub struct RemoteStatus {
     pub gets_per_mib: Option<f64>,
     /// Requests for each MiB that was written.
     pub puts_per_mib: Option<f64>,
-    /// The cache, of an archive that is read from there.
+    /// The cache of what is read from there.
     pub cache: Option<CacheFigures>,
 }
 
@@ -101,9 +126,9 @@ pub fn per_mib(requests: u64, bytes: u64) -> Option<f64> {
 }
 
 impl Link {
-    /// Says in the log why an upload failed, unless it did already, not long ago. What the network does is
+    /// Says in the log why an upload, or an eviction, failed, unless it did already, not long ago. What the network does is
     /// said by whoever asks it.
-    pub fn say(&self, e: &StoreError) {
+    pub fn say(&self, what: &str, e: &StoreError) {
         const SAID_EVERY: Duration = Duration::from_secs(3600);
         if matches!(e, StoreError::Remote(e) if e.may_pass()) {
             return;
@@ -112,12 +137,12 @@ impl Link {
         let mut said = lock(&self.said);
         let old = |(t, at): &(String, Instant)| *t == text && at.elapsed() < SAID_EVERY;
         if !said.as_ref().is_some_and(old) {
-            log::error!("upload: {text}");
+            log::error!("{what}: {text}");
             *said = Some((text, Instant::now()));
         }
     }
 
-    /// What there is to tell; `lens` of the store's segments, as far as they are durable.
+    /// What there is to tell; `lens` of the store's segments that are here, as far as they are durable.
     pub fn status(&self, lens: &[(u32, u64)]) -> Option<RemoteStatus> {
         let known = lock(&self.known);
         let store = known.store.as_ref()?;
@@ -129,6 +154,8 @@ impl Link {
             epoch: known.manifest.map(|(_, e)| e),
             uploaded_bytes: known.lens.values().sum(),
             here_only_bytes: lens.iter().map(|(n, len)| len.saturating_sub(there(*n))).sum(),
+            there_only_bytes: 0,
+            both_bytes: lens.iter().map(|(n, len)| there(*n).min(*len)).sum(),
             uploaded_s_ago: known.uploaded.map(|at| at.elapsed().as_secs()),
             error: known.error.clone(),
             gets_per_mib: per_mib(requests.gets, requests.read_bytes),

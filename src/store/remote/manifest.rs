@@ -45,7 +45,7 @@ impl Object {
 }
 
 /// A segment, or the beginning of the last one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Part {
     /// Its number.
     pub number: u32,
@@ -180,6 +180,31 @@ fn decode_parts(i: &mut In) -> Option<Vec<Part>> {
     (0..n).map(|_| Part::decode(i)).collect()
 }
 
+/// The group that a segment belongs to.
+pub fn group_of(number: u32) -> u32 {
+    number >> RUN_BITS
+}
+
+/// A run's bytes.
+pub fn encode_run(group: u32, parts: &[Part]) -> Vec<u8> {
+    let mut o = Out(RUN_MAGIC.to_vec());
+    o.u32(VERSION).u32(group);
+    encode_parts(parts, &mut o);
+    sealed(o.0)
+}
+
+/// The segments of a run; `what` is for messages.
+pub fn decode_run(what: &str, group: u32, bytes: &[u8]) -> Result<Vec<Part>> {
+    let mut i = unsealed(what, RUN_MAGIC, bytes)?;
+    let mut parse = || {
+        let is_its_own = i.u32()? == group;
+        let some = decode_parts(&mut i)?;
+        let fits = |p: &Part| group_of(p.number) == group;
+        (i.0.is_empty() && is_its_own && some.iter().all(fits)).then_some(some)
+    };
+    parse().ok_or_else(|| RemoteError::Refused(format!("{what}: not readable")))
+}
+
 /// Segments in the order of their numbers, none twice, none of no length.
 fn in_order(parts: &[Part]) -> bool {
     parts.windows(2).all(|w| w[0].number < w[1].number)
@@ -190,19 +215,16 @@ impl Manifest {
     /// The bytes that lie in the store: the manifest's own, and those of the runs. The same segments make
     /// the same runs, so only those that are new need to be written.
     pub fn pack(&self) -> (Vec<u8>, Vec<(Run, Vec<u8>)>) {
-        let last = self.parts.last().map_or(0, |p| p.number >> RUN_BITS);
+        let last = self.parts.last().map_or(0, |p| group_of(p.number));
         let mut groups: BTreeMap<u32, Vec<Part>> = BTreeMap::new();
         for p in &self.parts {
-            groups.entry(p.number >> RUN_BITS).or_default().push(*p);
+            groups.entry(group_of(p.number)).or_default().push(*p);
         }
         let open = groups.remove(&last).unwrap_or_default();
         let runs: Vec<(Run, Vec<u8>)> = groups
             .into_iter()
             .map(|(group, parts)| {
-                let mut o = Out(RUN_MAGIC.to_vec());
-                o.u32(VERSION).u32(group);
-                encode_parts(&parts, &mut o);
-                let bytes = sealed(o.0);
+                let bytes = encode_run(group, &parts);
                 (Run { group, object: Object::of(&bytes) }, bytes)
             })
             .collect();
@@ -264,16 +286,7 @@ impl Packed {
             if !run.object.is(&bytes) {
                 return Err(RemoteError::Refused(format!("{name}: its bytes have another hash")));
             }
-            let mut i = unsealed(&name, RUN_MAGIC, &bytes)?;
-            let mut parse = || {
-                let group = i.u32()?;
-                let some = decode_parts(&mut i)?;
-                let fits = |p: &Part| p.number >> RUN_BITS == group;
-                (i.0.is_empty() && group == run.group && some.iter().all(fits)).then_some(some)
-            };
-            parts.extend(
-                parse().ok_or_else(|| RemoteError::Refused(format!("{name}: not readable")))?,
-            );
+            parts.extend(decode_run(&name, run.group, &bytes)?);
         }
         let mut whole = self.manifest;
         parts.append(&mut whole.parts);

@@ -5,8 +5,10 @@ use super::error::RemoteError;
 use super::fetch;
 use super::home::Home;
 use super::lineage;
-use super::manifest::Object;
+use super::manifest::{Object, Part};
 use super::sealed::SealedStore;
+use super::tier::Tier;
+use super::upload::none_named;
 use crate::store::api::{Ecc, Result, StoreError};
 use crate::store::io::{OsVolume, Volume, read_up_to, write_file};
 use crate::store::log::segments::{segment_path, sidecar_path};
@@ -16,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What was put right.
@@ -40,13 +43,16 @@ fn io_error(file: &str) -> impl FnOnce(io::Error) -> StoreError {
 }
 
 /// Does it for a store that is not open; the caller holds its lock.
-pub fn pull(path: &Path, patience: Duration, watch: &mut dyn FnMut(u64, u64)) -> Result<Pulled> {
+/// What was evicted stays there, unless `all` is wanted.
+pub fn pull(
+    path: &Path,
+    patience: Duration,
+    all: bool,
+    watch: &mut dyn FnMut(u64, u64),
+) -> Result<Pulled> {
     let volume = OsVolume::new(path);
     let Some(mut home) = Home::read(&volume)? else {
-        return Err(StoreError::Refused(format!(
-            "{}: it has no object store; name one with: lmfs remote set STORE URL",
-            path.display()
-        )));
+        return Err(none_named(path));
     };
     let store = super::open::open(&home.url, patience)?;
     let url = store.url();
@@ -65,8 +71,8 @@ pub fn pull(path: &Path, patience: Duration, watch: &mut dyn FnMut(u64, u64)) ->
     home.reached(found.mark);
     home.write(&volume)?;
     let m = lineage::whole(&*store, found.packed, &mut HashMap::new())?;
-    let ecc = superblock::decode(&m.superblock, &url)?.ecc;
-    let total = m.parts.iter().map(|p| p.object.len).sum();
+    let superblock = superblock::decode(&m.superblock, &url)?;
+    let ecc = superblock.ecc;
     let (mut out, mut done) = (Pulled::default(), 0);
     for model in &m.models {
         let (file, sidecar) = model_paths(&model.id);
@@ -75,7 +81,11 @@ pub fn pull(path: &Path, patience: Duration, watch: &mut dyn FnMut(u64, u64)) ->
             out.put_right(&*store, &volume, &sidecar, &model.sidecar)?;
         }
     }
-    for p in &m.parts {
+    let tier = Tier::open(path, Arc::new(OsVolume::new(path)), &superblock, true)?;
+    let evicted = |p: &Part| tier.part(p.number).is_some();
+    let parts: Vec<&Part> = m.parts.iter().filter(|p| all || !evicted(p)).collect();
+    let total = parts.iter().map(|p| p.object.len).sum();
+    for p in parts {
         let file = segment_path(p.number);
         out.files += 1;
         if !begins_with(&volume, &file, &p.object) {
@@ -90,10 +100,18 @@ pub fn pull(path: &Path, patience: Duration, watch: &mut dyn FnMut(u64, u64)) ->
             let sidecar = sidecar_path(p.number, p.object.len);
             out.put_right(&*store, &volume, &sidecar, &p.sidecar)?;
         }
+        if evicted(p) {
+            volume.sync_dir("segments").map_err(io_error("segments"))?;
+            tier.leave(&[p.number])?;
+        }
         done += p.object.len;
         watch(done, total);
     }
     volume.sync_dir("segments").map_err(io_error("segments"))?;
+    if all && home.evicts && tier.parts().is_empty() {
+        home.evicts = false;
+        home.write(&volume)?;
+    }
     Ok(out)
 }
 

@@ -17,6 +17,7 @@ use crate::store::log::superblock;
 use crate::store::{Store, lock};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -113,7 +114,14 @@ impl Sender<'_> {
 /// Opens the object store that the file `remote` names, if there is one. Nothing is asked of it yet.
 pub fn attach(store: &Store, patience: Duration) -> Result<bool> {
     let Some(home) = Home::read(&*store.segments.volume)? else { return Ok(false) };
-    let steady = super::open::open(&home.url, patience)?;
+    let steady = match &store.tier {
+        // The same for what is read from there.
+        Some(tier) => {
+            tier.source.configure(patience, None);
+            tier.source.store()?
+        }
+        None => super::open::open(&home.url, patience)?,
+    };
     *lock(&store.remote.known) = Known { store: Some(Arc::clone(&steady)), ..Known::default() };
     *lock(&store.remote.attached) = Some(Attached {
         store: steady,
@@ -164,6 +172,22 @@ fn catch_up(store: &Store, a: &mut Attached) -> Result<()> {
     Ok(())
 }
 
+/// Makes sure that the newest manifest is known.
+pub fn ready(store: &Store) -> Result<()> {
+    match lock(&store.remote.attached).as_mut() {
+        Some(a) => catch_up(store, a),
+        None => Err(none_named(&store.path)),
+    }
+}
+
+/// What those are told who need an object store and have none.
+pub fn none_named(shown: &Path) -> StoreError {
+    StoreError::Refused(format!(
+        "{}: it has no object store; name one with: lmfs remote set STORE URL",
+        shown.display()
+    ))
+}
+
 /// Has `status` know of the newest manifest.
 fn note(store: &Store, a: &Attached) {
     let mut known = lock(&store.remote.known);
@@ -178,9 +202,7 @@ fn note(store: &Store, a: &Attached) {
 pub fn push(store: &Store, watch: &mut dyn FnMut(u64, u64) -> bool) -> Result<Uploaded> {
     let mut attached = lock(&store.remote.attached);
     let Some(a) = attached.as_mut() else {
-        return Err(StoreError::Refused(
-            "the store has no object store; name one with: lmfs remote set STORE URL".into(),
-        ));
+        return Err(none_named(&store.path));
     };
     let pushed = push_to(store, a, watch);
     store.segments.unpin();
@@ -234,6 +256,10 @@ fn push_to(
         if !watch(done, total) {
             return Err(StoreError::Stopped);
         }
+        if store.segments.is_distant(number) {
+            lost_there(store, a, number)?;
+            continue;
+        }
         let bytes = bundle::verified(&store.segments, number, len)?;
         let b = bundle::bundle(store.segments.ecc, store.segments.stamp, number, bytes)?;
         sender.send(b.part.sidecar, &b.sidecar)?;
@@ -266,6 +292,20 @@ fn push_to(
     }
     store.remote.position.fetch_max(position, Ordering::AcqRel);
     Ok(report)
+}
+
+/// An evicted segment that the newest manifest does not name: fine, if nothing in it lives.
+fn lost_there(store: &Store, a: &Attached, number: u32) -> Result<()> {
+    let live = store.state().totals.live.get(&number).copied().unwrap_or(0);
+    if live == 0 {
+        return Ok(());
+    }
+    let text = format!(
+        "{}: its newest manifest lacks {}, which is not in the store any more either",
+        a.store.url(),
+        crate::store::log::segments::segment_path(number)
+    );
+    Err(RemoteError::Refused(text).into())
 }
 
 /// An upload that took long names objects only if they are still there.
@@ -324,7 +364,9 @@ pub fn set(store: &Store, url: &str, patience: Duration) -> Result<()> {
     let url = super::open::canonical(url)?;
     let remote = super::open::open(&url, patience)?;
     lineage::check_conditions(&*remote, &unique(store))?;
-    let mut home = Home { url: url.clone(), ..Home::default() };
+    let evicted = store.tier.as_ref().map_or_else(Vec::new, |t| t.parts());
+    let evicts = !evicted.is_empty();
+    let mut home = Home { url: url.clone(), evicts, ..Home::default() };
     if let Some(found) = lineage::newest(&*remote)? {
         let theirs = superblock::decode(&found.packed.manifest.superblock, &url)?;
         if theirs.uuid != store.superblock.uuid {
@@ -337,8 +379,27 @@ pub fn set(store: &Store, url: &str, patience: Duration) -> Result<()> {
         let newest = lineage::whole(&*remote, found.packed, &mut HashMap::new())?;
         in_line(store, &newest, &url)?;
         home.last = Some(mark);
+        let there: HashSet<Part> = newest.parts.into_iter().collect();
+        if !evicted.iter().all(|p| there.contains(p)) {
+            return Err(only_elsewhere(store, &url));
+        }
+    } else if evicts {
+        return Err(only_elsewhere(store, &url));
     }
-    home.write(&*store.segments.volume)
+    home.write(&*store.segments.volume)?;
+    if let Some(tier) = &store.tier {
+        tier.source.forget();
+    }
+    Ok(())
+}
+
+/// Why a store cannot leave its object store.
+fn only_elsewhere(store: &Store, url: &str) -> StoreError {
+    let shown = store.path.display();
+    StoreError::Refused(format!(
+        "segments of {shown} lie in its object store only, and {url} does not have them: bring them back \
+         first, with: lmfs remote pull --all {shown}"
+    ))
 }
 
 /// Fails unless this store goes on from where the manifest ends.
@@ -353,6 +414,11 @@ fn in_line(store: &Store, m: &Manifest, url: &str) -> Result<()> {
         differs |= segment.len < p.object.len;
         if differs {
             break;
+        }
+        // Of one that is not here it is known what it is.
+        if let Some(own) = store.tier.as_ref().and_then(|t| t.part(p.number)) {
+            differs |= own != *p;
+            continue;
         }
         let bytes = bundle::verified(segments, p.number, p.object.len)?;
         differs = !bytes.get(..p.object.len as usize).is_some_and(|b| p.object.is(b));

@@ -1,9 +1,10 @@
 //! An archive in an object store as a volume that is read and never written: for machines that have nothing
 //! of it but the URL.
 
+use super::blobs::{Bytes, Connected, SegmentBlob, WholeBlob, never_written};
 use super::cache::{Cache, CacheFigures};
 use super::error::RemoteError;
-use super::fetch::{Course, Fetcher};
+use super::fetch::Fetcher;
 use super::lineage::{self, Found, Runs};
 use super::manifest::{Manifest, Object, Part};
 use super::sealed::SealedStore;
@@ -17,13 +18,13 @@ use crate::store::models::model_paths;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// See the module.
 #[derive(Debug)]
 pub struct View {
     store: Arc<Steady>,
-    fetcher: Arc<Fetcher>,
+    origin: Arc<Connected>,
     manifest: RwLock<Arc<Manifest>>,
     runs: Mutex<Runs>,
     /// Held while the store goes on to a newer manifest.
@@ -51,11 +52,6 @@ pub struct Reached {
 /// manifests are listed: whoever looked away for long may have missed some that are deleted.
 const LIST_AFTER: u32 = 10;
 
-fn to_io(e: RemoteError) -> io::Error {
-    let kind = if e.may_pass() { io::ErrorKind::TimedOut } else { io::ErrorKind::Other };
-    io::Error::new(kind, e)
-}
-
 impl View {
     /// The archive as its newest manifest has it, with a cache of so many bytes in a directory.
     pub fn open(store: Arc<Steady>, cache_dir: &Path, cache_bytes: u64) -> Result<Self> {
@@ -72,10 +68,10 @@ impl View {
             source,
         })?;
         let stamp = super::bundle::stamp(&sb.uuid, sb.ecc);
-        let fetcher = Fetcher::new(Arc::clone(&store) as _, cache, stamp);
+        let fetcher = Arc::new(Fetcher::new(Arc::clone(&store) as _, cache, stamp));
         Ok(Self {
             store,
-            fetcher: Arc::new(fetcher),
+            origin: Arc::new(Connected(fetcher)),
             manifest: RwLock::new(Arc::new(manifest)),
             runs: Mutex::new(runs),
             following: Mutex::default(),
@@ -124,121 +120,33 @@ impl View {
 
     /// Figures of the cache.
     pub fn cache(&self) -> CacheFigures {
-        self.fetcher.cache().figures()
+        self.origin.0.cache().figures()
     }
 
     /// Empties the cache.
     #[cfg(test)]
     pub fn forget(&self) {
-        self.fetcher.cache().clear();
+        self.origin.0.cache().clear();
     }
 
     /// A segment of a manifest, to be read.
     pub fn segment(&self, part: Part) -> Arc<dyn Blob> {
-        let fetcher = Arc::clone(&self.fetcher);
-        Arc::new(SegmentBlob { fetcher, part, course: Mutex::default() })
+        Arc::new(SegmentBlob::new(Arc::clone(&self.origin) as _, part))
     }
 
     fn whole(&self, object: Object, keep: bool) -> Arc<dyn Blob> {
-        let fetcher = Arc::clone(&self.fetcher);
-        Arc::new(WholeBlob { fetcher, object, keep, bytes: OnceLock::new() })
+        Arc::new(WholeBlob::new(Arc::clone(&self.origin) as _, object, keep))
     }
-}
-
-/// A segment, read by ranges.
-#[derive(Debug)]
-struct SegmentBlob {
-    fetcher: Arc<Fetcher>,
-    part: Part,
-    course: Mutex<Course>,
-}
-
-/// What is read whole when something of it is wanted first.
-#[derive(Debug)]
-struct WholeBlob {
-    fetcher: Arc<Fetcher>,
-    object: Object,
-    keep: bool,
-    bytes: OnceLock<Vec<u8>>,
-}
-
-/// Bytes in memory.
-#[derive(Debug)]
-struct Bytes(Vec<u8>);
-
-fn copy(bytes: &[u8], buf: &mut [u8], offset: u64) -> usize {
-    let from = usize::try_from(offset).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
-    let n = from.len().min(buf.len());
-    buf[..n].copy_from_slice(&from[..n]);
-    n
-}
-
-fn read_only<T>() -> io::Result<T> {
-    Err(io::Error::from_raw_os_error(libc::EROFS))
-}
-
-/// What a blob that is never written answers to all that would write.
-macro_rules! never_written {
-    () => {
-        fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
-            read_only()
-        }
-        fn sync(&self) -> io::Result<()> {
-            Ok(())
-        }
-        fn truncate(&self, _: u64) -> io::Result<()> {
-            read_only()
-        }
-        fn allocate(&self, _: u64) -> io::Result<()> {
-            read_only()
-        }
-    };
-}
-
-impl Blob for SegmentBlob {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let bytes =
-            self.fetcher.read(&self.part, &self.course, offset, buf.len()).map_err(to_io)?;
-        Ok(copy(&bytes, buf, 0))
-    }
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.part.object.len)
-    }
-    never_written!();
-}
-
-impl Blob for WholeBlob {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        if self.bytes.get().is_none() {
-            let bytes = self.fetcher.whole(&self.object, self.keep).map_err(to_io)?;
-            let _ = self.bytes.set(bytes);
-        }
-        Ok(copy(self.bytes.get().map_or(&[], Vec::as_slice), buf, offset))
-    }
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.object.len)
-    }
-    never_written!();
-}
-
-impl Blob for Bytes {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        Ok(copy(&self.0, buf, offset))
-    }
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.0.len() as u64)
-    }
-    never_written!();
 }
 
 impl Volume for View {
     fn create(&self, _: &str) -> io::Result<Arc<dyn Blob>> {
-        read_only()
+        never_written()
     }
 
     fn open(&self, path: &str, write: bool) -> io::Result<Arc<dyn Blob>> {
         if write {
-            return read_only();
+            return never_written();
         }
         let m = self.manifest();
         if superblock::FILES.contains(&path) {
@@ -282,13 +190,13 @@ impl Volume for View {
     }
 
     fn mkdir(&self, _: &str) -> io::Result<()> {
-        read_only()
+        never_written()
     }
     fn rename(&self, _: &str, _: &str) -> io::Result<()> {
-        read_only()
+        never_written()
     }
     fn remove(&self, _: &str) -> io::Result<()> {
-        read_only()
+        never_written()
     }
     fn sync_dir(&self, _: &str) -> io::Result<()> {
         Ok(())
@@ -296,7 +204,7 @@ impl Volume for View {
     fn free_bytes(&self) -> io::Result<u64> {
         Ok(0)
     }
-    fn is_distant(&self) -> bool {
+    fn is_distant(&self, _: &str) -> bool {
         true
     }
 }

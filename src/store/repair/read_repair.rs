@@ -9,7 +9,7 @@ use super::damage::Trouble;
 use super::ecc::pages::PAGE;
 use super::rebuild::{self, Rebuilt};
 use super::sidecar::Sidecar;
-use crate::store::api::{Result, StoreError};
+use crate::store::api::{Result, StoreError, is_distant};
 use crate::store::io::{Blob, read_up_to};
 use crate::store::lock;
 use crate::store::log::frame::{self, Header, Kind};
@@ -38,8 +38,8 @@ pub fn read_range(blob: &dyn Blob, from: usize, end: usize) -> (Vec<u8>, bool) {
         match read_up_to(blob, (from + at) as u64, step) {
             Ok(bytes) if !bytes.is_empty() => out.extend_from_slice(&bytes),
             Ok(_) => out.resize(len, 0),
-            // A server that is away: page by page it would be waited for as often.
-            Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+            // A server that does not give it: page by page it would be asked as often.
+            Err(e) if is_distant(&e) => {
                 failed = true;
                 out.resize(len, 0);
             }
@@ -159,7 +159,7 @@ impl Segments {
     /// Reads a frame and checks it; corrects it, and what is written, if it has to.
     pub fn frame(&self, f: FrameRef) -> Result<(Header, Vec<u8>)> {
         let failed = match self.read(f) {
-            Err(e @ StoreError::Io { .. }) if self.volume.is_distant() => return Err(e),
+            Err(e) if e.is_distant() => return Err(e),
             Err(e) => e,
             Ok(mut bytes) => {
                 let reason = match frame::check(&bytes) {
@@ -196,7 +196,8 @@ impl Segments {
 
     /// Writes a corrected frame over its damaged self. The next sync makes it durable.
     fn replace(&self, f: FrameRef, bytes: &[u8]) {
-        let Some(segment) = self.get(f.segment).filter(|_| self.write) else { return };
+        let here = self.write && !self.is_distant(f.segment);
+        let Some(segment) = self.get(f.segment).filter(|_| here) else { return };
         if let Err(e) = self.correct(f.segment, &segment, bytes, f.offset.into()) {
             log::warn!("{}", io_error("write", f.segment, e));
         }
@@ -295,14 +296,15 @@ impl Segments {
             return Ok(false);
         };
         let path = segment_path(number);
+        let here = self.write && !self.is_distant(number);
         log::warn!(
             "{path}: {} frames corrected, {} pages rebuilt{}",
             e.found.frames,
             e.found.pages,
-            if self.write { "" } else { " (in memory: the store is open read-only)" }
+            if here { "" } else { " (in memory: it is not to be written)" }
         );
         self.repaired.fetch_add((e.found.frames + e.found.pages).max(1), Ordering::Relaxed);
-        let written = self.write && {
+        let written = here && {
             let each = |r: &Range<usize>| {
                 self.correct(number, &segment, &e.now[r.clone()], r.start as u64)
             };

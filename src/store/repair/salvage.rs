@@ -158,6 +158,8 @@ impl Store {
                             all.data.extend(Found::parts(line.frame, &h, &bytes));
                         }
                         Ok((h, _)) => all.primers.push(Found::new(line.frame, &h)),
+                        // It is not lost: nothing may be made of what is left.
+                        Err(e) if e.is_distant() => return Err(e),
                         Err(e) => ::log::error!("{e}"),
                     },
                     Kind::Batch => {

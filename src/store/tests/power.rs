@@ -298,7 +298,12 @@ struct Tally {
 }
 
 /// All states that may be left, or a choice of them.
-fn states(disk: &Disk, each: usize, dice: &mut Dice, look: &mut dyn FnMut(Left, bool, &mut Dice)) {
+pub fn states(
+    disk: &Disk,
+    each: usize,
+    dice: &mut Dice,
+    look: &mut dyn FnMut(Left, bool, &mut Dice),
+) {
     let units = disk.at_risk();
     for grown in [false, true] {
         if units < 20 && 1 << units <= each {

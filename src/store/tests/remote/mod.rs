@@ -14,6 +14,10 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+mod evicted;
+mod failing;
+mod space;
+
 const CACHE: u64 = 16 << 20;
 
 /// A store with an object store beside it.
@@ -150,7 +154,7 @@ fn closing_uploads_the_end_of_the_log() {
 fn the_background_uploads_what_is_sealed() {
     let p = Place::new();
     let store = open(&p.store());
-    assert!(store.attach_remote(PATIENCE, false).unwrap());
+    assert!(store.attach_remote(&RemoteUse::default()).unwrap());
     fill(&store, 0..6);
     let began = Instant::now();
     while store.remote_status().unwrap().unwrap().uploaded_bytes < 100_000 {
@@ -164,7 +168,7 @@ fn the_background_uploads_what_is_sealed() {
 fn synced_means_uploaded_where_that_was_asked_for() {
     let p = Place::new();
     let store = open(&p.store());
-    store.attach_remote(PATIENCE, true).unwrap();
+    store.attach_remote(&RemoteUse { sync: true, ..RemoteUse::default() }).unwrap();
     let files = fill(&store, 0..2);
     holds(&p.view("a"), &files);
     // Where it cannot be, it is not said to be.
@@ -357,118 +361,6 @@ fn an_interrupted_clone_is_no_store_and_goes_on() {
     assert!(remote::clone(&p.url(), &copy, PATIENCE, &|_, _| {}).is_err());
 }
 
-/// An object store that fails now and then, as it was told to.
-#[derive(Debug)]
-struct Flaky {
-    inner: DirStore,
-    asked: AtomicU64,
-    /// Each so many requests one fails; 0: all.
-    every: u64,
-}
-
-impl Flaky {
-    fn fails(&self) -> Option<RemoteError> {
-        let n = self.asked.fetch_add(1, Ordering::Relaxed);
-        let fails = self.every == 0 || n.is_multiple_of(self.every);
-        fails.then(|| RemoteError::Unavailable("on purpose".into()))
-    }
-
-    fn ask<T>(&self, f: impl FnOnce() -> remote::error::Result<T>) -> remote::error::Result<T> {
-        match self.fails() {
-            Some(e) => Err(e),
-            None => f(),
-        }
-    }
-}
-
-impl SealedStore for Flaky {
-    fn get(&self, name: &str) -> remote::error::Result<Vec<u8>> {
-        self.ask(|| self.inner.get(name))
-    }
-    fn get_range(&self, name: &str, range: Range<u64>) -> remote::error::Result<Vec<u8>> {
-        // Too few bytes are a failure, too.
-        let short = self.fails().is_some();
-        let bytes = self.inner.get_range(name, range)?;
-        let n = if short { bytes.len() / 2 } else { bytes.len() };
-        Ok(bytes[..n].to_vec())
-    }
-    fn put(&self, name: &str, bytes: &[u8]) -> remote::error::Result<()> {
-        self.ask(|| self.inner.put(name, bytes))
-    }
-    fn put_if_absent(&self, name: &str, bytes: &[u8]) -> remote::error::Result<()> {
-        // It arrives, and the answer does not.
-        let put = self.inner.put_if_absent(name, bytes);
-        self.fails().map_or(put, Err)
-    }
-    fn delete(&self, name: &str) -> remote::error::Result<()> {
-        self.ask(|| self.inner.delete(name))
-    }
-    fn list(&self, dir: &str) -> remote::error::Result<Vec<Listed>> {
-        self.ask(|| self.inner.list(dir))
-    }
-    fn url(&self) -> String {
-        self.inner.url()
-    }
-}
-
-fn flaky(p: &Place, every: u64, patience: Duration) -> Arc<Steady> {
-    let inner = DirStore::new(&p.objects());
-    Arc::new(Steady::new(Arc::new(Flaky { inner, asked: AtomicU64::new(0), every }), patience))
-}
-
-#[test]
-fn what_fails_now_and_then_is_tried_again() {
-    let p = Place::new();
-    let store = p.attached();
-    let steady = flaky(&p, 3, Duration::from_secs(20));
-    lock(&store.remote.attached).as_mut().unwrap().store = Arc::clone(&steady);
-    let files = fill(&store, 0..1);
-    push(&store).unwrap();
-    fill(&store, 1..2);
-    assert_eq!(push(&store).unwrap().manifest, 2);
-    assert!(steady.requests().retries > 2 && steady.requests().failed == 0);
-    let view = remote::View::open(flaky(&p, 3, Duration::from_secs(20)), &p.view_dir("a"), CACHE);
-    let view = open::open_view(&p.view_dir("a"), Arc::new(view.unwrap())).unwrap();
-    holds(&view, &files);
-}
-
-#[test]
-fn a_server_that_is_away_stops_nobody_who_does_not_need_it() {
-    let p = Place::new();
-    let store = p.attached();
-    let files = fill(&store, 0..6);
-    push(&store).unwrap();
-    let patience = Duration::from_millis(300);
-    let steady = Arc::new(Steady::new(
-        Arc::new(Flaky {
-            inner: DirStore::new(&p.objects()),
-            asked: AtomicU64::new(1),
-            every: 1 << 40,
-        }),
-        patience,
-    ));
-    let view = remote::View::open(steady, &p.view_dir("a"), CACHE).unwrap();
-    let view = open::open_view(&p.view_dir("a"), Arc::new(view)).unwrap();
-    holds(&view, &files);
-    std::fs::rename(p.objects(), p.dir.path().join("away")).unwrap();
-    std::fs::create_dir(p.objects()).unwrap();
-    std::fs::write(p.objects().join("objects"), "in the way").unwrap();
-    let began = Instant::now();
-    // What is here can be read.
-    holds(&view, &files);
-    // The rest is an error, soon, and no damage that anybody would note.
-    view.view.as_ref().unwrap().forget();
-    let failed = files.iter().filter(|(ino, b)| contents(&view, *ino, b.len()).is_err()).count();
-    assert!(failed > 0 && began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    // Changes here go on.
-    fill(&store, 6..8);
-    assert!(push(&store).is_err());
-    std::fs::remove_dir_all(p.objects()).unwrap();
-    std::fs::rename(p.dir.path().join("away"), p.objects()).unwrap();
-    holds(&view, &files);
-    push(&store).unwrap();
-}
-
 #[test]
 fn a_reader_follows_what_is_written() {
     let p = Place::new();
@@ -536,145 +428,4 @@ fn a_reader_that_missed_what_was_between_begins_anew() {
     push(&store).unwrap();
     assert!(matches!(view.follow().unwrap(), Some(remote::Changed::Inodes(_))));
     holds(&view, &files);
-}
-
-/// Makes everything in the object store older.
-fn age(p: &Place, by: Duration) {
-    for dir in ["objects", "manifest"] {
-        for entry in std::fs::read_dir(p.objects().join(dir)).unwrap() {
-            let file = std::fs::File::open(entry.unwrap().path()).unwrap();
-            let old = file.metadata().unwrap().modified().unwrap() - by;
-            file.set_modified(old).unwrap();
-        }
-    }
-}
-
-#[test]
-fn what_no_reader_can_need_is_deleted_and_nothing_else() {
-    const HOUR: Duration = Duration::from_secs(3600);
-    let p = Place::new();
-    let store = p.attached();
-    let count = || std::fs::read_dir(p.objects().join("objects")).unwrap().count();
-    let mut files = fill(&store, 0..2);
-    push(&store).unwrap();
-    age(&p, 20 * HOUR);
-    files.extend(fill(&store, 2..3));
-    push(&store).unwrap();
-    let orphan = p.objects().join("objects").join("ab".repeat(32));
-    std::fs::write(&orphan, "of a broken upload").unwrap();
-    age(&p, 20 * HOUR);
-    files.extend(fill(&store, 3..4));
-    push(&store).unwrap();
-    // The first manifest is 40 hours old, the second 20, and was the newest one until now.
-    let before = count();
-    let c = store.collect_remote(remote::GRACE, &mut |_, _| true).unwrap();
-    assert_eq!((c.manifests, c.objects, count()), (0, 0, before));
-    age(&p, 10 * HOUR);
-    // Now the second is 30 hours old: the grace period began with it, and the first one goes. So does what
-    // only it names, and the orphan.
-    let c = store.collect_remote(remote::GRACE, &mut |_, _| true).unwrap();
-    assert_eq!((c.manifests, c.objects), (1, 3), "{c:?}");
-    assert!(!orphan.exists() && count() == before - 3);
-    holds(&p.view("a"), &files);
-    let old = lineage::read(&DirStore::new(&p.objects()), 2).unwrap().unwrap();
-    for part in &old.packed.manifest.parts {
-        assert!(p.objects().join(part.object.name()).exists());
-    }
-    // An archive without a manifest is none that anything could be deleted from.
-    std::fs::remove_dir_all(p.objects().join("manifest")).unwrap();
-    assert!(store.collect_remote(remote::GRACE, &mut |_, _| true).is_err());
-}
-
-#[test]
-fn what_is_damaged_there_is_replaced() {
-    let p = Place::new();
-    let store = p.attached();
-    let files = fill(&store, 0..6);
-    push(&store).unwrap();
-    let good = store.scrub_remote(true, &mut |_, _| true).unwrap();
-    assert!(good.objects > 8 && good.damaged == 0, "{good:?}");
-    let hurt = |n: usize, with: Option<&[u8]>| {
-        let mut paths: Vec<_> = std::fs::read_dir(p.objects().join("objects"))
-            .unwrap()
-            .map(|e| e.unwrap().path())
-            .collect();
-        paths.sort();
-        match with {
-            Some(bytes) => std::fs::OpenOptions::new()
-                .write(true)
-                .open(&paths[n])
-                .unwrap()
-                .write_all_at(bytes, 5000)
-                .unwrap(),
-            None => std::fs::remove_file(&paths[n]).unwrap(),
-        }
-    };
-    hurt(0, Some(&[7; 300]));
-    hurt(3, Some(&[9; 6000]));
-    hurt(6, None);
-    let found = store.scrub_remote(false, &mut |_, _| true).unwrap();
-    assert_eq!((found.damaged, found.repaired, found.unrecoverable.len()), (3, 0, 0), "{found:?}");
-    assert_eq!(store.scrub_remote(true, &mut |_, _| true).unwrap().repaired, 3);
-    assert_eq!(store.scrub_remote(false, &mut |_, _| true).unwrap(), good);
-    holds(&p.view("a"), &files);
-    // Without the bytes here, its sidecar puts a segment right.
-    let numbers = store.segment_numbers();
-    for n in &numbers[..2] {
-        store.segments.drop_sidecar(*n);
-        let blob = store.segments.get(*n).unwrap().blob;
-        let len = blob.len().unwrap() as usize;
-        blob.write_at(&vec![0x55; len - 200], 100).unwrap();
-    }
-    let newest = lineage::newest(&DirStore::new(&p.objects())).unwrap().unwrap();
-    let object = newest.packed.manifest.parts[1].object;
-    let file =
-        std::fs::OpenOptions::new().write(true).open(p.objects().join(object.name())).unwrap();
-    file.write_all_at(&[1; 5000], 6000).unwrap();
-    let found = store.scrub_remote(true, &mut |_, _| true).unwrap();
-    assert_eq!((found.damaged, found.repaired), (1, 1), "{found:?}");
-    // And from there comes what is lost here.
-    store.close().unwrap_or_default();
-    drop(store);
-    let pulled = Store::pull(&p.store(), PATIENCE, &mut |_, _| {}).unwrap();
-    assert!(pulled.fetched >= 2, "{pulled:?}");
-    holds(&open(&p.store()), &files);
-    assert_eq!(Store::pull(&p.store(), PATIENCE, &mut |_, _| {}).unwrap().fetched, 0);
-}
-
-/// An object store that takes conditions and does not heed them.
-#[derive(Debug)]
-struct Careless(DirStore);
-
-impl SealedStore for Careless {
-    fn get(&self, name: &str) -> remote::error::Result<Vec<u8>> {
-        self.0.get(name)
-    }
-    fn get_range(&self, name: &str, range: Range<u64>) -> remote::error::Result<Vec<u8>> {
-        self.0.get_range(name, range)
-    }
-    fn put(&self, name: &str, bytes: &[u8]) -> remote::error::Result<()> {
-        self.0.put(name, bytes)
-    }
-    fn put_if_absent(&self, name: &str, bytes: &[u8]) -> remote::error::Result<()> {
-        self.0.put(name, bytes)
-    }
-    fn delete(&self, name: &str) -> remote::error::Result<()> {
-        self.0.delete(name)
-    }
-    fn list(&self, dir: &str) -> remote::error::Result<Vec<Listed>> {
-        self.0.list(dir)
-    }
-    fn url(&self) -> String {
-        "http://careless".into()
-    }
-}
-
-#[test]
-fn a_server_without_conditional_puts_is_refused_with_the_reason() {
-    let p = Place::new();
-    let e = lineage::check_conditions(&Careless(DirStore::new(&p.objects())), "x").unwrap_err();
-    assert!(matches!(&e, RemoteError::NoConditionalPut(url) if url == "http://careless"), "{e}");
-    assert!(e.to_string().contains("If-None-Match"));
-    lineage::check_conditions(&DirStore::new(&p.objects()), "x").unwrap();
-    assert!(!p.objects().join("probe/x").exists());
 }
