@@ -6,7 +6,7 @@ use super::{ReadError, StoreModels};
 use crate::block::{self, Lm, Primer};
 use crate::store::{Store, StoreError};
 use crate::types::{Encoding, Extent, Frame, FrameRef};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The primer used last by somebody who reads block after block.
 pub type LastPrimer = Option<(u64, Primer)>;
@@ -39,7 +39,12 @@ pub struct BlockReader {
     models: StoreModels,
     cache: Cache,
     workers: WorkQueue,
+    /// For what has to come from an object store, so that nobody else waits for that; once it is needed.
+    fetchers: OnceLock<WorkQueue>,
 }
+
+/// Blocks that are fetched from an object store at a time.
+const FETCHERS: usize = 8;
 
 impl BlockReader {
     /// For an open store, with a cache of so many bytes and so many decoding threads; `lm_gain` as in
@@ -56,7 +61,8 @@ impl BlockReader {
         let failed = |source| StoreError::Io { what: "starting a thread".into(), source };
         let workers = WorkQueue::start("decode", threads).map_err(failed)?;
         let models = StoreModels::new(Arc::clone(&store), lm_gain);
-        Ok(Arc::new(Self { store, models, cache: Cache::new(cache_bytes), workers }))
+        let (cache, fetchers) = (Cache::new(cache_bytes), OnceLock::new());
+        Ok(Arc::new(Self { store, models, cache, workers, fetchers }))
     }
 
     /// The store.
@@ -77,6 +83,36 @@ impl BlockReader {
     /// The decoding threads' queue.
     pub fn workers(&self) -> &WorkQueue {
         &self.workers
+    }
+
+    /// The queue of the threads that are to read blocks, distant ones or others.
+    pub fn workers_for(&self, distant: bool) -> &WorkQueue {
+        if !distant {
+            return &self.workers;
+        }
+        if let Some(queue) = self.fetchers.get() {
+            return queue;
+        }
+        match WorkQueue::start("fetch", FETCHERS) {
+            Ok(queue) => self.fetchers.get_or_init(|| queue),
+            Err(e) => {
+                log::warn!("starting a thread: {e}");
+                &self.workers
+            }
+        }
+    }
+
+    /// True if a block, or the primer that it needs, is not in the store any more but in its object store.
+    pub fn is_distant(&self, extent: &Extent) -> bool {
+        if !self.store.has_evicted() {
+            return false;
+        }
+        let primer = || match extent.meta.primer {
+            0 => None,
+            id => self.store.primer(id).ok().flatten(),
+        };
+        self.store.is_evicted(extent.frame.segment)
+            || primer().is_some_and(|at| self.store.is_evicted(at.segment))
     }
 
     /// A block's plaintext if it is in memory.
@@ -150,7 +186,8 @@ impl BlockReader {
         }
         let reader = Arc::clone(self);
         let slow = self.is_slow(&extent);
-        self.workers.run(Urgency::Ahead, slow, move || {
+        let distant = self.is_distant(&extent);
+        self.workers_for(distant).run(Urgency::Ahead, slow, move || {
             reader.cache.announced(extent.frame);
             // A failure is reported by the read that needs the block.
             let _ = reader.attempt(&extent);

@@ -6,13 +6,27 @@ use crate::store::{ModelEntry, Record, Store, StoreError};
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 /// A model that was loaded, or why it is refused. Whoever needs it first loads it, and only those who
 /// need the same one wait for that.
-type Loaded = Arc<OnceLock<Result<Arc<Lm>, String>>>;
+type Loaded = Arc<OnceLock<Result<Arc<Lm>, Refusal>>>;
+
+/// First pause until a model is tried again that an object store did not give, and the longest.
+const PAUSE: (Duration, Duration) =
+    (Duration::from_secs(if cfg!(test) { 0 } else { 1 }), Duration::from_secs(60));
+
+/// Why a model is refused.
+#[derive(Debug, Clone)]
+struct Refusal {
+    reason: String,
+    /// When it may be tried again, and how long the pause was, if that may change anything.
+    again: Option<(Instant, Duration)>,
+}
 
 /// The models pinned in one store. Each is loaded when it is first needed, and refused for good
-/// where its file is missing, altered, or computes something else on this machine.
+/// where its file is missing, altered, or computes something else on this machine; for a while where
+/// an object store does not give it.
 ///
 /// Lock order: `changing` → `loaded`; `loaded` is held for a moment only, never while a file is read
 /// or written.
@@ -44,7 +58,7 @@ impl StoreModels {
     pub fn list(&self) -> Result<Vec<(ModelEntry, Option<String>)>, StoreError> {
         let entries = self.store.models()?;
         let loaded = self.loaded();
-        let error = |e: &ModelEntry| loaded.get(&e.number)?.get()?.clone().err();
+        let error = |e: &ModelEntry| Some(loaded.get(&e.number)?.get()?.clone().err()?.reason);
         Ok(entries.into_iter().map(|e| (e.clone(), error(&e))).collect())
     }
 
@@ -60,7 +74,7 @@ impl StoreModels {
 
     /// The model with this number, checked.
     pub fn lm(&self, number: u16) -> Result<Arc<Lm>, ModelError> {
-        let cell = Arc::clone(self.loaded().entry(number).or_default());
+        let (cell, pause) = self.cell(number);
         if let Some(Ok(lm)) = cell.get() {
             return Ok(Arc::clone(lm));
         }
@@ -75,32 +89,52 @@ impl StoreModels {
         };
         let found = cell.get_or_init(|| {
             let made = self.read(&entry);
-            if let Err(reason) = &made {
+            if let Err((reason, passing)) = &made {
+                let for_now = if *passing { " for now" } else { "" };
                 log::error!(
-                    "model '{}', id {}: {reason}; files coded with it cannot be read",
+                    "model '{}', id {}: {reason}; files coded with it cannot be read{for_now}",
                     entry.name,
                     hex(&entry.id)
                 );
             }
-            made
+            made.map_err(|(reason, passing)| Refusal {
+                reason,
+                again: passing.then(|| (Instant::now() + pause, pause)),
+            })
         });
-        found.clone().map_err(|reason| ModelError::Unusable {
+        found.clone().map_err(|refusal| ModelError::Unusable {
             name: entry.name,
             id: hex(&entry.id),
-            reason,
+            reason: refusal.reason,
         })
     }
 
-    fn read(&self, entry: &ModelEntry) -> Result<Arc<Lm>, String> {
+    /// Where a model is, or will be; and for how long it is refused if it cannot be had now.
+    fn cell(&self, number: u16) -> (Loaded, Duration) {
+        let mut loaded = self.loaded();
+        let cell = loaded.entry(number).or_default();
+        let again = cell.get().and_then(|l| l.as_ref().err()?.again);
+        match again {
+            Some((at, pause)) if at <= Instant::now() => {
+                *cell = Loaded::default();
+                (Arc::clone(cell), (pause * 2).min(PAUSE.1))
+            }
+            _ => (Arc::clone(cell), PAUSE.0),
+        }
+    }
+
+    /// A model; or why it cannot be had, and whether that may pass.
+    fn read(&self, entry: &ModelEntry) -> Result<Arc<Lm>, (String, bool)> {
+        let for_good = |reason: String| (reason, false);
         if entry.engine != ENGINE {
-            return Err(format!(
+            return Err(for_good(format!(
                 "its frames need engine {}, this version has {ENGINE}; use another one",
                 entry.engine
-            ));
+            )));
         }
         // Part of the program, the store's copy, or the same file wherever else it is.
         if let Some(bytes) = embedded(&hex(&entry.id)) {
-            return ready(&bytes.into()).map_err(|e| e.to_string());
+            return ready(&bytes.into()).map_err(|e| for_good(e.to_string()));
         }
         let bytes = match self.store.model_file(&entry.id) {
             Ok(bytes) => Cow::from(bytes),
@@ -109,13 +143,19 @@ impl StoreModels {
                     log::warn!("model '{}': {e}; taken from the registry", entry.name);
                     bytes
                 }
+                Err(_) if e.is_distant() => return Err((e.to_string(), true)),
                 Err(_) => {
-                    return Err(format!("{e}; get its file and run: lmfs model import FILE"));
+                    let remedy = "get its file and run: lmfs model import FILE";
+                    return Err(for_good(format!("{e}; {remedy}")));
                 }
             },
         };
-        let lm = ready(&bytes).map_err(|e| e.to_string())?;
-        if lm.id() == entry.id { Ok(lm) } else { Err("its file is another model's".into()) }
+        let lm = ready(&bytes).map_err(|e| for_good(e.to_string()))?;
+        if lm.id() == entry.id {
+            Ok(lm)
+        } else {
+            Err(for_good("its file is another model's".into()))
+        }
     }
 
     /// What a model's name stands for in this store, with the model's number; 0 for none. A model
@@ -248,5 +288,45 @@ impl StoreModels {
 
     fn keep(&self, number: u16, lm: Arc<Lm>) {
         self.loaded().insert(number, Arc::new(OnceLock::from(Ok(lm))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Ecc, MkfsOptions, OpenOptions, REMOTE_PATIENCE};
+
+    #[test]
+    fn a_model_that_the_object_store_did_not_give_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (at, objects) = (dir.path().join("store"), dir.path().join("objects"));
+        let options = MkfsOptions { block_size: None, model: "fast".into(), ecc: Ecc::None };
+        Store::create(&at, &options).unwrap();
+        let store = Store::open(&at, &OpenOptions::default()).unwrap();
+        let bytes = b"no model at all".to_vec();
+        let id = *blake3::hash(&bytes).as_bytes();
+        store.put_model_file(&id, &bytes).unwrap();
+        let entry = ModelEntry { number: 1, id, engine: ENGINE, name: "mine".into() };
+        store.append(vec![Record::PutModel(entry)].into()).unwrap();
+        store.sync().unwrap();
+        let url = objects.display().to_string();
+        store.set_remote(&url, REMOTE_PATIENCE).unwrap();
+        store.use_remote(REMOTE_PATIENCE).unwrap();
+        store.push(&mut |_, _| true).unwrap();
+        let cache = dir.path().join("cache");
+        std::fs::create_dir(&cache).unwrap();
+        let view = Store::open_url(&url, &cache, 0, REMOTE_PATIENCE).unwrap();
+        let models = StoreModels::new(view, 3.0);
+        std::fs::rename(objects.join("objects"), objects.join("away")).unwrap();
+        for _ in 0..2 {
+            let e = models.lm(1).unwrap_err().to_string();
+            assert!(e.contains("no such object") && !e.contains("model import"), "{e}");
+        }
+        std::fs::rename(objects.join("away"), objects.join("objects")).unwrap();
+        let e = models.lm(1).unwrap_err().to_string();
+        assert!(!e.contains("no such object"), "{e}");
+        // What it is will not change.
+        std::fs::rename(objects.join("objects"), objects.join("away")).unwrap();
+        assert_eq!(models.lm(1).unwrap_err().to_string(), e);
     }
 }

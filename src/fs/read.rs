@@ -25,8 +25,17 @@ struct Picture {
 enum InMemory {
     /// All of it.
     Whole(Vec<u8>),
-    /// Not all; whether decoding takes long.
-    Not { slow: bool },
+    /// Not all; what it takes to have the rest.
+    Not(Lacking),
+}
+
+/// What it takes to read what is not in memory.
+#[derive(Debug, Clone, Copy)]
+struct Lacking {
+    /// Decoding takes long.
+    slow: bool,
+    /// An object store has to be asked.
+    distant: bool,
 }
 
 impl Picture {
@@ -60,7 +69,7 @@ impl Fs {
     ) {
         match self.read_in_memory(ino, off, len) {
             Ok(InMemory::Whole(bytes)) => done(Ok(bytes)),
-            Ok(InMemory::Not { slow }) => self.read_later(ino, off, len, slow, done),
+            Ok(InMemory::Not(lacking)) => self.read_later(ino, off, len, lacking, done),
             Err(e) => done(Err(e)),
         }
         self.decode_ahead(ino, off + len);
@@ -72,18 +81,19 @@ impl Fs {
         ino: Ino,
         off: u64,
         len: u64,
-        slow: bool,
+        lacking: Lacking,
         done: impl FnOnce(Result<Vec<u8>>) + Send + 'static,
     ) {
         let fs = Arc::clone(self);
-        self.blocks.workers().run(Urgency::Wanted, slow, move || {
+        let workers = self.blocks.workers_for(lacking.distant);
+        workers.run(Urgency::Wanted, lacking.slow, move || {
             match fs.assemble(ino, off, len, |e| fs.blocks.attempt(e)) {
                 Ok(Attempt::Done(bytes)) => done(Ok(bytes)),
                 // Not on this thread: others have use for it.
                 Ok(Attempt::Pending(landing)) => {
                     let again = Arc::clone(&fs);
                     fs.blocks.when_landed(landing, move || {
-                        again.read_later(ino, off, len, slow, done);
+                        again.read_later(ino, off, len, lacking, done);
                     });
                 }
                 Err(e) => done(Err(e)),
@@ -122,7 +132,8 @@ impl Fs {
         for e in &picture.extents {
             let Some(plain) = self.blocks.peek(e.frame) else {
                 let slow = picture.extents.iter().any(|e| self.blocks.is_slow(e));
-                return Ok(InMemory::Not { slow });
+                let distant = picture.extents.iter().any(|e| self.blocks.is_distant(e));
+                return Ok(InMemory::Not(Lacking { slow, distant }));
             };
             picture.lay(&mut out, e, &plain).map_err(|s| damaged(ino, e, &picture, s))?;
         }

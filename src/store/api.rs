@@ -98,7 +98,7 @@ impl StoreError {
 
 /// True if it is the object store that an answer of a file comes from.
 pub fn is_distant(e: &std::io::Error) -> bool {
-    e.get_ref().is_some_and(|inner| inner.is::<RemoteError>())
+    matches!(e.get_ref(), Some(inner) if inner.is::<RemoteError>())
 }
 
 /// Result of a store operation.

@@ -1,6 +1,6 @@
 //! Model files: content-addressed, in frames like a segment's, each with a sidecar.
 
-use super::api::{Ecc, Result, StoreError};
+use super::api::{Ecc, Result, StoreError, is_distant};
 use super::io::{Blob, write_file};
 use crate::store::Store;
 use crate::store::log::frame::{HEADER, Header, Kind, MAX_U40};
@@ -29,6 +29,14 @@ fn hex(id: &ModelId) -> String {
 
 fn path(id: &ModelId) -> String {
     format!("models/{}.lmm", hex(id))
+}
+
+/// A model file's bytes, as far as they can be read. What an object store does not give now is not damaged.
+fn read_model(blob: &dyn Blob, len: usize, at: &str) -> Result<Vec<u8>> {
+    match blob.read_at(&mut [0], 0) {
+        Err(e) if is_distant(&e) => Err(io_error("read", at)(e)),
+        _ => Ok(read_whole(blob, len).0),
+    }
 }
 
 /// File names of a model's file and its sidecar.
@@ -162,7 +170,7 @@ impl Store {
         let at = path(id);
         let blob = volume.open(&at, false).map_err(io_error("open", &at))?;
         let len = measure(&*blob, &at)?;
-        let (bytes, _) = read_whole(&*blob, len);
+        let bytes = read_model(&*blob, len, &at)?;
         let plain = payloads(&bytes);
         if is_id(id, &plain) {
             return Ok(plain);
@@ -233,7 +241,7 @@ impl Store {
         let at = path(id);
         let blob = self.segments.volume.open(&at, false).map_err(io_error("open", &at))?;
         let len = measure(&*blob, &at)?;
-        let (bytes, _) = read_whole(&*blob, len);
+        let bytes = read_model(&*blob, len, &at)?;
         self.repair_model(id, &bytes, repair && !self.read_only).map(|(check, _)| check)
     }
 

@@ -290,12 +290,11 @@ fn open_from(
     }
     let superblock = superblock::read(&*volume, &shown)?;
     let lock_file = take_lock(path, options.read_only)?;
-    let (tier, volume) = match &view {
-        Some(_) => (None, volume),
-        None => {
-            let tier = Tier::open(path, volume, &superblock, !options.read_only)?;
-            (Some(Arc::clone(&tier)), tier as Arc<dyn Volume>)
-        }
+    let (tier, volume) = if view.is_some() {
+        (None, volume)
+    } else {
+        let tier = Tier::open(path, volume, &superblock, !options.read_only)?;
+        (Some(Arc::clone(&tier)), tier as Arc<dyn Volume>)
     };
     let segments = Arc::new(Segments::open(volume, &superblock, !options.read_only)?);
     let old = if index.is_directory() { left(path, &superblock, &segments) } else { Left::Nothing };

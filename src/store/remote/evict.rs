@@ -238,6 +238,11 @@ impl Store {
         self.view.is_none() && self.segments.is_distant(number)
     }
 
+    /// True if any segment does.
+    pub fn has_evicted(&self) -> bool {
+        self.tier.as_ref().is_some_and(|t| !t.is_empty())
+    }
+
     /// How many segments lie in the object store only, and their bytes.
     pub fn evicted(&self) -> (u64, u64) {
         let parts = self.tier.as_ref().map_or_else(Vec::new, |t| t.parts());

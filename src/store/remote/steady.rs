@@ -6,8 +6,8 @@ use super::sealed::{Listed, SealedStore};
 use crate::store::lock;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What was asked of an object store since it was opened.
@@ -47,8 +47,22 @@ struct Counts {
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// Where the server did not answer the last time, it is not waited for longer than this.
 const IN_DOUBT: Duration = Duration::from_secs(2);
+/// And it is asked by one at a time, after so long. All others fail at once, or soon: with somebody who asks
+/// right now they wait this long at most.
+const REST: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(3) };
+const MOMENT: Duration = Duration::from_millis(300);
 /// The log says no more often that something fails.
 const SAID_EVERY: Duration = Duration::from_secs(60);
+
+/// A server that does not answer.
+#[derive(Debug)]
+struct Away {
+    error: RemoteError,
+    /// When it was last asked.
+    since: Instant,
+    /// Somebody asks it now.
+    asked: bool,
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -57,7 +71,9 @@ pub struct Steady {
     timeout: Duration,
     counts: Counts,
     /// The last request failed in the end, for want of an answer.
-    away: AtomicBool,
+    away: Mutex<Option<Away>>,
+    /// Somebody who tried is done.
+    tried: Condvar,
     said: Mutex<Option<Instant>>,
     /// State of the generator of jitter.
     dice: AtomicU64,
@@ -72,7 +88,8 @@ impl Steady {
             inner,
             timeout,
             counts: Counts::default(),
-            away: AtomicBool::new(false),
+            away: Mutex::default(),
+            tried: Condvar::new(),
             said: Mutex::default(),
             dice: AtomicU64::new(seed),
         }
@@ -112,12 +129,28 @@ impl Steady {
         }
     }
 
+    /// How long an answer is waited for. An error where the server is away and somebody else asks it, or did
+    /// so a moment ago.
+    fn patience(&self) -> Result<Duration> {
+        let began = Instant::now();
+        let mut away = lock(&self.away);
+        loop {
+            let Some(a) = away.as_mut() else { return Ok(self.timeout) };
+            if !a.asked && a.since.elapsed() >= REST {
+                a.asked = true;
+                return Ok(self.timeout.min(IN_DOUBT));
+            }
+            let left = MOMENT.saturating_sub(began.elapsed());
+            if !a.asked || left.is_zero() {
+                self.counts.failed.fetch_add(1, Ordering::Relaxed);
+                return Err(a.error.clone());
+            }
+            (away, _) = self.tried.wait_timeout(away, left).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     fn run<T>(&self, count: &AtomicU64, ask: impl Fn() -> Result<T>) -> Result<T> {
-        let patience = if self.away.load(Ordering::Relaxed) {
-            self.timeout.min(IN_DOUBT)
-        } else {
-            self.timeout
-        };
+        let patience = self.patience()?;
         let began = Instant::now();
         let mut pause = PAUSE.0;
         loop {
@@ -126,13 +159,16 @@ impl Steady {
                 Err(e) if e.may_pass() => e,
                 answer => {
                     // It answered, if only with a refusal.
-                    self.away.store(false, Ordering::Relaxed);
+                    *lock(&self.away) = None;
+                    self.tried.notify_all();
                     return answer;
                 }
             };
             pause = self.next_pause(pause);
             if began.elapsed() + pause >= patience {
-                self.away.store(true, Ordering::Relaxed);
+                let away = Away { error: e.clone(), since: Instant::now(), asked: false };
+                *lock(&self.away) = Some(away);
+                self.tried.notify_all();
                 self.counts.failed.fetch_add(1, Ordering::Relaxed);
                 self.say(&e);
                 return Err(e);

@@ -224,6 +224,11 @@ impl Tier {
         self.look().parts.get(&number).copied()
     }
 
+    /// True if none is evicted.
+    pub fn is_empty(&self) -> bool {
+        self.look().parts.is_empty()
+    }
+
     /// All evicted segments.
     pub fn parts(&self) -> Vec<Part> {
         self.look().parts.values().copied().collect()

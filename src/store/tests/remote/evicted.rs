@@ -25,8 +25,11 @@ fn forget(store: &Store) {
     store.tier.as_ref().unwrap().source.fetcher().unwrap().cache().clear();
 }
 
+/// Files and their bytes.
+type Filled = Vec<(Ino, Vec<u8>)>;
+
 /// A store of which all that can be is evicted.
-fn emptied(files: Range<u32>) -> (Place, Arc<Store>, Vec<(Ino, Vec<u8>)>) {
+fn emptied(files: Range<u32>) -> (Place, Arc<Store>, Filled) {
     let p = Place::new();
     let store = p.attached();
     let files = fill(&store, files);
