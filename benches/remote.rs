@@ -233,6 +233,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         superblock: vec![0; 128],
         models: Vec::new(),
         parts: parts[..n as usize].to_vec(),
+        tail: Vec::new(),
     };
     println!("{count} segments of 64 MiB in {DAYS} days, {} a day", u64::from(count) / DAYS);
 

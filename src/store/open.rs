@@ -297,6 +297,9 @@ fn open_from(
         (Some(Arc::clone(&tier)), tier as Arc<dyn Volume>)
     };
     let segments = Arc::new(Segments::open(volume, &superblock, !options.read_only)?);
+    if let Some(view) = &view {
+        view.warm(&segments);
+    }
     let old = if index.is_directory() { left(path, &superblock, &segments) } else { Left::Nothing };
     let index_rebuilt = matches!(old, Left::Nothing) && !options.read_only;
     let start = match old {

@@ -1,6 +1,6 @@
 //! The segment files and their sidecars; readers share them with the writer.
 
-use super::frame::{Stamp, tag};
+use super::frame::{Kind, Stamp, tag};
 use crate::store::api::{Ecc, Result, StoreError, Superblock};
 use crate::store::io::{Blob, Volume, read_up_to};
 use crate::store::repair::damage::Known;
@@ -128,6 +128,9 @@ pub struct Flow {
     pub reads: AtomicU64,
 }
 
+/// Frames and what they are for.
+pub type Frames = Vec<(FrameRef, Kind)>;
+
 /// All segments; readers share it with the writer.
 #[derive(Debug)]
 pub struct Segments {
@@ -166,6 +169,8 @@ pub struct Segments {
     pub(in crate::store) corrected: Mutex<BTreeSet<u32>>,
     /// Segments in which a frame is beyond repair, and when that was found.
     pub(in crate::store) hopeless: Mutex<BTreeMap<u32, Instant>>,
+    /// What somebody else says of a segment of a certain length: frames in it that are not of files.
+    told: Mutex<Option<(u32, u64, Frames)>>,
     /// When each segment was last read: how many reads there had been by then.
     uses: Mutex<HashMap<u32, u64>>,
     /// Frames and pages repaired since the store was opened.
@@ -242,6 +247,7 @@ impl Segments {
             pinned: Mutex::default(),
             corrected: Mutex::default(),
             hopeless: Mutex::default(),
+            told: Mutex::default(),
             uses: Mutex::default(),
             repaired: AtomicU64::new(0),
             known: Known::default(),
@@ -312,6 +318,17 @@ impl Segments {
             return Ok(false);
         }
         self.remove(number).map(|()| true)
+    }
+
+    /// Takes it that these are the frames in a segment of this length that are not of files.
+    pub fn tell(&self, number: u32, len: u64, frames: Frames) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some((number, len, frames));
+    }
+
+    /// What was told of a segment of this length.
+    pub fn told(&self, number: u32, len: u64) -> Option<Frames> {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.as_ref().filter(|(n, l, _)| (*n, *l) == (number, len)).map(|t| t.2.clone())
     }
 
     /// Has a segment read elsewhere from now on, as `by` says; false if it was deleted meanwhile.

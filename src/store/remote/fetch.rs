@@ -13,7 +13,10 @@ use crate::store::repair::sidecar::Sidecar;
 use lru::LruCache;
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::ops::Range;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 
 /// Bytes asked for at a time where all of an object is wanted.
 const STEP: u64 = 8 << 20;
@@ -56,6 +59,36 @@ impl Course {
     }
 }
 
+/// Checksums that are about to be needed, and perhaps to be fetched.
+struct Due<'a> {
+    fetcher: &'a Fetcher,
+    part: &'a Part,
+    sums: OnceLock<Option<Sums>>,
+}
+
+impl Due<'_> {
+    fn get(&self) -> Result<Option<&Sums>> {
+        if self.sums.get().is_none() {
+            let sums = self.fetcher.sums(self.part)?;
+            let _ = self.sums.set(sums);
+        }
+        Ok(self.sums.get().and_then(Option::as_ref))
+    }
+
+    /// Does something; meanwhile the checksums are fetched, if they have to be.
+    fn beside<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, Option<&Sums>)> {
+        if self.sums.get().is_some() || self.fetcher.has_sums(self.part) {
+            return Ok((work()?, self.get()?));
+        }
+        let done = std::thread::scope(|scope| {
+            let sums = scope.spawn(|| self.get().map(drop));
+            let done = work();
+            sums.join().unwrap_or_else(|p| resume_unwind(p)).and(done)
+        })?;
+        Ok((done, self.get()?))
+    }
+}
+
 impl Fetcher {
     /// Reads segments of a store with this stamp.
     pub fn new(store: Arc<dyn SealedStore>, cache: Cache, stamp: Stamp) -> Self {
@@ -84,6 +117,24 @@ impl Fetcher {
             self.cache.put_whole(object, &bytes);
         }
         Ok(bytes)
+    }
+
+    /// True if the checksums of a segment's pages need not be fetched.
+    fn has_sums(&self, part: &Part) -> bool {
+        let hash = tables_of(part);
+        let granules = u64::from(part.tables).div_ceil(GRANULE) as u32;
+        lock(&self.sums).contains(&part.sidecar.hash)
+            || (0..granules).all(|granule| self.cache.has(Key { hash, granule }))
+    }
+
+    /// Fetches what is about to be read, many ranges at a time. What fails is tried again by whoever reads.
+    pub fn prefetch(&self, wanted: &[(Part, Range<u64>)]) {
+        at_once(wanted, |(part, range)| {
+            let len = range.end.saturating_sub(range.start) as usize;
+            if let Err(e) = self.read(part, &Mutex::default(), range.start, len) {
+                log::debug!("{}: {e}", part.object.name());
+            }
+        });
     }
 
     /// The checksums of a segment's pages. They are at the end of its sidecar; a damaged table is corrected
@@ -145,7 +196,7 @@ impl Fetcher {
         if offset >= end {
             return Ok(Vec::new());
         }
-        let sums = self.sums(part)?;
+        let due = Due { fetcher: self, part, sums: OnceLock::new() };
         let (first, last) = ((offset / GRANULE) as u32, ((end - 1) / GRANULE) as u32);
         let mut out = Vec::with_capacity((end - offset) as usize);
         let mut take = |granule: u32, bytes: &[u8]| {
@@ -156,12 +207,12 @@ impl Fetcher {
         };
         let mut granule = first;
         while granule <= last {
-            if let Some(bytes) = self.cached(part, sums.as_ref(), granule) {
+            if let Some(bytes) = self.cached(&due, granule)? {
                 take(granule, &bytes);
                 granule += 1;
                 continue;
             }
-            for bytes in self.fetch(part, sums.as_ref(), course, granule, last)? {
+            for bytes in self.fetch(&due, course, granule, last)? {
                 if granule <= last {
                     take(granule, &bytes);
                 }
@@ -182,27 +233,27 @@ impl Fetcher {
             })
     }
 
-    fn cached(&self, part: &Part, sums: Option<&Sums>, granule: u32) -> Option<Vec<u8>> {
-        let key = Key { hash: part.object.hash, granule };
-        let bytes = self.cache.get(key)?;
-        if Self::is_good(part, sums, granule, &bytes) {
-            return Some(bytes);
+    fn cached(&self, due: &Due<'_>, granule: u32) -> Result<Option<Vec<u8>>> {
+        let key = Key { hash: due.part.object.hash, granule };
+        let Some(bytes) = self.cache.get(key) else { return Ok(None) };
+        if Self::is_good(due.part, due.get()?, granule, &bytes) {
+            return Ok(Some(bytes));
         }
-        log::warn!("cache: damaged part of {}, fetched again", part.object.name());
+        log::warn!("cache: damaged part of {}, fetched again", due.part.object.name());
         self.cache.drop_damaged(key);
-        None
+        Ok(None)
     }
 
     /// Fetches granules from `first` on, up to `last` or the next one that is cached, and some beyond if
     /// the reads go on one after another.
     fn fetch(
         &self,
-        part: &Part,
-        sums: Option<&Sums>,
+        due: &Due<'_>,
         course: &Mutex<Course>,
         first: u32,
         last: u32,
     ) -> Result<Vec<Vec<u8>>> {
+        let part = due.part;
         let key = |granule| Key { hash: part.object.hash, granule };
         let mut busy = lock(&self.under_way);
         if busy.contains(&key(first)) {
@@ -211,7 +262,7 @@ impl Fetcher {
             }
             drop(busy);
             // It is cached now, unless fetching it failed: then it is tried once more here.
-            if let Some(bytes) = self.cached(part, sums, first) {
+            if let Some(bytes) = self.cached(due, first)? {
                 return Ok(vec![bytes]);
             }
             busy = lock(&self.under_way);
@@ -224,7 +275,7 @@ impl Fetcher {
         let end = (first + 1..end).find(|g| !free(g)).unwrap_or(end);
         busy.extend((first..end).map(key));
         drop(busy);
-        let fetched = self.granules(part, sums, first, end);
+        let fetched = self.granules(due, first, end);
         let mut busy = lock(&self.under_way);
         for g in first..end {
             busy.remove(&key(g));
@@ -234,18 +285,13 @@ impl Fetcher {
         fetched
     }
 
-    fn granules(
-        &self,
-        part: &Part,
-        sums: Option<&Sums>,
-        first: u32,
-        end: u32,
-    ) -> Result<Vec<Vec<u8>>> {
+    fn granules(&self, due: &Due<'_>, first: u32, end: u32) -> Result<Vec<Vec<u8>>> {
+        let part = due.part;
         let name = part.object.name();
         let range = |first: u32, end: u32| {
             u64::from(first) * GRANULE..(u64::from(end) * GRANULE).min(part.object.len)
         };
-        let bytes = self.store.get_range(&name, range(first, end))?;
+        let (bytes, sums) = due.beside(|| self.store.get_range(&name, range(first, end)))?;
         let mut out = Vec::new();
         for (granule, bytes) in (first..end).zip(bytes.chunks(GRANULE as usize)) {
             let mut bytes = bytes.to_vec();
@@ -264,6 +310,34 @@ impl Fetcher {
         }
         Ok(out)
     }
+}
+
+/// Requests that are made at a time where many are due.
+const AT_ONCE: usize = 16;
+
+/// Does something for each of some things, many at a time; the results in their order.
+pub fn at_once<T: Sync, R: Send>(things: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    if things.len() < 2 {
+        return things.iter().map(work).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let some = || {
+        let mut done = Vec::new();
+        while let Some((n, thing)) = {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            things.get(n).map(|thing| (n, thing))
+        } {
+            done.push((n, work(thing)));
+        }
+        done
+    };
+    let mut all: Vec<(usize, R)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..AT_ONCE.min(things.len())).map(|_| scope.spawn(some)).collect();
+        let ended = threads.into_iter().map(|t| t.join().unwrap_or_else(|p| resume_unwind(p)));
+        ended.flatten().collect()
+    });
+    all.sort_by_key(|(n, _)| *n);
+    all.into_iter().map(|(_, r)| r).collect()
 }
 
 /// Tables are objects of their own as far as the cache goes: by a name that no other bytes have.

@@ -49,6 +49,7 @@ impl Store {
         let _turn = lock(&view.following);
         let Some(m) = view.look()? else { return Ok(None) };
         self.know(view, &m);
+        view.tell(&self.segments, &m);
         view.show(m.clone());
         let reached = *lock(&view.reached);
         let changed = if let Some(batches) = self.batches_after(&m, reached)? {

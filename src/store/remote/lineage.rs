@@ -3,6 +3,7 @@
 //! epoch than its own has been replaced, and writes no more (as in SlateDB's design).
 
 use super::error::{RemoteError, Result};
+use super::fetch;
 use super::home::Mark;
 use super::manifest::{self, MANIFESTS, Manifest, Packed, Run};
 use super::sealed::SealedStore;
@@ -56,11 +57,16 @@ pub fn newest(store: &dyn SealedStore) -> Result<Option<Found>> {
     // One may be deleted between the listing and the reading, for there are newer ones then.
     for _ in 0..8 {
         let Some(last) = numbers(store)?.pop() else { return Ok(None) };
-        if let Some(found) = after(store, last)? {
-            return Ok(Some(found));
+        // A listing may be a little old.
+        let next = last.saturating_add(1);
+        let mut found = Vec::new();
+        for read in fetch::at_once(&[next, last], |n| read(store, *n)) {
+            found.push(read?);
         }
-        if let Some(found) = read(store, last)? {
-            return Ok(Some(found));
+        match (found.pop().flatten(), found.pop().flatten()) {
+            (_, Some(next)) => return Ok(Some(after(store, next.mark.number)?.unwrap_or(next))),
+            (Some(last), None) => return Ok(Some(last)),
+            (None, None) => {}
         }
     }
     Err(RemoteError::Unavailable(format!("{}: manifests come and go", store.url())))
@@ -79,15 +85,15 @@ pub fn after(store: &dyn SealedStore, mut last: u64) -> Result<Option<Found>> {
 /// The whole of a manifest. Runs that are not among the known ones are fetched; afterwards those of this
 /// manifest are known, and no others.
 pub fn whole(store: &dyn SealedStore, packed: Packed, known: &mut Runs) -> Result<Manifest> {
-    let mut old = std::mem::take(known);
-    packed.unpack(|run: &Run| {
-        let bytes = match old.remove(&run.object.hash) {
-            Some(bytes) => bytes,
-            None => store.get_range(&run.object.name(), 0..run.object.len)?,
-        };
-        known.insert(run.object.hash, bytes.clone());
-        Ok(bytes)
-    })
+    known.retain(|hash, _| packed.runs.iter().any(|r| r.object.hash == *hash));
+    let lacking: Vec<Run> =
+        packed.runs.iter().filter(|r| !known.contains_key(&r.object.hash)).copied().collect();
+    let get = |run: &Run| Ok((*run, fetch::whole(store, &run.object)?));
+    for fetched in fetch::at_once(&lacking, get) {
+        let (run, bytes): (Run, Vec<u8>) = fetched?;
+        known.insert(run.object.hash, bytes);
+    }
+    packed.unpack(|run: &Run| Ok(known.get(&run.object.hash).cloned().unwrap_or_default()))
 }
 
 /// How an attempt to write the next manifest ended.

@@ -68,6 +68,17 @@ pub struct Model {
     pub sidecar: Object,
 }
 
+/// A frame of the log's own in the last segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Where it begins.
+    pub offset: u32,
+    /// Its bytes.
+    pub len: u32,
+    /// Its kind, as in a footer.
+    pub kind: u8,
+}
+
 /// What an archive consisted of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Manifest {
@@ -85,6 +96,8 @@ pub struct Manifest {
     pub models: Vec<Model>,
     /// Segments in the order of their numbers. The last one may end where the log did.
     pub parts: Vec<Part>,
+    /// Frames in the last segment that are not of files: it has no footer yet that would say.
+    pub tail: Vec<Place>,
 }
 
 /// Segments whose numbers are close, in an object of their own.
@@ -243,6 +256,10 @@ impl Manifest {
             run.object.encode(&mut o);
         }
         encode_parts(&open, &mut o);
+        o.u32(self.tail.len() as u32);
+        for f in &self.tail {
+            o.u32(f.offset).u32(f.len).u8(f.kind);
+        }
         (sealed(o.0), runs)
     }
 }
@@ -268,10 +285,14 @@ impl Packed {
                 .map(|_| Some(Run { group: i.u32()?, object: Object::decode(&mut i)? }))
                 .collect::<Option<_>>()?;
             let parts = decode_parts(&mut i)?;
+            let tail = (0..i.u32()?)
+                .map(|_| Some(Place { offset: i.u32()?, len: i.u32()?, kind: i.u8()? }))
+                .collect::<Option<_>>()?;
             let whole = i.0.is_empty()
                 && in_order(&parts)
                 && runs.windows(2).all(|w| w[0].group < w[1].group);
-            let manifest = Manifest { number, epoch, made, checkpoint, superblock, models, parts };
+            let manifest =
+                Manifest { number, epoch, made, checkpoint, superblock, models, parts, tail };
             whole.then_some(Self { manifest, runs })
         };
         parse().ok_or_else(|| RemoteError::Refused(format!("{what}: not readable")))
@@ -322,6 +343,7 @@ mod tests {
             superblock: b"super".to_vec(),
             models: vec![Model { id: [9; 32], object: object(4, 6), sidecar: object(5, 7) }],
             parts: numbers.iter().map(|n| part(*n)).collect(),
+            tail: vec![Place { offset: 0x10, len: 0x20, kind: 2 }],
         }
     }
 
@@ -353,6 +375,8 @@ mod tests {
             &object("01", "0201000000000000"),
             &object("02", "0403000000000000"),
             "05000000",
+            "01000000",
+            "100000002000000002",
         ]
         .concat();
         assert_eq!(hex(&bytes[..bytes.len() - SUM]), want);

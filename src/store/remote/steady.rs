@@ -49,7 +49,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 const IN_DOUBT: Duration = Duration::from_secs(2);
 /// And it is asked by one at a time, after so long. All others fail at once, or soon: with somebody who asks
 /// right now they wait this long at most.
-const REST: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(3) };
+const REST: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 });
 const MOMENT: Duration = Duration::from_millis(300);
 /// The log says no more often that something fails.
 const SAID_EVERY: Duration = Duration::from_secs(60);

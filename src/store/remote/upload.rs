@@ -9,9 +9,11 @@ use super::error::RemoteError;
 use super::home::{Home, Mark};
 use super::lineage::{self, Put};
 use super::link::{Attached, Known};
-use super::manifest::{Manifest, Model, OBJECTS, Object, Part};
+use super::manifest::{Manifest, Model, OBJECTS, Object, Part, Place};
 use super::sealed::SealedStore;
 use crate::store::api::{Result, StoreError};
+use crate::store::log::footer::{self, Line};
+use crate::store::log::frame::Kind;
 use crate::store::log::record::Out;
 use crate::store::log::superblock;
 use crate::store::{Store, lock};
@@ -270,6 +272,7 @@ fn push_to(
     if sender.there.since.elapsed() > TRUSTED {
         check_there(&*remote, &parts)?;
     }
+    let tail = parts.last().map_or_else(Vec::new, |p| tail_of(store, p));
     let manifest = Manifest {
         number: a.home.last.map_or(1, |m| m.number + 1),
         epoch: a.epoch.unwrap_or_else(|| a.newest.as_ref().map_or(0, |m| m.epoch) + 1),
@@ -278,6 +281,7 @@ fn push_to(
         superblock: superblock::encode(&store.superblock),
         models,
         parts,
+        tail,
     };
     let unchanged = a.newest.as_ref().is_some_and(|m| {
         (&m.parts, &m.models, &m.superblock)
@@ -292,6 +296,14 @@ fn push_to(
     }
     store.remote.position.fetch_max(position, Ordering::AcqRel);
     Ok(report)
+}
+
+/// What readers need to know of the last segment, which has no footer.
+fn tail_of(store: &Store, last: &Part) -> Vec<Place> {
+    let lines = footer::lines_before(&store.segments, last.number, last.object.len);
+    let own = |l: &Line| !matches!(l.kind, Kind::Data | Kind::Primer | Kind::Footer);
+    let place = |l: Line| Place { offset: l.frame.offset, len: l.frame.len, kind: l.kind as u8 };
+    lines.into_iter().flatten().filter(own).map(place).collect()
 }
 
 /// An evicted segment that the newest manifest does not name: fine, if nothing in it lives.

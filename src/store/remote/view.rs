@@ -6,16 +6,20 @@ use super::cache::{Cache, CacheFigures};
 use super::error::RemoteError;
 use super::fetch::Fetcher;
 use super::lineage::{self, Found, Runs};
-use super::manifest::{Manifest, Object, Part};
+use super::manifest::{Manifest, Object, Part, Place};
 use super::sealed::SealedStore;
 use super::steady::{Requests, Steady};
 use crate::store::api::{Result, StoreError};
 use crate::store::io::{Blob, Volume};
 use crate::store::lock;
-use crate::store::log::segments::{segment_path, sidecar_path};
-use crate::store::log::superblock;
+use crate::store::log::footer::{kind_of, summary};
+use crate::store::log::frame::Kind;
+use crate::store::log::segments::{Segments, segment_path, sidecar_path};
+use crate::store::log::superblock::{self, SEGMENT_HEADER};
 use crate::store::models::model_paths;
+use crate::types::FrameRef;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -101,6 +105,61 @@ impl View {
         }
         let Some(found) = found else { return Ok(None) };
         Ok(Some(lineage::whole(&*self.store, found.packed, &mut lock(&self.runs))?))
+    }
+
+    /// Has in the cache what opening reads: the newest checkpoint and all frames of the log's own behind it.
+    /// One after another they would take long.
+    pub fn warm(&self, segments: &Segments) {
+        /// Frames that are closer than this are fetched together, up to so many bytes.
+        const CLOSE: u64 = 256 << 10;
+        const MOST: u64 = 4 << 20;
+        let m = self.manifest();
+        self.tell(segments, &m);
+        let fetcher = &self.origin.0;
+        let behind = m.parts.partition_point(|p| p.number < m.checkpoint);
+        let parts = &m.parts[behind..];
+        let ends = |p: &Part| {
+            let len = p.object.len;
+            [(*p, 0..1), (*p, len.saturating_sub(1)..len)]
+        };
+        let ends: Vec<_> = parts.iter().flat_map(ends).collect();
+        fetcher.prefetch(&ends);
+        let mut left = fetcher.cache().capacity() / 2;
+        let mut wanted: Vec<(Part, Range<u64>)> = Vec::new();
+        for part in parts {
+            let Ok((lines, _)) = summary(segments, part.number, SEGMENT_HEADER as u64) else {
+                return;
+            };
+            for line in lines.iter().filter(|l| !matches!(l.kind, Kind::Data | Kind::Primer)) {
+                let start = u64::from(line.frame.offset);
+                let end = start + u64::from(line.frame.len);
+                if left < u64::from(line.frame.len) {
+                    break;
+                }
+                left -= u64::from(line.frame.len);
+                match wanted.last_mut() {
+                    Some((p, range))
+                        if p == part && start <= range.end + CLOSE && end - range.start <= MOST =>
+                    {
+                        range.end = end;
+                    }
+                    _ => wanted.push((*part, start..end)),
+                }
+            }
+        }
+        fetcher.prefetch(&wanted);
+    }
+
+    /// Says what the manifest knows of the last segment, which has no footer.
+    pub fn tell(&self, segments: &Segments, m: &Manifest) {
+        let Some(last) = m.parts.last().filter(|_| !m.tail.is_empty()) else { return };
+        let frame = |f: &Place| {
+            let frame = FrameRef { segment: last.number, offset: f.offset, len: f.len };
+            Some((frame, kind_of(f.kind)?))
+        };
+        if let Some(frames) = m.tail.iter().map(frame).collect() {
+            segments.tell(last.number, last.object.len, frames);
+        }
     }
 
     /// Shows a manifest from now on. What was opened before stays what it was.
