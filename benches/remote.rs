@@ -17,7 +17,7 @@ use lmfs::store::remote::manifest::{self, Manifest, OBJECTS, Object, Part};
 use lmfs::store::remote::sealed::{Listed, SealedStore};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -69,6 +69,8 @@ struct Sim {
     micros: AtomicU64,
     /// Seconds since the archive began.
     now: AtomicU64,
+    /// Requests take their time, so that those made together do not add up.
+    slow: AtomicBool,
 }
 
 /// What was asked for since the last time.
@@ -86,6 +88,18 @@ impl Sim {
         moved.fetch_add(bytes, Ordering::Relaxed);
         let seconds = LATENCY[kind] * requests as f64 + bytes as f64 / RATE;
         self.micros.fetch_add((seconds * 1e6) as u64, Ordering::Relaxed);
+        if self.slow.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_secs_f64(seconds));
+        }
+    }
+
+    /// Does something with requests that take their time; how long it took.
+    fn timed<T>(&self, work: impl FnOnce() -> T) -> (T, f64) {
+        self.slow.store(true, Ordering::Relaxed);
+        let began = Instant::now();
+        let done = work();
+        self.slow.store(false, Ordering::Relaxed);
+        (done, began.elapsed().as_secs_f64())
     }
 
     fn bill(&self) -> Bill {
@@ -283,10 +297,15 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     sim.bill();
 
     // Opening: the newest manifest and its runs.
-    let found = lineage::newest(&*sim)?.ok_or("no manifest")?;
-    let m = lineage::whole(&*sim, found.packed, &mut Runs::new())?;
+    let open = || -> Result<Manifest> {
+        let found = lineage::newest(&*sim)?.ok_or(RemoteError::NotFound("a manifest".into()))?;
+        lineage::whole(&*sim, found.packed, &mut Runs::new())
+    };
+    let (m, seconds) = sim.timed(open);
+    let m = m?;
     assert_eq!(m.parts.len(), count as usize);
     sim.bill().print("opened (without the checkpoint, whose bytes depend on the number of files)");
+    println!("  it took {seconds:.2} s, for up to 16 requests are made at a time");
 
     // Following: a look that finds nothing, for each reader every 60 seconds.
     assert!(lineage::after(&*sim, m.number)?.is_none());
@@ -343,6 +362,31 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         let f = fetcher.cache().figures();
         (hits, misses) = (hits + f.hits, misses + f.misses);
     }
+    // The time of some, by a reader that has nothing.
+    let dir = tempfile::tempdir()?;
+    let cold = Fetcher::new(
+        Arc::clone(&sim) as _,
+        Cache::open(dir.path(), CACHE)?,
+        stamp(&[7; 16], Ecc::None),
+    );
+    const TIMED: u32 = 40;
+    let some = || parts.iter().step_by(parts.len() / TIMED as usize).take(TIMED as usize);
+    let read_some = || -> Result<()> {
+        // A primer and a block, as the reader of blocks asks for them.
+        for part in some() {
+            cold.prefetch(&[(*part, 0..PRIMER), (*part, SEGMENT / 2..SEGMENT / 2 + BLOCK)]);
+            for off in [0, SEGMENT / 2] {
+                cold.read(part, &Mutex::default(), off, PRIMER as usize)?;
+            }
+        }
+        Ok(())
+    };
+    for part in some() {
+        sim.sidecar(part.number);
+    }
+    let (read, cold_seconds) = sim.timed(read_some);
+    read?;
+    let cold_gets = sim.bill().requests[0];
     let sum = |bills: &[Bill]| {
         let gets: u64 = bills.iter().map(|b| b.requests[0]).sum();
         let read: u64 = bills.iter().map(|b| b.read).sum();
@@ -357,6 +401,11 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         seconds * 1e3 / all,
         read as f64 / all / 1e3,
         (BLOCK + PRIMER) as f64 / 1e3
+    );
+    println!(
+        "of which nothing is cached: {:.2} requests and {:.0} ms each, checksums and primer included",
+        cold_gets as f64 / f64::from(TIMED),
+        cold_seconds * 1e3 / f64::from(TIMED)
     );
     let (gets, read, seconds) = sum(&scanned);
     println!(

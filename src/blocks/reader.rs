@@ -213,7 +213,7 @@ impl BlockReader {
             Lookup::Here(Value::Plain(_)) => Err(ReadError::NoPrimer { frame, primer: id }),
             Lookup::UnderWay(landing) => Ok(Attempt::Pending(landing)),
             Lookup::Absent(flight) => {
-                let primer = self.decode_primer(id, frame)?;
+                let primer = self.store.beside(frame, || self.decode_primer(id, frame))?;
                 flight.land(Value::Primer(primer.clone()));
                 Ok(Attempt::Done(primer))
             }

@@ -14,6 +14,7 @@ use super::sealed::SealedStore;
 use crate::store::api::{Result, StoreError};
 use crate::store::log::segments::{Segment, Side, segment_path};
 use crate::store::{Store, lock};
+use crate::types::FrameRef;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -230,6 +231,20 @@ impl Store {
                 takes: sum.takes + p.object.len + p.sidecar.len,
                 dead: sum.dead + p.object.len.saturating_sub(live),
             }
+        })
+    }
+
+    /// Does something; meanwhile a frame that has to be fetched comes into the cache.
+    pub fn beside<T>(&self, frame: FrameRef, work: impl FnOnce() -> T) -> T {
+        if !self.segments.is_distant(frame.segment) {
+            return work();
+        }
+        std::thread::scope(|scope| {
+            // Whoever wants it asks for it again, and is told what is wrong.
+            let fetched = scope.spawn(|| drop(self.segments.read(frame)));
+            let done = work();
+            let _ = fetched.join();
+            done
         })
     }
 

@@ -140,9 +140,25 @@ impl Fetcher {
     /// The checksums of a segment's pages. They are at the end of its sidecar; a damaged table is corrected
     /// by its code, and if that does not do, the first copy of it is had.
     fn sums(&self, part: &Part) -> Result<Option<Sums>> {
-        if let Some(sums) = lock(&self.sums).get(&part.sidecar.hash) {
-            return Ok(Some(Arc::clone(sums)));
+        let known = || lock(&self.sums).get(&part.sidecar.hash).map(Arc::clone);
+        if let Some(sums) = known() {
+            return Ok(Some(sums));
         }
+        // One fetches them, others wait.
+        let turn = Key { hash: tables_of(part), granule: u32::MAX };
+        let mut busy = lock(&self.under_way);
+        while busy.contains(&turn) {
+            busy = self.arrived.wait(busy).unwrap_or_else(PoisonError::into_inner);
+        }
+        busy.insert(turn);
+        drop(busy);
+        let sums = known().map_or_else(|| self.load_sums(part), |sums| Ok(Some(sums)));
+        lock(&self.under_way).remove(&turn);
+        self.arrived.notify_all();
+        sums
+    }
+
+    fn load_sums(&self, part: &Part) -> Result<Option<Sums>> {
         let pages = part.object.len.div_ceil(PAGE as u64) as usize;
         let read = |bytes| {
             let side = Sidecar::read(bytes, self.stamp, part.number.into());

@@ -198,6 +198,12 @@ pub fn group_of(number: u32) -> u32 {
     number >> RUN_BITS
 }
 
+/// The numbers of a group.
+pub fn numbers_of(group: u32) -> std::ops::RangeInclusive<u32> {
+    let first = group << RUN_BITS;
+    first..=first | ((1 << RUN_BITS) - 1)
+}
+
 /// A run's bytes.
 pub fn encode_run(group: u32, parts: &[Part]) -> Vec<u8> {
     let mut o = Out(RUN_MAGIC.to_vec());

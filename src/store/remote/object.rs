@@ -16,6 +16,7 @@ use object_store::{
 };
 use std::future::Future;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -55,6 +56,31 @@ pub struct UrlStore {
     /// For one attempt, besides what its bytes take.
     patience: Duration,
     driver: tokio::runtime::Handle,
+    /// What to say with a failure.
+    hint: Option<String>,
+}
+
+/// What to do where there are credentials in a file that nobody reads, and none elsewhere: the crate asks the
+/// metadata service of Amazon's machines then, and its failure tells nobody what is wrong.
+fn unread_credentials() -> Option<String> {
+    const ELSEWHERE: [&str; 5] = [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_SKIP_SIGNATURE",
+    ];
+    if ELSEWHERE.iter().any(|name| std::env::var_os(name).is_some()) {
+        return None;
+    }
+    let named = std::env::var_os("AWS_SHARED_CREDENTIALS_FILE").map(PathBuf::from);
+    let usual = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".aws/credentials"));
+    let file = named.or_else(usual).filter(|file| file.exists())?;
+    Some(format!(
+        "; {} is not read: put its credentials into the environment, with: eval \"$(aws configure \
+         export-credentials --format env)\"",
+        file.display()
+    ))
 }
 
 impl UrlStore {
@@ -77,29 +103,26 @@ impl UrlStore {
         let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
         let connect = format!("{}ms", patience.as_millis().clamp(100, 5000));
         let whole = "86400s";
+        // The builders have no trait in common.
+        macro_rules! by {
+            ($builder:ident, $key:ident) => {
+                $builder::from_env()
+                    .with_config($key::Client(ClientConfigKey::ConnectTimeout), &connect)
+                    .with_config($key::Client(ClientConfigKey::Timeout), whole)
+                    .with_url(text)
+                    .with_retry(retry)
+                    .build()
+                    .map(|s| Arc::new(s) as _)
+            };
+        }
+        let hint = matches!(scheme, ObjectStoreScheme::AmazonS3).then(unread_credentials).flatten();
         let _inside = driver.enter();
         let store: std::result::Result<Arc<dyn ObjectStore>, Error> = match scheme {
-            ObjectStoreScheme::AmazonS3 => AmazonS3Builder::from_env()
-                .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::ConnectTimeout), &connect)
-                .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), whole)
-                .with_url(text)
-                .with_retry(retry)
-                .build()
-                .map(|s| Arc::new(s) as _),
-            ObjectStoreScheme::GoogleCloudStorage => GoogleCloudStorageBuilder::from_env()
-                .with_config(GoogleConfigKey::Client(ClientConfigKey::ConnectTimeout), &connect)
-                .with_config(GoogleConfigKey::Client(ClientConfigKey::Timeout), whole)
-                .with_url(text)
-                .with_retry(retry)
-                .build()
-                .map(|s| Arc::new(s) as _),
-            ObjectStoreScheme::MicrosoftAzure => MicrosoftAzureBuilder::from_env()
-                .with_config(AzureConfigKey::Client(ClientConfigKey::ConnectTimeout), &connect)
-                .with_config(AzureConfigKey::Client(ClientConfigKey::Timeout), whole)
-                .with_url(text)
-                .with_retry(retry)
-                .build()
-                .map(|s| Arc::new(s) as _),
+            ObjectStoreScheme::AmazonS3 => by!(AmazonS3Builder, AmazonS3ConfigKey),
+            ObjectStoreScheme::GoogleCloudStorage => {
+                by!(GoogleCloudStorageBuilder, GoogleConfigKey)
+            }
+            ObjectStoreScheme::MicrosoftAzure => by!(MicrosoftAzureBuilder, AzureConfigKey),
             ObjectStoreScheme::Http => {
                 let options = ClientOptions::new()
                     .with_connect_timeout(
@@ -121,7 +144,7 @@ impl UrlStore {
         let store = store.map_err(|e| refused(&e))?;
         let mut shown = parsed;
         shown.set_query(None);
-        Ok(Self { store, prefix, url: shown.to_string(), patience, driver })
+        Ok(Self { store, prefix, url: shown.to_string(), patience, driver, hint })
     }
 
     fn name(&self, name: &str) -> Name {
@@ -141,14 +164,27 @@ impl UrlStore {
         });
         let most = self.patience + Duration::from_secs(bytes / SLOWEST);
         match answered.recv_timeout(most) {
-            Ok(done) => done.map_err(|e| failure(what, e)),
+            Ok(done) => done.map_err(|e| self.explained(failure(what, e))),
             Err(RecvTimeoutError::Timeout) => {
                 task.abort();
-                Err(RemoteError::Timeout(what.into()))
+                Err(self.explained(RemoteError::Timeout(what.into())))
             }
             Err(RecvTimeoutError::Disconnected) => {
                 Err(RemoteError::Unavailable(format!("{what}: the request was lost")))
             }
+        }
+    }
+
+    /// A failure, and what it may come from.
+    fn explained(&self, e: RemoteError) -> RemoteError {
+        let with = |text: String| text + self.hint.as_deref().unwrap_or_default();
+        match e {
+            RemoteError::Refused(text) => RemoteError::Refused(with(text)),
+            RemoteError::Unavailable(text) => RemoteError::Unavailable(with(text)),
+            RemoteError::Timeout(text) if self.hint.is_some() => {
+                RemoteError::Unavailable(with(format!("{text}: no answer in time")))
+            }
+            e => e,
         }
     }
 

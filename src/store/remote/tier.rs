@@ -6,15 +6,16 @@
 //! counts, if it is whole. So whatever a crash leaves, each segment is here or known to be there.
 
 use super::blobs::{SegmentBlob, WholeBlob};
-use super::manifest::{Part, decode_run, encode_run, group_of};
+use super::manifest::{Part, decode_run, encode_run, group_of, numbers_of};
 use super::source::Source;
 use crate::store::api::{Result, StoreError, Superblock};
 use crate::store::io::{Blob, Volume, put_file, read_up_to};
+use crate::store::lock;
 use crate::store::log::segments::{segment_path, sidecar_name, sidecar_path};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Directory of the files that say which segments are evicted.
 const DIR: &str = "evicted";
@@ -27,7 +28,10 @@ pub struct Tier {
     local: Arc<dyn Volume>,
     /// What evicted segments are read through.
     pub source: Arc<Source>,
+    /// Held for moments.
     evicted: RwLock<Evicted>,
+    /// Held while the files are written.
+    turn: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +39,13 @@ struct Evicted {
     parts: BTreeMap<u32, Part>,
     /// Groups whose files are not up to date.
     dirty: BTreeSet<u32>,
+}
+
+impl Evicted {
+    /// The segments of a group.
+    fn of(&self, group: u32) -> Vec<Part> {
+        self.parts.range(numbers_of(group)).map(|(_, p)| *p).collect()
+    }
 }
 
 /// The two files of a group.
@@ -46,7 +57,8 @@ fn files(group: u32) -> [String; 2] {
 
 fn group_in(name: &str) -> Option<u32> {
     let group = name.strip_suffix(".copy").unwrap_or(name).parse().ok()?;
-    files(group).contains(&format!("{DIR}/{name}")).then_some(group)
+    let is_one = group <= group_of(u32::MAX) && files(group).contains(&format!("{DIR}/{name}"));
+    is_one.then_some(group)
 }
 
 fn number_of(path: &str) -> Option<u32> {
@@ -75,15 +87,15 @@ impl Tier {
     ) -> Result<Arc<Self>> {
         let stamp = super::bundle::stamp(&superblock.uuid, superblock.ecc);
         let source = Arc::new(Source::new(path, Arc::clone(&local), stamp, write));
-        let tier = Self { local, source, evicted: RwLock::default() };
+        let tier = Self { local, source, evicted: RwLock::default(), turn: Mutex::default() };
         let mut evicted = tier.read().map_err(io_error("read"))?;
         if !evicted.parts.is_empty() {
             tier.settle(&mut evicted, write).map_err(io_error("look at segments and"))?;
         }
-        if write {
-            tier.flush(&mut evicted).map_err(io_error("write"))?;
-        }
         *tier.change() = evicted;
+        if write {
+            tier.flush().map_err(io_error("write"))?;
+        }
         Ok(Arc::new(tier))
     }
 
@@ -151,46 +163,64 @@ impl Tier {
         Ok(())
     }
 
-    /// Brings the files of changed groups up to date; durable on return.
-    fn flush(&self, evicted: &mut Evicted) -> io::Result<()> {
-        if evicted.dirty.is_empty() {
-            return Ok(());
-        }
-        for group in &evicted.dirty {
-            let parts: Vec<Part> =
-                evicted.parts.values().filter(|p| group_of(p.number) == *group).copied().collect();
-            let bytes = encode_run(*group, &parts);
-            for file in files(*group) {
-                if parts.is_empty() {
-                    ignore_missing(self.local.remove(&file))?;
-                } else {
-                    put_file(&*self.local, &file, &bytes)?;
-                }
+    /// Writes the files of a group that are to say this.
+    fn write(&self, group: u32, parts: &[Part]) -> io::Result<()> {
+        let bytes = encode_run(group, parts);
+        for file in files(group) {
+            if parts.is_empty() {
+                ignore_missing(self.local.remove(&file))?;
+            } else {
+                put_file(&*self.local, &file, &bytes)?;
             }
         }
-        self.local.sync_dir(DIR)?;
-        evicted.dirty.clear();
         Ok(())
+    }
+
+    /// Brings the files of changed groups up to date; durable on return.
+    fn flush(&self) -> io::Result<()> {
+        let _turn = lock(&self.turn);
+        let dirty = std::mem::take(&mut self.change().dirty);
+        if dirty.is_empty() {
+            return Ok(());
+        }
+        let write = || {
+            for group in &dirty {
+                let parts = self.look().of(*group);
+                self.write(*group, &parts)?;
+            }
+            self.local.sync_dir(DIR)
+        };
+        let written = write();
+        if written.is_err() {
+            self.change().dirty.extend(dirty);
+        }
+        written
     }
 
     /// Enters segments that lie in the object store only; durable on return. Their files may go then.
     pub fn enter(&self, parts: &[Part]) -> Result<()> {
-        let mut evicted = self.change();
-        let enter = |evicted: &mut Evicted| {
+        let _turn = lock(&self.turn);
+        let write = || {
             self.local.mkdir(DIR)?;
             self.local.sync_dir(".")?;
-            self.flush(evicted)
-        };
-        for part in parts {
-            evicted.parts.insert(part.number, *part);
-            evicted.dirty.insert(group_of(part.number));
-        }
-        enter(&mut evicted).map_err(|e| {
-            for part in parts {
-                evicted.parts.remove(&part.number);
+            for group in parts.iter().map(|p| group_of(p.number)).collect::<BTreeSet<u32>>() {
+                let mut all = self.look().of(group);
+                all.extend(parts.iter().filter(|p| group_of(p.number) == group));
+                all.sort_by_key(|p| p.number);
+                all.dedup_by_key(|p| p.number);
+                self.write(group, &all)?;
             }
-            io_error("write")(e)
-        })
+            self.local.sync_dir(DIR)
+        };
+        // Only what the disk has may be relied upon, and nobody waits for it meanwhile.
+        let written = write();
+        if written.is_ok() {
+            self.assume(parts);
+        } else {
+            // Perhaps it has it all the same.
+            self.change().dirty.extend(parts.iter().map(|p| group_of(p.number)));
+        }
+        written.map_err(io_error("write"))
     }
 
     /// As [`Self::enter`], where nothing may be written.
@@ -216,7 +246,8 @@ impl Tier {
                 evicted.dirty.insert(group_of(*number));
             }
         }
-        self.flush(&mut evicted).map_err(io_error("write"))
+        drop(evicted);
+        self.flush().map_err(io_error("write"))
     }
 
     /// An evicted segment.
@@ -302,7 +333,7 @@ impl Volume for Tier {
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         if dir == "segments" && !self.look().dirty.is_empty() {
-            self.flush(&mut self.change())?;
+            self.flush()?;
         }
         self.local.sync_dir(dir)
     }
