@@ -213,12 +213,20 @@ impl Store {
         if keep == 0 {
             return;
         }
+        // Nothing finds less room than it did the last time.
+        let cached = self.tier.as_ref().and_then(|t| t.source.cache()).map_or(0, |c| c.used);
+        let manifest = lock(&self.remote.known).manifest.map_or(0, |(number, _)| number);
+        let now = (self.synced.load(Ordering::Acquire) >> 32, cached, manifest);
+        if lock(&self.remote.known).looked == Some(now) {
+            return;
+        }
         let worker = &self.remote.worker;
         match self.evict(keep, &mut |_, _| !worker.is_stopping()) {
             Ok(e) if e.segments > 0 => {
                 log::info!("{} segments evicted, {} bytes", e.segments, e.bytes);
             }
-            Ok(_) | Err(StoreError::Stopped | StoreError::Closing) => {}
+            Ok(_) => lock(&self.remote.known).looked = Some(now),
+            Err(StoreError::Stopped | StoreError::Closing) => {}
             Err(e) => {
                 self.remote.say("evict", &e);
                 if !worker.is_stopping() {

@@ -16,7 +16,7 @@ use crate::store::log::segments::{Segment, Side, segment_path};
 use crate::store::{Store, lock};
 use crate::types::FrameRef;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -75,6 +75,8 @@ impl Store {
         let first = if sum(&before) < over && sum(&behind) >= TIMES * len.max(1) {
             self.renew_checkpoint()?;
             lock(&self.checkpoint).0
+        } else if before.is_empty() {
+            return Ok(out);
         } else {
             // The checkpoint must be durable before anything goes that only it makes dispensable.
             self.commit(&lock(&self.sync))?;
@@ -124,7 +126,9 @@ impl Store {
         let sidecars = lock(&self.segments.sidecars).clone();
         let last = (self.synced.load(Ordering::Acquire) >> 32) as u32;
         let lens = self.segments.lens().into_iter();
-        lens.filter(|(n, _)| *n < last && !self.segments.is_distant(*n))
+        let there: HashSet<u32> =
+            self.tier.iter().flat_map(|t| t.parts()).map(|p| p.number).collect();
+        lens.filter(|(n, _)| *n < last && !there.contains(n))
             .map(|(number, len)| Here {
                 number,
                 takes: len + sidecars.get(&number).map_or(0, |s| s.len),
@@ -194,6 +198,7 @@ impl Store {
     fn let_go(&self, part: &Part) -> Result<bool> {
         let Some(tier) = &self.tier else { return Ok(false) };
         let segments = &self.segments;
+        let _awake = self.remote.worker.idlers().awake();
         let mut attached = lock(&self.remote.attached);
         let Some(a) = attached.as_mut() else { return Ok(false) };
         let named = a.newest.as_ref().is_some_and(|m| m.parts.contains(part));

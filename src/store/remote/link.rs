@@ -46,6 +46,8 @@ pub struct Known {
     pub uploaded: Option<Instant>,
     /// Why the last one did not.
     pub error: Option<String>,
+    /// When there was last nothing to evict: the log's last segment, bytes of the cache, the newest manifest.
+    pub looked: Option<(u64, u64, u64)>,
     /// When what nobody needs was last deleted there, or the first upload was.
     pub collected: Option<Instant>,
 }

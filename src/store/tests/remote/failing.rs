@@ -155,3 +155,81 @@ fn a_server_without_conditional_puts_is_refused_with_the_reason() {
     lineage::check_conditions(&DirStore::new(&p.objects()), "x").unwrap();
     assert!(!p.objects().join("probe/x").exists());
 }
+
+/// An object store that does not answer for a while.
+#[derive(Debug)]
+struct Slow {
+    inner: DirStore,
+    away: std::sync::atomic::AtomicBool,
+    asked: AtomicU64,
+}
+
+impl Slow {
+    fn wait(&self) -> remote::error::Result<()> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.away.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(50));
+            return Err(RemoteError::Timeout("slow".into()));
+        }
+        Ok(())
+    }
+}
+
+impl SealedStore for Slow {
+    fn get(&self, name: &str) -> remote::error::Result<Vec<u8>> {
+        self.wait().and_then(|()| self.inner.get(name))
+    }
+    fn get_range(&self, name: &str, range: Range<u64>) -> remote::error::Result<Vec<u8>> {
+        self.wait().and_then(|()| self.inner.get_range(name, range))
+    }
+    fn put(&self, name: &str, bytes: &[u8]) -> remote::error::Result<()> {
+        self.wait().and_then(|()| self.inner.put(name, bytes))
+    }
+    fn put_if_absent(&self, name: &str, bytes: &[u8]) -> remote::error::Result<()> {
+        self.wait().and_then(|()| self.inner.put_if_absent(name, bytes))
+    }
+    fn delete(&self, name: &str) -> remote::error::Result<()> {
+        self.wait().and_then(|()| self.inner.delete(name))
+    }
+    fn list(&self, dir: &str) -> remote::error::Result<Vec<Listed>> {
+        self.wait().and_then(|()| self.inner.list(dir))
+    }
+    fn url(&self) -> String {
+        "slow".into()
+    }
+}
+
+#[test]
+fn a_server_that_is_away_is_asked_by_one_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let slow = Arc::new(Slow {
+        inner: DirStore::new(dir.path()),
+        away: true.into(),
+        asked: AtomicU64::new(0),
+    });
+    let steady = Steady::new(Arc::clone(&slow) as _, Duration::from_millis(200));
+    assert!(steady.put("objects/a", b"a").is_err());
+    let before = slow.asked.load(Ordering::SeqCst);
+    let began = Instant::now();
+    // Each alone would be tried several times.
+    std::thread::scope(|scope| {
+        for _ in 0..40 {
+            scope.spawn(|| {
+                let e = steady.get("objects/a").unwrap_err();
+                assert!(matches!(e, RemoteError::Timeout(_)), "{e}");
+            });
+        }
+    });
+    let asked = slow.asked.load(Ordering::SeqCst) - before;
+    assert!(asked < 30 && began.elapsed() < Duration::from_secs(2), "{asked}");
+    assert!(steady.requests().failed >= 41);
+    slow.away.store(false, Ordering::SeqCst);
+    std::thread::sleep(Duration::from_millis(30));
+    steady.put("objects/a", b"a").unwrap();
+    // From now on nobody is refused.
+    std::thread::scope(|scope| {
+        for _ in 0..40 {
+            scope.spawn(|| assert_eq!(steady.get("objects/a").unwrap(), b"a"));
+        }
+    });
+}

@@ -429,3 +429,32 @@ fn a_reader_that_missed_what_was_between_begins_anew() {
     assert!(matches!(view.follow().unwrap(), Some(remote::Changed::Inodes(_))));
     holds(&view, &files);
 }
+
+#[test]
+fn opening_knows_what_is_in_the_last_segment() {
+    let p = Place::new();
+    let store = p.attached();
+    let files = fill(&store, 0..5);
+    push(&store).unwrap();
+    let view = p.view("a");
+    let m = view.view.as_ref().unwrap().manifest();
+    let last = m.parts.last().unwrap();
+    assert!(!m.tail.is_empty());
+    let (all, _) = footer::summary(&store.segments, last.number, 64).unwrap();
+    let own = |l: &&footer::Line| {
+        !matches!(l.kind, frame::Kind::Data | frame::Kind::Primer)
+            && u64::from(l.frame.offset) < last.object.len
+    };
+    let all: Vec<footer::Line> = all.iter().filter(own).copied().collect();
+    let (told, end) = footer::summary(&view.segments, last.number, 64).unwrap();
+    assert_eq!((told, end), (all, last.object.len));
+    // One that grows is told of anew.
+    fill(&store, 6..7);
+    push(&store).unwrap();
+    view.follow().unwrap().unwrap();
+    let now = view.view.as_ref().unwrap().manifest();
+    let last = now.parts.last().unwrap();
+    assert!(view.segments.told(last.number, last.object.len).is_some());
+    holds(&view, &files);
+    assert_eq!(names(&view), names(&store));
+}
