@@ -141,7 +141,8 @@ impl UrlStore {
             }
             _ => return Err(refused(&"this kind of URL is not for archives")),
         };
-        let store = store.map_err(|e| refused(&e))?;
+        let more = hint.as_deref().unwrap_or_default();
+        let store = store.map_err(|e| refused(&format!("{e}{more}")))?;
         let mut shown = parsed;
         shown.set_query(None);
         Ok(Self { store, prefix, url: shown.to_string(), patience, driver, hint })
