@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 const MAGIC: &[u8; 8] = b"LMFSMAN\n";
 const RUN_MAGIC: &[u8; 8] = b"LMFSRUN\n";
-/// Version of manifests and runs that is written, and the newest that is read.
-const VERSION: u32 = 0;
+/// Version of manifests and runs that is written and read. 0 was a draft without what is in the last segment.
+const VERSION: u32 = 1;
 /// Bytes of the checksum at the end.
 const SUM: usize = 32;
 /// Numbers of segments that share all bits above these share a run.
@@ -150,6 +150,9 @@ fn unsealed<'a>(what: &str, magic: &[u8; 8], bytes: &'a [u8]) -> Result<In<'a>> 
     let mut i = In(rest);
     match i.u32() {
         Some(VERSION) => Ok(i),
+        Some(v) if v < VERSION => {
+            refuse(format!("of a draft, version {v}; this lmfs reads {VERSION}"))
+        }
         Some(v) => refuse(format!("version {v}; this lmfs reads up to {VERSION}, use a newer one")),
         None => refuse("it ends early".into()),
     }
@@ -367,7 +370,7 @@ mod tests {
         assert!(runs.is_empty());
         let object = |n: &str, len: &str| format!("{len}{}", n.repeat(32));
         let want = [
-            "4c4d46534d414e0a00000000",
+            "4c4d46534d414e0a01000000",
             "070000000000000003000000000000005634126500000000",
             "02000000",
             "050000007375706572",
@@ -397,7 +400,7 @@ mod tests {
         let (_, runs) = sample(&[3, 5000]).pack();
         let [(run, bytes)] = &runs[..] else { panic!("{runs:?}") };
         assert_eq!((run.group, run.object), (0, Object::of(bytes)));
-        let want = "4c4d465352554e0a000000000000000001000000".to_owned()
+        let want = "4c4d465352554e0a010000000000000001000000".to_owned()
             + "03000000"
             + "0201000000000000"
             + &"01".repeat(32)
