@@ -67,8 +67,8 @@ fn change(dice: &mut Dice) -> Step {
     }
 }
 
-/// True if nothing is held that somebody needs who does this.
-pub fn is_free(store: &Store, act: Act) -> bool {
+/// True if nothing is held that somebody needs who does this; `small`: on a small disk.
+pub fn is_free(store: &Store, act: Act, small: bool) -> bool {
     fn free<T>(m: &Mutex<T>) -> bool {
         !matches!(m.try_lock(), Err(TryLockError::WouldBlock))
     }
@@ -83,8 +83,9 @@ pub fn is_free(store: &Store, act: Act) -> bool {
         && match act {
             Act::Rot | Act::PutModel | Act::RemoveModel => true,
             Act::Parity => healing(),
-            // Who finds no room cleans.
-            Act::Write => writer() && free(&store.cleaning),
+            // Who finds no room cleans, and then makes a checkpoint durable.
+            Act::Write if small => writer() && healing() && sync() && free(&store.cleaning),
+            Act::Write => writer(),
             Act::HandOver | Act::Seal | Act::Sweep | Act::Index => writer(),
             Act::Sync | Act::Checkpoint => writer() && sync(),
             Act::Recode | Act::Look => writer() && healing(),

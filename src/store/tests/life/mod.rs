@@ -158,7 +158,8 @@ impl Life {
         let store = Arc::downgrade(self.store.as_ref()?);
         let (asked, world) = (store.clone(), self.world.clone());
         let mut dice = Dice(dice.below(u64::MAX) | 1);
-        let may = move || asked.upgrade().is_some_and(|s| is_free(&s, guest));
+        let small = self.world.small;
+        let may = move || asked.upgrade().is_some_and(|s| is_free(&s, guest, small));
         let go = move || {
             let Some(store) = store.upgrade() else { return };
             if let Err(e) = world.act(&store, guest, &mut dice)
