@@ -365,6 +365,42 @@ fn small_files_share_frames() {
     fs.shutdown().unwrap();
 }
 
+#[test]
+fn shared_frames_are_decoded_ahead_where_files_are_read_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = &dir.path().join("s");
+    let (fs, files) = small(dir, 300);
+    fs.recoder().settle(None, &mut |_, _| {}).unwrap();
+    fs.shutdown().unwrap();
+    drop(fs);
+    let fs = open(dir, false);
+    let frame = |n: usize| fs.store().extents_in(files[n].0, 0, 1).unwrap()[0].frame;
+    let mut firsts = vec![0];
+    for n in 1..files.len() - 2 {
+        if frame(n) != frame(n - 1) {
+            firsts.push(n);
+        }
+    }
+    assert!(firsts.len() >= 4, "{firsts:?}");
+    let read = |n: usize| {
+        let (done, wait) = std::sync::mpsc::channel();
+        fs.read(files[n].0, 0, 5000, move |bytes| done.send(bytes).unwrap());
+        assert!(wait.recv().unwrap().unwrap() == files[n].1);
+    };
+    let here = |n: usize| fs.blocks().peek(frame(n)).is_some();
+    // One alone says nothing of the next.
+    read(firsts[0]);
+    read(firsts[0] + 3);
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(here(firsts[0]) && !here(firsts[1]));
+    read(firsts[1]);
+    wait("the third", || here(firsts[2]));
+    // Nobody waits for that one, and yet the next one comes.
+    read(firsts[2]);
+    wait("the fourth", || here(firsts[3]));
+    fs.shutdown().unwrap();
+}
+
 /// Half of a shared frame that nobody has any more does not stay for the other half's sake.
 #[test]
 fn what_is_left_of_shared_frames_is_gathered() {

@@ -113,6 +113,8 @@ pub struct Fs {
     committer: Mutex<Option<std::thread::JoinHandle<()>>>,
     /// Damaged frames that were reported already.
     reported: Mutex<HashSet<FrameRef>>,
+    /// The shared frame after the last one that was read.
+    next_shared: Mutex<Option<FrameRef>>,
     troubles: Troubles,
 }
 
@@ -172,6 +174,7 @@ impl Fs {
             stop: Arc::default(),
             committer: Mutex::default(),
             reported: Mutex::default(),
+            next_shared: Mutex::default(),
             troubles: Troubles::default(),
         });
         let weak = Arc::downgrade(&fs);

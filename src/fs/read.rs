@@ -5,7 +5,7 @@ use super::node::NodeState;
 use super::{Fs, FsError, Result, lock};
 use crate::blocks::{Attempt, Policy, ReadError, Urgency};
 use crate::store::StoreError;
-use crate::types::{Extent, Ino};
+use crate::types::{Extent, FrameRef, Ino};
 use std::sync::Arc;
 
 /// Reads in a row after which a file is decoded ahead.
@@ -130,7 +130,11 @@ impl Fs {
         drop(s);
         let mut out = picture.base();
         for e in &picture.extents {
-            let Some(plain) = self.blocks.peek(e.frame) else {
+            let plain = self.blocks.peek(e.frame);
+            if e.meta.shared {
+                self.decode_next_shared(e.frame, plain.is_some());
+            }
+            let Some(plain) = plain else {
                 let slow = picture.extents.iter().any(|e| self.blocks.is_slow(e));
                 let distant = picture.extents.iter().any(|e| self.blocks.is_distant(e));
                 return Ok(InMemory::Not(Lacking { slow, distant }));
@@ -191,6 +195,20 @@ impl Fs {
                 }
                 return Err(error);
             }
+        }
+    }
+
+    /// Has the next shared frame decoded, if a frame is the one after the last: small files are read in order as a
+    /// rule.
+    fn decode_next_shared(&self, frame: FrameRef, in_memory: bool) {
+        let in_order = *lock(&self.next_shared) == Some(frame);
+        if !in_order && in_memory {
+            return;
+        }
+        let Ok(Some(next)) = self.store.shared_after(frame) else { return };
+        *lock(&self.next_shared) = Some(next.frame);
+        if in_order {
+            self.blocks.read_ahead(next);
         }
     }
 

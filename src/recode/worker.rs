@@ -259,15 +259,9 @@ pub fn code_job(
     last: &mut Last,
 ) -> (Coded, Vec<(Ino, u64, ReadError)>) {
     let (mut sum, mut failed) = (Coded::default(), Vec::new());
-    let mut alone = |ino: Ino, run: &Run, last: &mut Last| match code_run(
-        blocks,
-        ino,
-        run,
-        &job.recipe,
-        last,
-    ) {
-        Ok(coded) => sum.add(coded),
-        Err(e) => failed.push((ino, run.off, e)),
+    let mut alone = |ino: Ino, run: &Run, last: &mut Last| {
+        let coded = code_run(blocks, ino, run, &job.recipe, last);
+        coded.map_or_else(|e| failed.push((ino, run.off, e)), |coded| sum.add(coded));
     };
     let (mut sharing, mut all) = (Vec::new(), Vec::new());
     for (ino, run) in &job.runs {

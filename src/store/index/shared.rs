@@ -96,6 +96,21 @@ impl Store {
         live.map_or(Ok(Vec::new()), |(at, l)| state.begins_in(*at, l))
     }
 
+    /// An extent of the shared frame that begins with one of the next inodes after those of this one.
+    pub fn shared_after(&self, frame: FrameRef) -> Result<Option<Extent>> {
+        /// Inodes looked at: some files between are no text, or were removed.
+        const NEXT: u64 = 8;
+        let state = self.view();
+        let Some((last, _)) = state.owners(frame)?.pop() else { return Ok(None) };
+        for ino in (1..=NEXT).map(|n| Ino(last.0.saturating_add(n))) {
+            let first = state.mapped_in(ino, &(0..1))?;
+            if let Some(e) = first.into_iter().find(|e| e.meta.shared && e.frame != frame) {
+                return Ok(Some(e));
+            }
+        }
+        Ok(None)
+    }
+
     /// Inodes with parts of shared frames of which less than half is left: of some of these frames, after the
     /// place `from`, which goes on with them, and is 0 again at the end.
     pub fn thinly_held(&self, from: &mut u64) -> Result<Vec<Ino>> {
