@@ -9,7 +9,7 @@ use super::{rebuild, scan};
 use crate::store::api::{Ecc, Result, StoreError};
 use crate::store::io::put_file;
 use crate::store::log::segments::{
-    Segment, Segments, Side, io_error, segment_path, sidecar_name, sidecar_path,
+    Segments, Side, io_error, segment_path, sidecar_name, sidecar_path,
 };
 use crate::store::log::superblock::{SEGMENT_HEADER, SegmentHeader};
 use crate::store::{Store, lock};
@@ -115,7 +115,7 @@ impl Segments {
         // would make the rot permanent.
         let old = if checks_old { self.sidecar(number)? } else { None };
         if let Some(old) = old.map(|s| s.after(parts.1.len())) {
-            if self.verify((number, &segment), done, &mut bytes, &old).map_err(fail)? {
+            if self.verify(number, done, &mut bytes, &old).map_err(fail)? {
                 self.known.forget_segment(number);
             }
         }
@@ -123,7 +123,7 @@ impl Segments {
         let found = scan::frames(&mut bytes, known.saturating_sub(done), self.stamp.tag);
         for (at, h) in found.whole.iter().filter(|(at, _)| found.changed.contains(at)) {
             let end = at + h.frame_len() as usize;
-            self.restore((number, &segment), done, &bytes, std::slice::from_ref(&(*at..end)));
+            self.restore(number, done, &bytes, std::slice::from_ref(&(*at..end)));
         }
         // No frame vouches for the header; what it says follows from the first frame.
         if done == 0
@@ -132,7 +132,7 @@ impl Segments {
         {
             bytes[..SEGMENT_HEADER].copy_from_slice(&header);
             let all = 0..SEGMENT_HEADER;
-            self.restore((number, &segment), 0, &bytes, std::slice::from_ref(&all));
+            self.restore(number, 0, &bytes, std::slice::from_ref(&all));
         }
         if let Some((at, why)) = found.bad.first()
             && self.known.is_news(number, Trouble::Frames)
@@ -176,7 +176,7 @@ impl Segments {
     /// frames.
     fn verify(
         &self,
-        place: (u32, &Segment),
+        number: u32,
         done: usize,
         bytes: &mut Vec<u8>,
         old: &Sidecar,
@@ -196,17 +196,17 @@ impl Segments {
         }
         log::warn!("{} frames corrected, {} pages rebuilt", whole.frames, whole.pages);
         self.repaired.fetch_add((whole.frames + whole.pages).max(1), Ordering::Relaxed);
-        self.restore(place, done, bytes, &differing(&before, bytes));
+        self.restore(number, done, bytes, &differing(&before, bytes));
         Ok(true)
     }
 
     /// Writes what was repaired of the bytes from `done` on. Should it get lost, the next reader
     /// repairs it as well.
-    fn restore(&self, place: (u32, &Segment), done: usize, bytes: &[u8], runs: &[Range<usize>]) {
-        let (number, segment) = place;
-        for run in runs.iter().filter(|_| self.write) {
+    fn restore(&self, number: u32, done: usize, bytes: &[u8], runs: &[Range<usize>]) {
+        let Some(segment) = self.get(number).filter(|_| self.write) else { return };
+        for run in runs {
             let at = (done + run.start) as u64;
-            if let Err(e) = self.correct(number, segment, &bytes[run.clone()], at) {
+            if let Err(e) = self.correct(number, &segment, &bytes[run.clone()], at) {
                 log::warn!("what was repaired is not written: {e}");
             }
         }
