@@ -8,8 +8,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use lmfs::model::engine::TOTAL_BITS;
+use lmfs::model::engine::{Gated, Llama, TOTAL_BITS};
 use lmfs::model::import::{self, SAMPLE, oracle};
+use lmfs::model::network::{Golden, Network};
 use lmfs::model::{Engine, Input, Isa, Model, Session};
 use std::collections::HashMap;
 use std::path::Path;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// A session of `lanes` lanes that have read `context` tokens.
-fn session(engine: &Arc<Engine>, lanes: usize, threads: usize, context: usize) -> Session {
+fn session<E: Engine>(engine: &Arc<E>, lanes: usize, threads: usize, context: usize) -> Session<E> {
     let mut session = Session::new(Arc::clone(engine), lanes, threads).unwrap();
     for from in (0..context).step_by(8) {
         let inputs: Vec<Input> = (0..lanes)
@@ -33,7 +34,7 @@ fn token(step: usize, lane: usize) -> u32 {
 }
 
 /// Steps of all lanes of a session for about half a second; tokens per second of the clock.
-fn rate(session: &mut Session, lanes: usize) -> f64 {
+fn rate<E: Engine>(session: &mut Session<E>, lanes: usize) -> f64 {
     let start = Instant::now();
     let mut steps = 0;
     while steps < 3 || start.elapsed().as_secs_f64() < 0.5 {
@@ -46,15 +47,16 @@ fn rate(session: &mut Session, lanes: usize) -> f64 {
 }
 
 /// Best of three [`rate`]s.
-fn together(engine: &Arc<Engine>, lanes: usize, threads: usize, context: usize) -> f64 {
+fn together<E: Engine>(engine: &Arc<E>, lanes: usize, threads: usize, context: usize) -> f64 {
     let mut session = session(engine, lanes, threads, context);
     (0..3).map(|_| rate(&mut session, lanes)).fold(0.0, f64::max)
 }
 
 /// Two blocks at a time, a thread each: best of three sums of their rates.
-fn apart(engine: &Arc<Engine>, lanes: usize, context: usize) -> f64 {
-    let mut sessions: Vec<Session> = (0..2).map(|_| session(engine, lanes, 1, context)).collect();
-    let sum = |sessions: &mut Vec<Session>| {
+fn apart<E: Engine>(engine: &Arc<E>, lanes: usize, context: usize) -> f64 {
+    let mut sessions: Vec<Session<E>> =
+        (0..2).map(|_| session(engine, lanes, 1, context)).collect();
+    let sum = |sessions: &mut Vec<Session<E>>| {
         std::thread::scope(|scope| {
             let rates: Vec<_> =
                 sessions.iter_mut().map(|s| scope.spawn(move || rate(s, lanes))).collect();
@@ -65,13 +67,7 @@ fn apart(engine: &Arc<Engine>, lanes: usize, context: usize) -> f64 {
 }
 
 /// Bits per byte of the model alone on `text`, cut into units of `lanes` lanes.
-fn bits_per_byte(
-    engine: &Arc<Engine>,
-    model: &Model,
-    start: u32,
-    text: &[u8],
-    lanes: usize,
-) -> f64 {
+fn bits_per_byte(engine: &Arc<Llama>, model: &Model, start: u32, text: &[u8], lanes: usize) -> f64 {
     let leaf: HashMap<u32, usize> =
         model.vocabulary.tree.leaves().iter().enumerate().map(|(i, t)| (*t, i)).collect();
     let mut bits = 0.0;
@@ -124,20 +120,41 @@ fn main() {
     println!("file {} bytes, id {}", bytes.len(), blake3::hash(&bytes));
     let start = Instant::now();
     let model = Model::from_bytes(&bytes).unwrap();
-    let network = model.network.as_ref().expect("a model with a network");
-    let tree = &model.vocabulary.tree;
-    let engine = Arc::new(Engine::new(network, tree));
-    println!("load {:.3} s, {} bytes of weights", start.elapsed().as_secs_f64(), engine.bytes());
-    let start = Instant::now();
-    let got = lmfs::model::engine::fingerprint(&engine, &network.golden.tokens).unwrap();
-    assert_eq!(*got.as_bytes(), network.golden.hash);
-    println!("golden check {:.3} s", start.elapsed().as_secs_f64());
-    if let Some((source, _)) = &source {
-        println!(
-            "{:#?}",
-            oracle::compare(source, &model.vocabulary, network, SAMPLE.as_bytes(), 600).unwrap()
-        );
+    match model.network.as_ref().expect("a model with a network") {
+        Network::Llama(network) => {
+            let tree = &model.vocabulary.tree;
+            let engine = checked(Llama::new(network, tree), &network.golden);
+            if let Some((source, _)) = &source {
+                let text = SAMPLE.as_bytes();
+                let compared = oracle::compare(source, &model.vocabulary, network, text, 600);
+                println!("{:#?}", compared.unwrap());
+            }
+            tokenizer(&model);
+            rates(|isa| Llama::with_isa(network, tree, isa).unwrap());
+            for path in texts {
+                alone(&engine, &model, network.hyper.start, path);
+            }
+        }
+        Network::Gated(network) => {
+            checked(Gated::new(network), &network.golden);
+            rates(|isa| Gated::with_isa(network, isa).unwrap());
+        }
     }
+    println!("{:.3} s in all", start.elapsed().as_secs_f64());
+}
+
+/// An engine that computes what its file says.
+fn checked<E: Engine>(engine: E, golden: &Golden) -> Arc<E> {
+    let engine = Arc::new(engine);
+    println!("{} bytes of weights", engine.bytes());
+    let start = Instant::now();
+    let got = lmfs::model::engine::fingerprint(&engine, &golden.tokens).unwrap();
+    assert_eq!(*got.as_bytes(), golden.hash);
+    println!("golden check {:.3} s", start.elapsed().as_secs_f64());
+    engine
+}
+
+fn tokenizer(model: &Model) {
     let start = Instant::now();
     let text = SAMPLE.repeat(200);
     let n = model.vocabulary.tokenizer.encode(text.as_bytes()).len();
@@ -147,8 +164,12 @@ fn main() {
         text.len() as f64 / s / 1e6,
         text.len() as f64 / n as f64
     );
+}
+
+/// Tokens per second by instruction set, lanes and threads.
+fn rates<E: Engine>(engine: impl Fn(Isa) -> E) {
     for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
-        let engine = Arc::new(Engine::with_isa(network, tree, isa).unwrap());
+        let engine = Arc::new(engine(isa));
         let name = isa.name();
         if isa != Isa::best() {
             println!("{name:12} 1 thread, 8 lanes: {:8.0} tokens/s", together(&engine, 8, 1, 0));
@@ -163,14 +184,16 @@ fn main() {
             );
         }
     }
-    for path in texts {
-        let text = std::fs::read(path).unwrap();
-        let text = &text[..text.len().min(256 << 10)];
-        for lanes in [1, 8, 16, 32] {
-            let start = Instant::now();
-            let bpb = bits_per_byte(&engine, &model, network.hyper.start, text, lanes);
-            let s = start.elapsed().as_secs_f64();
-            println!("{path} {lanes} lanes: {bpb:.4} bpb, {:.0} bytes/s", text.len() as f64 / s);
-        }
+}
+
+/// What a text takes by the model alone.
+fn alone(engine: &Arc<Llama>, model: &Model, begin: u32, path: &str) {
+    let text = std::fs::read(path).unwrap();
+    let text = &text[..text.len().min(256 << 10)];
+    for lanes in [1, 8, 16, 32] {
+        let start = Instant::now();
+        let bpb = bits_per_byte(engine, model, begin, text, lanes);
+        let s = start.elapsed().as_secs_f64();
+        println!("{path} {lanes} lanes: {bpb:.4} bpb, {:.0} bytes/s", text.len() as f64 / s);
     }
 }

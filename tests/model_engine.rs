@@ -4,9 +4,9 @@
 
 mod tiny;
 
-use lmfs::model::engine::fingerprint;
+use lmfs::model::engine::{Llama, fingerprint};
 use lmfs::model::network::Hyper;
-use lmfs::model::{Engine, Input, Isa, Model, Session};
+use lmfs::model::{Input, Isa, Model, Session};
 use std::path::Path;
 use std::sync::Arc;
 use tiny::{HYPER, Random, network};
@@ -22,7 +22,7 @@ fn sinking() -> Model {
 
 /// Distributions behind every token of every lane, fed `ahead` tokens of each lane a call.
 fn distributions(
-    engine: &Arc<Engine>,
+    engine: &Arc<Llama>,
     texts: &[Vec<u32>],
     ahead: usize,
     threads: usize,

@@ -6,10 +6,12 @@
 mod tiny;
 
 use lmfs::model::Model;
-use lmfs::model::engine::fingerprint;
+use lmfs::model::engine::{Gated, fingerprint};
+use lmfs::model::network::Network;
 use proptest::prelude::*;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
 
 /// Counts what each thread has taken.
 struct Counting;
@@ -51,9 +53,14 @@ fn run(m: &Model) {
     if let Some(prior) = &m.prior {
         let _ = prior.ready(&m.vocabulary.ready());
     }
-    if m.network.is_some() {
-        fingerprint(&tiny::engine(m), &tiny::network(m).golden.tokens).unwrap();
+    match &m.network {
+        Some(Network::Llama(n)) => fingerprint(&tiny::engine(m), &n.golden.tokens).map(drop),
+        Some(Network::Gated(n)) => {
+            fingerprint(&Arc::new(Gated::new(n)), &n.golden.tokens).map(drop)
+        }
+        None => Ok(()),
     }
+    .unwrap();
 }
 
 /// Blocks of a unit that no container takes would be written and never read.
@@ -77,7 +84,7 @@ fn places(model: &Model, len: usize) -> impl Iterator<Item = usize> {
 
 #[test]
 fn cut_anywhere_is_refused() {
-    for model in [tiny::smallest(), tiny::both()] {
+    for model in [tiny::smallest(), tiny::both(), tiny::gated()] {
         let bytes = model.to_bytes();
         for n in places(&model, bytes.len()) {
             assert!(read(&bytes[..n]).is_none(), "cut at {n}");
@@ -90,7 +97,7 @@ fn cut_anywhere_is_refused() {
 
 #[test]
 fn altered_anywhere_does_no_harm() {
-    for model in [tiny::smallest(), tiny::both()] {
+    for model in [tiny::smallest(), tiny::both(), tiny::gated()] {
         let mut bytes = model.to_bytes();
         let mut r = tiny::Random(77);
         for at in places(&model, bytes.len()) {
@@ -105,6 +112,15 @@ fn altered_anywhere_does_no_harm() {
             bytes[at] = old;
         }
     }
+}
+
+/// What corrects experts is of no use without them.
+#[test]
+fn a_gated_network_without_a_prior_is_refused() {
+    let mut m = tiny::gated();
+    assert!(read(&m.to_bytes()).is_some());
+    m.prior = None;
+    assert!(read(&m.to_bytes()).is_none());
 }
 
 #[test]

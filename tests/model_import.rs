@@ -8,8 +8,8 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use lmfs::model::import::{self, ImportError, SAMPLE, oracle};
-use lmfs::model::network::{Matrix, Network};
-use lmfs::model::{Engine, Model, engine::fingerprint, tune};
+use lmfs::model::network::{Llama, Matrix};
+use lmfs::model::{Model, engine, engine::fingerprint, tune};
 use proptest::prelude::*;
 use serde_json::json;
 use std::collections::HashMap;
@@ -179,14 +179,14 @@ fn convert(path: &Path) -> Model {
     assert!(import::read(path).unwrap().convert().unwrap().to_bytes() == bytes);
     let m = Model::from_bytes(&bytes).unwrap();
     let n = network(&m);
-    let engine = Arc::new(Engine::new(n, &m.vocabulary.tree));
+    let engine = Arc::new(engine::Llama::new(n, &m.vocabulary.tree));
     let hash = fingerprint(&engine, &n.golden.tokens).unwrap();
     assert_eq!(*hash.as_bytes(), n.golden.hash);
     m
 }
 
-fn network(m: &Model) -> &Network {
-    m.network.as_ref().unwrap()
+fn network(m: &Model) -> &Llama {
+    tiny::network(m)
 }
 
 /// Logits within 0.15 of their standard deviation in the root mean square, 1.5 at worst; bits per byte
@@ -413,4 +413,62 @@ fn the_differentiable_model_matches_the_reference() {
             assert!((f64::from(loss) - want).abs() < 1e-3 * want.max(1.0), "{loss} {want}");
         }
     }
+}
+
+/// A gated network for the tokens of `base`, as training/ writes it.
+fn gated_directory(dir: &Path, layers: u32, without: &str) {
+    let (hidden, inner) = (16, 32);
+    let config = json!({
+        "model_type": "lmfs-gated", "hidden_size": hidden, "inner_size": inner, "num_layers": layers,
+        "norm_eps": 1e-5, "license": "CC0-1.0",
+    });
+    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    let mut r = Random(9);
+    let mut tensors = HashMap::new();
+    let mut add = |name: String, shape: &[usize]| {
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| r.unit() - 0.5).collect();
+        if name != without {
+            tensors.insert(name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap());
+        }
+    };
+    add("embedding".into(), &[4097, hidden]);
+    for i in 0..layers {
+        add(format!("layers.{i}.norm"), &[hidden]);
+        add(format!("layers.{i}.shift"), &[hidden]);
+        add(format!("layers.{i}.input"), &[3 * inner, hidden]);
+        add(format!("layers.{i}.keep"), &[inner]);
+        add(format!("layers.{i}.output"), &[hidden, inner]);
+    }
+    add("norm".into(), &[hidden]);
+    add("nodes".into(), &[4095, hidden]);
+    add("bias".into(), &[4095]);
+    candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
+}
+
+#[test]
+fn gated_networks_are_imported_beside_a_prior() {
+    let base = Model::from_bytes(lmfs::models::EMBEDDED[0].1).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    gated_directory(dir.path(), 2, "");
+    assert!(import::gated::is(dir.path()));
+    let m = import::gated::convert(dir.path(), &base).unwrap();
+    assert_eq!((m.manifest.licence.as_str(), m.blocks.unit), ("CC0-1.0", base.blocks.unit));
+    let bytes = m.to_bytes();
+    assert!(import::gated::convert(dir.path(), &base).unwrap().to_bytes() == bytes);
+    // It codes, so what it computes here is what its file says.
+    let lm = lmfs::block::Lm::load(&bytes).unwrap();
+    assert!(lm.is_slow() && lm.without_network().is_some());
+    // What is missing is named.
+    let refused = |m: Result<Model, ImportError>| m.unwrap_err().to_string();
+    let alone = tiny::smallest();
+    assert!(refused(import::gated::convert(dir.path(), &alone)).contains("prior"));
+    let other = tempfile::tempdir().unwrap();
+    gated_directory(other.path(), 2, "layers.1.keep");
+    assert!(refused(import::gated::convert(other.path(), &base)).contains("layers.1.keep"));
+    gated_directory(other.path(), 0, "");
+    assert!(refused(import::gated::convert(other.path(), &base)).contains("layers"));
+    // A Llama's directory is none.
+    let llama = tempfile::tempdir().unwrap();
+    directory(llama.path(), &config(), &tokenizer());
+    assert!(!import::gated::is(llama.path()));
 }

@@ -5,7 +5,7 @@
 mod tiny;
 
 use lmfs::fs::{Fs, FsOptions, NewInode, SetHow};
-use lmfs::model::network::Hyper;
+use lmfs::model::network::{self, Hyper};
 use lmfs::model::tune::{self, Llama, Options, bits_per_byte};
 use lmfs::model::{Corpus, Model, Network};
 use lmfs::store::{OpenOptions, Store};
@@ -133,10 +133,10 @@ fn tuning_learns_what_is_held_out() {
     let p = out.progress;
     assert!(p.held_out < 0.8 * p.before, "{p:?}");
     // What the file holds is as good as what was trained, and exact.
-    let tuned = Model { network: Some(out.network), ..BASE.clone() };
+    let tuned = Model { network: Some(Network::Llama(out.network)), ..BASE.clone() };
     let again = Model::from_bytes(&tuned.to_bytes()).unwrap();
     lmfs::block::Lm::load(&again.to_bytes()).unwrap();
-    let exact = |n: &Network| bits_per_byte(&BASE.vocabulary, n, &c.held, 2).unwrap();
+    let exact = |n: &network::Llama| bits_per_byte(&BASE.vocabulary, n, &c.held, 2).unwrap();
     let (before, after) = (exact(network(&BASE)), exact(network(&again)));
     assert!(after < 0.8 * before, "{before} {after}");
     // Lanes are longer than what was trained on, so it costs a little more.

@@ -2,16 +2,13 @@
 //! both.
 
 use super::BlockError;
+use super::lanes::{Running, Terms};
 use crate::codec::prior::Prior;
-use crate::codec::token_model::{Token, TokenModel};
-use crate::codec::{LANES_MAX, Predictor, Vocab};
-use crate::model::engine::fingerprint;
-use crate::model::{Engine, EngineError, FileError, Input, Model, Session};
-use std::collections::VecDeque;
+use crate::codec::{Company, LANES_MAX, Predictor, TokenModel, Vocab};
+use crate::model::{self, EngineError, FileError, Model, engine};
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// BLAKE3 of a model's canonical file.
 pub type ModelId = [u8; 32];
@@ -51,31 +48,10 @@ struct Core {
     network: Option<Network>,
 }
 
-/// A network and the sessions it has.
-struct Network {
-    start: u32,
-    engine: Arc<Engine>,
-    busy: Arc<Busy>,
-    idle: Mutex<Vec<Lanes>>,
-}
-
-/// Blocks being coded or decoded now.
-#[derive(Debug, Default)]
-struct Busy {
-    waited_for: AtomicUsize,
-    background: AtomicUsize,
-}
-
-impl Busy {
-    fn count(&self, background: bool) -> &AtomicUsize {
-        if background { &self.background } else { &self.waited_for }
-    }
-
-    /// Blocks that one of this kind leaves cores to, and itself: nobody waits for the background.
-    fn rivals(&self, background: bool) -> usize {
-        let all = if background { self.background.load(Ordering::SeqCst) } else { 0 };
-        all + self.waited_for.load(Ordering::SeqCst)
-    }
+/// A network of one architecture or another, and the lanes it has.
+enum Network {
+    Llama(Running<engine::Llama>),
+    Gated(Running<engine::Gated>),
 }
 
 impl fmt::Debug for Lm {
@@ -95,15 +71,16 @@ impl Lm {
     pub fn of(id: ModelId, model: &Model) -> Result<Arc<Self>, LmError> {
         let vocab = model.vocabulary.ready();
         let prior = model.prior.as_ref().map(|p| p.ready(&vocab)).transpose()?;
-        let network = model.network.as_ref().map(|network| {
-            let engine = Arc::new(Engine::new(network, &model.vocabulary.tree));
-            let got = guarded(|| fingerprint(&engine, &network.golden.tokens))?;
-            if *got.as_bytes() != network.golden.hash {
-                let want = blake3::Hash::from_bytes(network.golden.hash);
-                return Err(EngineError::Golden { name: model.manifest.name.clone(), got, want });
+        let name = &model.manifest.name;
+        let network = model.network.as_ref().map(|network| match network {
+            model::Network::Llama(n) => {
+                let engine = engine::Llama::new(n, &model.vocabulary.tree);
+                Running::new(engine, n.hyper.start, &n.golden, name).map(Network::Llama)
             }
-            let start = network.hyper.start;
-            Ok(Network { start, engine, busy: Arc::default(), idle: Mutex::default() })
+            model::Network::Gated(n) => {
+                let engine = engine::Gated::new(n);
+                Running::new(engine, n.sizes.start(), &n.golden, name).map(Network::Gated)
+            }
         });
         let network = network.transpose()?;
         let lanes = if network.is_some() { model.blocks.lanes as usize } else { 1 };
@@ -121,7 +98,22 @@ impl Lm {
     /// Experts that know nothing yet, for a text of `len` bytes.
     pub(super) fn experts(&self, len: usize) -> Predictor {
         match &self.core.prior {
-            Some(prior) => Predictor::informed(&self.core.vocab, len, prior, self.is_slow()),
+            Some(prior) => {
+                let company = match &self.core.network {
+                    Some(Network::Llama(_)) if self.is_slow() => Company::Foretelling,
+                    Some(Network::Gated(_)) if self.is_slow() => Company::Correcting,
+                    _ => Company::None,
+                };
+                Predictor::informed(&self.core.vocab, len, prior, company)
+            }
+            None => Predictor::beside(&self.core.vocab, len),
+        }
+    }
+
+    /// The same as they are beside a network that corrects them.
+    pub(super) fn experts_corrected(&self, len: usize) -> Predictor {
+        match &self.core.prior {
+            Some(prior) => Predictor::informed(&self.core.vocab, len, prior, Company::Correcting),
             None => Predictor::beside(&self.core.vocab, len),
         }
     }
@@ -203,7 +195,11 @@ impl Lm {
 
     /// Instruction set that the network uses.
     pub fn isa(&self) -> &'static str {
-        self.core.network.as_ref().map_or("", |n| n.engine.isa().name())
+        match &self.core.network {
+            Some(Network::Llama(n)) => n.isa(),
+            Some(Network::Gated(n)) => n.isa(),
+            None => "",
+        }
     }
 
     /// Its tokens and coding tree.
@@ -213,9 +209,12 @@ impl Lm {
 
     /// Memory of weights, prior and vocabulary, in bytes.
     pub fn weight(&self) -> usize {
-        self.core.network.as_ref().map_or(0, |n| n.engine.bytes())
-            + self.core.prior.as_ref().map_or(0, |p| p.weight())
-            + self.core.vocab.weight()
+        let network = match &self.core.network {
+            Some(Network::Llama(n)) => n.bytes(),
+            Some(Network::Gated(n)) => n.bytes(),
+            None => 0,
+        };
+        network + self.core.prior.as_ref().map_or(0, |p| p.weight()) + self.core.vocab.weight()
     }
 
     /// Has `code` use the network's lanes at the start of text, if there is one. After a panic, of
@@ -228,219 +227,12 @@ impl Lm {
             let stopped = self.stop.as_ref().is_some_and(|s| s.load(Ordering::Relaxed));
             return if stopped { Err(BlockError::Stopped) } else { Ok(code(None)) };
         };
-        guarded(|| {
-            let mut session = self.session(network)?;
-            let coded = code(session.model());
-            session.finish()?;
-            Ok(coded)
-        })
-    }
-
-    /// Lanes at the start of text. A block that is coded alone gets all cores, several at a time
-    /// a core each.
-    fn session<'a>(&self, network: &'a Network) -> Result<Borrowed<'a>, EngineError> {
-        let background = self.background;
-        let others = network.busy.rivals(background);
-        network.busy.count(background).fetch_add(1, Ordering::SeqCst);
-        let mut borrowed = Borrowed { network, background, lanes: None };
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = if others == 0 { cores } else { 1 };
-        let found = {
-            let mut idle = network.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            // Threads have the priority of whoever started them: the background's are not lent to
-            // readers, who would wait for them.
-            let alike = |l: &Lanes| l.threads == threads && l.background == background;
-            let at = idle.iter().position(alike);
-            at.map(|at| idle.swap_remove(at))
-        };
-        let mut lanes = match found {
-            Some(l) => l,
-            None => Lanes::new(network, self.lanes, threads)?,
-        };
-        lanes.stop.clone_from(&self.stop);
-        lanes.background = background;
-        borrowed.lanes = Some(lanes);
-        Ok(borrowed)
-    }
-}
-
-/// What the engine computes, or an error where it panics.
-fn guarded<T, E: From<EngineError>>(f: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| Err(EngineError::Panicked.into()))
-}
-
-/// Lanes on loan; they go back to their model when dropped, but not after a panic.
-struct Borrowed<'a> {
-    network: &'a Network,
-    background: bool,
-    lanes: Option<Lanes>,
-}
-
-impl Borrowed<'_> {
-    fn model(&mut self) -> Option<&mut dyn TokenModel> {
-        self.lanes.as_mut().map(|l| l as &mut dyn TokenModel)
-    }
-
-    /// After the last use: what it said counts only if it was not given up.
-    fn finish(self) -> Result<(), BlockError> {
-        match &self.lanes {
-            Some(lanes) if lanes.stopped() => Err(BlockError::Stopped),
-            _ => Ok(()),
+        let terms =
+            Terms { lanes: self.lanes, stop: self.stop.clone(), background: self.background };
+        match network {
+            Network::Llama(n) => n.code(&terms, code),
+            Network::Gated(n) => n.code(&terms, code),
         }
-    }
-}
-
-impl Drop for Borrowed<'_> {
-    fn drop(&mut self) {
-        /// Sessions kept; each may hold a cache of keys and values for every lane.
-        const KEPT: usize = 2;
-        self.network.busy.count(self.background).fetch_sub(1, Ordering::SeqCst);
-        if std::thread::panicking() {
-            return;
-        }
-        let Some(lanes) = self.lanes.take() else { return };
-        let mut idle = self.network.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() == KEPT {
-            idle.remove(0);
-        }
-        idle.push(lanes);
-    }
-}
-
-/// Lanes of one block in lockstep through one model.
-#[derive(Debug)]
-struct Lanes {
-    engine: Arc<Engine>,
-    busy: Arc<Busy>,
-    start: u32,
-    threads: usize,
-    /// See [`Lm::until`].
-    stop: Option<Arc<AtomicBool>>,
-    background: bool,
-    session: Session,
-    /// Lanes of the session; a text may have fewer.
-    capacity: usize,
-    /// Column of the last step that belongs to each lane.
-    columns: Vec<usize>,
-    inputs: Vec<Input>,
-    /// Tokens to come, if they are known.
-    future: Vec<Vec<Token>>,
-    /// Steps since the start.
-    at: usize,
-    /// Columns of the steps that were computed ahead, by step and lane.
-    ahead: VecDeque<Vec<usize>>,
-}
-
-impl Lanes {
-    /// Columns of one call where tokens to come are known.
-    const COLUMNS: usize = 64;
-
-    /// Lanes for at most `threads` threads; [`TokenModel::reset`] readies them.
-    fn new(network: &Network, lanes: usize, threads: usize) -> Result<Self, EngineError> {
-        let session = Session::new(Arc::clone(&network.engine), lanes, threads)?;
-        Ok(Self {
-            engine: Arc::clone(&network.engine),
-            busy: Arc::clone(&network.busy),
-            start: network.start,
-            threads,
-            stop: None,
-            background: false,
-            session,
-            capacity: lanes,
-            columns: vec![0; lanes],
-            inputs: Vec::new(),
-            future: Vec::new(),
-            at: 0,
-            ahead: VecDeque::new(),
-        })
-    }
-
-    fn stopped(&self) -> bool {
-        self.stop.as_ref().is_some_and(|s| s.load(Ordering::Relaxed))
-    }
-
-    /// Feeds the inputs. A block that began alone leaves the other cores to those that came since.
-    fn step(&mut self) {
-        self.session.compute_alone(self.busy.rivals(self.background) > 1);
-        self.session.step(&self.inputs);
-    }
-
-    /// Computes as many steps as fit one call, from the one at hand on.
-    fn compute_ahead(&mut self) {
-        let steps = (Self::COLUMNS / self.lanes().max(1)).clamp(1, Session::AHEAD);
-        self.inputs.clear();
-        for step in self.at..self.at + steps {
-            let mut columns = vec![0; self.lanes()];
-            for (lane, tokens) in self.future.iter().enumerate() {
-                if let Some(token) = tokens.get(step) {
-                    columns[lane] = self.inputs.len();
-                    self.inputs.push(Input { lane, token: u32::from(*token) });
-                }
-            }
-            self.ahead.push_back(columns);
-        }
-        self.step();
-    }
-}
-
-impl TokenModel for Lanes {
-    fn lanes(&self) -> usize {
-        self.columns.len()
-    }
-
-    fn reset(&mut self, lanes: usize) {
-        if lanes <= self.capacity && self.session.suits(lanes) {
-            (0..lanes).for_each(|lane| self.session.clear(lane));
-        } else if let Ok(s) = Session::new(Arc::clone(&self.engine), lanes, self.threads) {
-            self.session = s;
-            self.capacity = lanes;
-        } else {
-            // No further thread can be had: the caller's computes alone.
-            self.session = Session::new(Arc::clone(&self.engine), lanes, 1)
-                .expect("a session without threads of its own cannot fail");
-            self.capacity = lanes;
-        }
-        self.inputs.clear();
-        self.inputs.extend((0..lanes).map(|lane| Input { lane, token: self.start }));
-        self.columns.clear();
-        self.columns.extend(0..lanes);
-        self.future.clear();
-        self.ahead.clear();
-        self.at = 0;
-        self.step();
-    }
-
-    fn foresee(&mut self, tokens: &[Vec<Token>]) {
-        self.future = tokens.to_vec();
-    }
-
-    fn advance(&mut self, tokens: &[Option<Token>]) {
-        if self.stopped() {
-            // The coder runs through on what was said last; nobody will use what it writes.
-            return;
-        }
-        if self.future.is_empty() {
-            self.inputs.clear();
-            for (lane, token) in tokens.iter().enumerate() {
-                if let Some(token) = token {
-                    self.columns[lane] = self.inputs.len();
-                    self.inputs.push(Input { lane, token: u32::from(*token) });
-                }
-            }
-            self.step();
-            return;
-        }
-        if self.ahead.is_empty() {
-            self.compute_ahead();
-        }
-        self.at += 1;
-        if let Some(columns) = self.ahead.pop_front() {
-            self.columns = columns;
-        }
-    }
-
-    fn cumulative(&self, lane: usize) -> &[u32] {
-        self.session.cumulative(self.columns[lane])
     }
 }
 
@@ -451,62 +243,6 @@ mod tests {
     use crate::model::Counted;
     use crate::model::train::{Spool, Training};
     use crate::types::Encoding;
-
-    fn network(lm: &Lm) -> &Network {
-        lm.core.network.as_ref().unwrap()
-    }
-
-    #[test]
-    fn a_panic_of_the_engine_is_an_error_and_its_threads_are_not_used_again() {
-        let lm = Lm::load(include_bytes!("../../tests/data/tiny.model")).unwrap();
-        let lm = lm.in_lanes(8, 4096);
-        let kept = || network(&lm).idle.lock().unwrap().len();
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        for member in 0..cores.min(2) {
-            let mut session = lm.session(network(&lm)).unwrap();
-            if let Some(lanes) = &mut session.lanes {
-                lanes.session.panics = Some(member);
-            }
-            drop(session);
-            assert_eq!(kept(), 1);
-            let step = |model: Option<&mut dyn TokenModel>| {
-                let model = model.unwrap();
-                model.reset(8);
-                model.cumulative(3).to_vec()
-            };
-            // One thread has no team.
-            if cores > 1 {
-                let e = lm.code(step).unwrap_err();
-                assert!(
-                    matches!(&e, BlockError::Engine(e) if matches!(**e, EngineError::Panicked))
-                );
-                assert_eq!((kept(), network(&lm).busy.rivals(true)), (0, 0));
-            }
-            assert!(lm.code(step).unwrap().is_sorted());
-            network(&lm).idle.lock().unwrap().clear();
-        }
-    }
-
-    #[test]
-    fn the_backgrounds_lanes_are_not_lent_to_readers() {
-        let lm = Lm::load(include_bytes!("../../tests/data/tiny.model")).unwrap();
-        let background = lm.in_background();
-        let kept = || network(&lm).idle.lock().unwrap().len();
-        drop(background.session(network(&lm)).unwrap());
-        assert_eq!(kept(), 1);
-        let reader = lm.session(network(&lm)).unwrap();
-        assert_eq!(kept(), 1);
-        drop(reader);
-        assert_eq!(kept(), 2);
-        let reader = lm.session(network(&lm)).unwrap();
-        assert_eq!(kept(), 1);
-        // The background leaves the cores to the reader, the reader does not to the background.
-        let other = background.session(network(&lm)).unwrap();
-        assert_eq!(other.lanes.as_ref().unwrap().threads, 1);
-        assert_eq!((network(&lm).busy.rivals(false), network(&lm).busy.rivals(true)), (1, 2));
-        drop((reader, other));
-        assert_eq!((network(&lm).busy.rivals(false), network(&lm).busy.rivals(true)), (0, 0));
-    }
 
     /// The committed network with a prior that was counted from such lines beside it.
     fn both() -> Model {

@@ -10,16 +10,19 @@ use std::sync::Arc;
 
 pub mod bench;
 pub mod container;
+mod lanes;
 pub mod lm;
 #[cfg(test)]
 pub mod mutate;
 pub mod pack;
 mod primer;
+pub mod trace;
 pub mod words;
 
 pub use crate::codec::{Cost, ENGINE};
 pub use lm::{Lm, LmError, ModelId};
 pub use primer::Primer;
+pub use trace::trace;
 
 use pack::{pack, unpack};
 

@@ -15,6 +15,7 @@ pub fn convert(
     _name: Option<&str>,
     _unit: Option<u32>,
     _lanes: Option<u32>,
+    _prior: &str,
 ) -> Result<Model, Failure> {
     Err(without(path))
 }

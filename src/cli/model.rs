@@ -7,7 +7,7 @@ use crate::block::{ENGINE, Lm};
 use crate::codec::prior::{KINDS, Prior};
 use crate::control::Request;
 use crate::model::measured::{Figures, Measured};
-use crate::model::network::NUMERICS;
+use crate::model::network::{NUMERICS, Network};
 use crate::model::registry::{self, Listed};
 use crate::model::{FileError, Model, Registry};
 use crate::models;
@@ -66,6 +66,9 @@ enum What {
         /// Its licence, where the source does not say
         #[arg(long, value_name = "TEXT")]
         licence: Option<String>,
+        /// Model whose prior a gated network was trained on top of
+        #[arg(long, value_name = "MODEL", default_value = "base")]
+        prior: String,
     },
     /// Make a model with a prior: count a directory of text
     Train(super::train::Args),
@@ -125,9 +128,9 @@ pub fn run(a: &Args, say: Say) -> Outcome {
         What::Verify { name, oracle, text } => {
             verify(name, oracle.as_deref(), text.as_deref(), say)
         }
-        What::Import { source, name, block_size, lanes, licence } => {
+        What::Import { source, name, block_size, lanes, licence, prior } => {
             let unit = block_size.as_deref().map(super::mkfs::block_size).transpose()?;
-            import_model(source, name.as_deref(), unit, *lanes, licence.as_deref(), say)
+            import_model(source, name.as_deref(), (unit, *lanes), licence.as_deref(), prior, say)
         }
         What::Train(a) => super::train::run(a, say),
         What::Bench(a) => model_bench::run(a, say),
@@ -226,17 +229,27 @@ fn info(name: &str) -> Outcome {
         outln!("  memory      {}", output::size(memory as u64));
     }
     if let Some(network) = &model.network {
-        let h = &network.hyper;
-        outln!("network       {} weights, Llama, numerics {NUMERICS}", network.parameters());
-        outln!("  layers      {} of width {}", h.layers, h.hidden);
-        outln!(
-            "  heads       {}, {} for keys and values, {} wide",
-            h.heads,
-            h.kv_heads,
-            h.head_dim
-        );
-        outln!("  feed-forward {}", h.feed_forward);
-        outln!("  window      {} tokens", h.window);
+        let (weights, name) = (network.parameters(), network.architecture());
+        outln!("network       {weights} weights, {name}, numerics {NUMERICS}");
+        match network {
+            Network::Llama(n) => {
+                let h = &n.hyper;
+                outln!("  layers      {} of width {}", h.layers, h.hidden);
+                outln!(
+                    "  heads       {}, {} for keys and values, {} wide",
+                    h.heads,
+                    h.kv_heads,
+                    h.head_dim
+                );
+                outln!("  feed-forward {}", h.feed_forward);
+                outln!("  window      {} tokens", h.window);
+            }
+            Network::Gated(n) => {
+                let s = &n.sizes;
+                outln!("  layers      {} of width {}", s.layers, s.hidden);
+                outln!("  memory      {} numbers a layer", s.inner);
+            }
+        }
     }
     Ok(())
 }
@@ -272,9 +285,9 @@ fn verify(name: &str, source: Option<&Path>, text: Option<&Path>, say: Say) -> O
 fn import_model(
     path: &Path,
     name: Option<&str>,
-    unit: Option<u32>,
-    lanes: Option<u32>,
+    (unit, lanes): (Option<u32>, Option<u32>),
     licence: Option<&str>,
+    prior: &str,
     say: Say,
 ) -> Outcome {
     if let Some(name) = name.filter(|n| !registry::is_name(n)) {
@@ -289,13 +302,14 @@ fn import_model(
             model => return take(bytes, model?, name, say),
         }
     }
-    let convert = || convert::convert(path, name, unit, lanes);
+    let convert = || convert::convert(path, name, unit, lanes, prior);
     let mut model = meanwhile(say, "converting", convert)?;
     if let Some(licence) = licence {
         model.manifest.licence = licence.into();
     }
     let listed = registry.add(&model.to_bytes())?;
-    if !say.quiet {
+    let compared = matches!(model.network, Some(Network::Llama(_)));
+    if compared && !say.quiet {
         meanwhile(say, "comparing", || convert::compare(path, &model, None))?.print();
     }
     taken(&listed, say)

@@ -8,6 +8,8 @@ use super::{FAILED, Failure, Outcome, USAGE, model_bench, options, tune_prior, t
 use crate::block::Lm;
 use crate::model::Model;
 use crate::model::corpus::Corpus;
+#[cfg(feature = "import")]
+use crate::model::network::Network;
 use crate::model::registry::{self, RegistryError, is_name};
 use crate::models;
 use std::path::{Path, PathBuf};
@@ -88,7 +90,7 @@ pub fn run(a: &Args, say: Say) -> Outcome {
             tune_prior::run(&a.name, &base, prior, &corpus, memory as usize, say)?
         }
         #[cfg(feature = "import")]
-        Model { network: Some(network), .. } => tune_network::run(
+        Model { network: Some(Network::Llama(network)), .. } => tune_network::run(
             a.name.as_str(),
             (a.minutes, a.steps),
             &base,

@@ -4,8 +4,9 @@ use super::output::Say;
 use super::tuned::{self, Base, Figures, Made, Report, coded};
 use super::{FAILED, Failure};
 use crate::block::Tier;
+use crate::model::network::{Llama, Network};
 use crate::model::tune::{self as training, Options, Progress};
-use crate::model::{Corpus, Model, Network, Registry};
+use crate::model::{Corpus, Model, Registry};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -108,7 +109,7 @@ pub fn run(
     name: &str,
     (minutes, steps): (f64, u64),
     base: &Base,
-    network: &Network,
+    network: &Llama,
     corpus: &Corpus,
     began: Instant,
     say: Say,
@@ -152,7 +153,7 @@ pub fn run(
         seconds: outcome.progress.seconds,
         resumed_from_s: outcome.resumed,
         tokens: outcome.progress.tokens,
-        model: Model { network: Some(outcome.network), ..base.model.clone() },
+        model: Model { network: Some(Network::Llama(outcome.network)), ..base.model.clone() },
     };
     let report = tuned::keep(name, base, corpus, made)?;
     let _ = std::fs::remove_file(&state);

@@ -42,6 +42,17 @@ const BEFORE: usize = 1 << 10;
 /// Fields of lines that begin alike, hashed.
 const TEMPLATES: usize = 1 << 11;
 
+/// The network that experts with a prior stand beside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Company {
+    /// There is none.
+    None,
+    /// One that says how likely each token is: it is trusted most at first.
+    Foretelling,
+    /// One that says what is to be added to what the experts foresee.
+    Correcting,
+}
+
 /// What one kind of experts begins with and how it learns.
 struct Ways {
     /// Weights to start with, in hundredths: of each context, each match, the node itself, and the
@@ -210,7 +221,7 @@ impl Wide {
 
 impl Informed {
     /// The same beside a prior, which must be for this vocabulary, and maybe beside a network too.
-    pub fn new(vocab: &Arc<Vocab>, len: usize, prior: &Arc<Prior>, network: bool) -> Self {
+    pub fn new(vocab: &Arc<Vocab>, len: usize, prior: &Arc<Prior>, network: Company) -> Self {
         let alone = Ways {
             weights: [8, 20, 8, 0],
             prior: 12,
@@ -222,15 +233,13 @@ impl Informed {
             twice: true,
             recovers: true,
         };
-        // The network is trusted most, and no token is guessed.
-        let beside = Ways {
-            weights: [6, 15, 8, 50],
-            prior: 6,
-            guess_min: u32::MAX,
-            sure_min: u32::MAX,
-            ..alone
+        // Beside a network no token is guessed.
+        let beside = Ways { guess_min: u32::MAX, sure_min: u32::MAX, ..alone };
+        let ways = match network {
+            Company::None => alone,
+            Company::Foretelling => Ways { weights: [6, 15, 8, 50], prior: 6, ..beside },
+            Company::Correcting => Ways { weights: [8, 20, 8, 100], ..beside },
         };
-        let ways = if network { beside } else { alone };
         Self::starting(vocab, len, &ways, Some(prior))
     }
 }

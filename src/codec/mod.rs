@@ -19,9 +19,8 @@ mod vector;
 mod vocab;
 
 use predictor::either;
-pub use predictor::{ENGINE, Predictor};
-use token_model::likeliest;
-pub use token_model::{Token, TokenModel, leaf_probability, node_probability};
+pub use predictor::{Company, ENGINE, Predictor};
+pub use token_model::{Token, TokenModel};
 pub use tree::{Child, lexicographic};
 pub use vocab::{Cut, Trie, VOCAB, Vocab};
 
@@ -94,6 +93,12 @@ multiversion! {
     pub fn costs(text: &[u8], predictor: &mut Predictor) -> Vec<Cost> = costs_any
 }
 
+multiversion! {
+    /// Probability of 65536 that each decision of a text is 1, path after path, by experts that guess no
+    /// token; the predictor learns the text.
+    pub fn trace(text: &[u8], predictor: &mut Predictor) -> Vec<u16> = trace_any
+}
+
 /// What a token costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cost {
@@ -152,6 +157,18 @@ impl Bits for tables::Ideal {
     }
 }
 
+/// Keeping what was foreseen.
+#[derive(Default)]
+struct Foreseen(Vec<u16>);
+
+impl Bits for Foreseen {
+    #[inline(always)]
+    fn pass(&mut self, p1: u32, bit: bool) -> bool {
+        self.0.push(p1 as u16);
+        bit
+    }
+}
+
 /// One token: first, where there is a good guess, whether it is right; else the path in the tree. A guess that
 /// is next to certain is asked about before anything else is made ready.
 #[inline(always)]
@@ -161,7 +178,7 @@ fn pass<B: Bits, V: Vector, const C: usize, const I: usize, const S: usize>(
     vocab: &Vocab,
     lane: usize,
     known: Option<Token>,
-    cumulative: Option<&[u32]>,
+    lm: Option<&dyn TokenModel>,
 ) -> Token {
     experts.begin(lane);
     if let Some(guess) = experts.sure() {
@@ -174,14 +191,12 @@ fn pass<B: Bits, V: Vector, const C: usize, const I: usize, const S: usize>(
         }
     }
     experts.ready::<V>();
-    if let Some(cumulative) = cumulative {
-        experts.foretell(vocab.at(likeliest(cumulative)));
+    if let Some(leaf) = lm.and_then(|lm| lm.likeliest(lane)) {
+        experts.foretell(vocab.at(leaf));
     }
     let token = 'token: {
         if let Some(guess) = experts.guess() {
-            let leaf = vocab.leaf(guess);
-            let lm = cumulative.map(|c| leaf_probability(c, leaf));
-            let p1 = experts.predict::<V>(vocab, None, lm);
+            let p1 = experts.predict::<V>(vocab, None, None);
             let right = bits.pass(p1, known == Some(guess));
             experts.update::<V>(right);
             if right {
@@ -191,9 +206,8 @@ fn pass<B: Bits, V: Vector, const C: usize, const I: usize, const S: usize>(
         let path = known.map_or(&[][..], |t| vocab.path(t));
         let (mut node, mut depth) = (0, 0);
         loop {
-            let [from, mid, to] = vocab.span(node);
-            let lm = cumulative.map(|c| node_probability(c, from, mid, to));
-            let p1 = experts.predict::<V>(vocab, Some(node), lm);
+            let said = lm.map(|lm| lm.probability(lane, node, vocab.span(node)));
+            let p1 = experts.predict::<V>(vocab, Some(node), said);
             let bit = bits.pass(p1, path.get(depth).is_some_and(|step| step.1));
             experts.update::<V>(bit);
             match vocab.step(node, bit) {
@@ -227,12 +241,6 @@ fn pieces(text: &[u8], lanes: usize) -> Vec<&[u8]> {
         rest = after;
     }
     pieces
-}
-
-/// The language model's distribution of a lane; its lanes advance together.
-#[inline(always)]
-fn distribution<'a>(lm: &'a Lm<'_>, lane: usize) -> Option<&'a [u32]> {
-    lm.as_ref().map(|lm| lm.cumulative(lane))
 }
 
 #[inline(always)]
@@ -273,8 +281,7 @@ fn encode_with<V: Vector, const C: usize, const I: usize, const S: usize>(
         for (lane, tokens) in tokens.iter().enumerate() {
             step[lane] = tokens.get(at).copied();
             if step[lane].is_some() {
-                let cumulative = distribution(&lm, lane);
-                pass::<_, V, _, _, _>(&mut bits, experts, vocab, lane, step[lane], cumulative);
+                pass::<_, V, _, _, _>(&mut bits, experts, vocab, lane, step[lane], lm.as_deref());
             }
         }
         if let Some(lm) = &mut lm {
@@ -338,9 +345,8 @@ fn decode_with<V: Vector, const C: usize, const I: usize, const S: usize>(
             step[lane] = None;
             if out[lane].len() < rooms[lane] {
                 ended = false;
-                let cumulative = distribution(&lm, lane);
                 let token =
-                    pass::<_, V, _, _, _>(&mut bits, experts, vocab, lane, None, cumulative);
+                    pass::<_, V, _, _, _>(&mut bits, experts, vocab, lane, None, lm.as_deref());
                 step[lane] = Some(token);
                 out[lane].extend_from_slice(vocab.bytes(token));
             }
@@ -372,6 +378,26 @@ fn train_with<V: Vector, const C: usize, const I: usize, const S: usize>(
     for token in vocab.cut(text) {
         pass::<_, V, _, _, _>(&mut Nowhere, experts, vocab, 0, Some(token), None);
     }
+}
+
+#[inline(always)]
+fn trace_any<V: Vector>(text: &[u8], predictor: &mut Predictor) -> Vec<u16> {
+    either!(predictor, experts => trace_with::<V, _, _, _>(text, experts))
+}
+
+#[inline(always)]
+fn trace_with<V: Vector, const C: usize, const I: usize, const S: usize>(
+    text: &[u8],
+    experts: &mut Experts<C, I, S>,
+) -> Vec<u16> {
+    let vocab = Arc::clone(experts.vocab());
+    let vocab = &*vocab;
+    experts.open(&[text.len()]);
+    let mut foreseen = Foreseen::default();
+    for token in vocab.cut(text) {
+        pass::<_, V, _, _, _>(&mut foreseen, experts, vocab, 0, Some(token), None);
+    }
+    foreseen.0
 }
 
 #[inline(always)]

@@ -1,5 +1,6 @@
 //! The experts, whatever stands beside them.
 
+pub use super::experts::Company;
 use super::experts::{Informed, Narrow, Wide};
 use super::prior::Prior;
 use super::vocab::{VOCAB, Vocab};
@@ -55,7 +56,7 @@ impl Predictor {
     }
 
     /// The same beside a prior, and maybe beside a network too.
-    pub fn informed(vocab: &Arc<Vocab>, len: usize, prior: &Arc<Prior>, network: bool) -> Self {
+    pub fn informed(vocab: &Arc<Vocab>, len: usize, prior: &Arc<Prior>, network: Company) -> Self {
         Self::Informed(Box::new(Informed::new(vocab, len, prior, network)))
     }
 

@@ -47,21 +47,8 @@ fn round_trip(text: &[u8], lanes: usize) -> Coded {
 
 /// Prefers a token that depends on the lane and the token before.
 struct Toy {
-    lanes: Vec<Vec<u32>>,
-}
-
-impl Toy {
-    fn distribution(favourite: usize) -> Vec<u32> {
-        let n = VOCAB.size();
-        let mut c = Vec::with_capacity(n + 1);
-        let mut sum = 0;
-        for leaf in 0..n {
-            c.push(sum);
-            sum += if leaf == favourite { 1 << 20 } else { 1 << 8 };
-        }
-        c.push(1 << token_model::TOTAL_BITS);
-        c
-    }
+    /// The leaf that each lane prefers.
+    lanes: Vec<usize>,
 }
 
 impl TokenModel for Toy {
@@ -69,17 +56,28 @@ impl TokenModel for Toy {
         self.lanes.len()
     }
     fn reset(&mut self, lanes: usize) {
-        self.lanes = (0..lanes).map(|l| Self::distribution(l * 7)).collect();
+        self.lanes = (0..lanes).map(|l| l * 7).collect();
     }
     fn advance(&mut self, tokens: &[Option<Token>]) {
         for (lane, token) in self.lanes.iter_mut().zip(tokens) {
             if let Some(t) = token {
-                *lane = Self::distribution(usize::from(*t) * 31 % VOCAB.size());
+                *lane = usize::from(*t) * 31 % VOCAB.size();
             }
         }
     }
-    fn cumulative(&self, lane: usize) -> &[u32] {
-        &self.lanes[lane]
+    fn probability(&self, lane: usize, _: u16, [from, mid, to]: [usize; 3]) -> u32 {
+        // What is left of 2^31 is the last leaf's.
+        let before = |leaf: usize| match leaf {
+            _ if leaf == VOCAB.size() => 1 << 31,
+            _ if leaf > self.lanes[lane] => (leaf as u64 - 1) * (1 << 8) + (1 << 20),
+            _ => leaf as u64 * (1 << 8),
+        };
+        let mass = |leaves: std::ops::Range<usize>| before(leaves.end) - before(leaves.start);
+        let all = mass(from..to);
+        (((mass(mid..to) << 16) + all / 2) / all).clamp(1, 65535) as u32
+    }
+    fn likeliest(&self, lane: usize) -> Option<usize> {
+        Some(VOCAB.size() - 1)
     }
 }
 
@@ -154,8 +152,9 @@ fn wide_and_plain_loops_agree() {
         for (predictor, beside) in [
             (Predictor::new(len), false),
             (Predictor::beside(&VOCAB, len), true),
-            (Predictor::informed(&VOCAB, len, &prior, false), false),
-            (Predictor::informed(&VOCAB, len, &prior, true), true),
+            (Predictor::informed(&VOCAB, len, &prior, Company::None), false),
+            (Predictor::informed(&VOCAB, len, &prior, Company::Foretelling), true),
+            (Predictor::informed(&VOCAB, len, &prior, Company::Correcting), true),
         ] {
             let (mut one, mut other) = (Toy { lanes: Vec::new() }, Toy { lanes: Vec::new() });
             let wide = encode(&text, 2, &mut predictor.clone(), lm(&mut one, beside));
@@ -206,7 +205,7 @@ fn the_numerics_have_not_changed() {
     let got = [
         code(Predictor::new(len), None),
         code(Predictor::beside(&VOCAB, len), Some(&mut toy)),
-        code(Predictor::informed(&VOCAB, len, &prior(), false), None),
+        code(Predictor::informed(&VOCAB, len, &prior(), Company::None), None),
     ];
     let known = [(1112, "9844ca5b9acddbe3"), (1063, "4810dd1ddcc64d64"), (173, "cd6278633b0f61e3")];
     assert_eq!(got, known.map(|(len, hash)| (len, hash.to_owned())));

@@ -129,6 +129,11 @@ impl Model {
             0 => None,
             _ => Some(Network::read(&mut i, &vocabulary)?),
         };
+        if prior.is_none() && matches!(network, Some(Network::Gated(_))) {
+            return Err(FileError::Invalid(
+                "a gated network without a prior to stand beside".into(),
+            ));
+        }
         if !i.rest.is_empty() {
             return Err(FileError::Invalid(format!("{} bytes behind its end", i.rest.len())));
         }

@@ -3,7 +3,7 @@
 use super::bytes::{FileError, In, Out};
 use super::vocabulary::Vocabulary;
 use crate::codec::prior::{Contexts, KINDS, LEAVES, Prior};
-use crate::codec::{self, Predictor, Vocab};
+use crate::codec::{self, Company, Predictor, Vocab};
 use std::sync::Arc;
 
 /// What a prior codes to see that it does here what it did where it was made.
@@ -23,7 +23,7 @@ pub struct Counted {
 
 /// Hash of the sample's code.
 fn fingerprint(vocab: &Arc<Vocab>, prior: &Arc<Prior>) -> [u8; 32] {
-    let mut predictor = Predictor::informed(vocab, SAMPLE.len(), prior, false);
+    let mut predictor = Predictor::informed(vocab, SAMPLE.len(), prior, Company::None);
     *blake3::hash(&codec::encode(SAMPLE, 1, &mut predictor, None).bytes).as_bytes()
 }
 

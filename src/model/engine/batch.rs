@@ -157,6 +157,18 @@ impl Quantised<'_> {
     }
 }
 
+impl<'a> Quantised<'a> {
+    /// Column `c`, and its scales.
+    ///
+    /// # Safety
+    /// Nobody may write to it while the result lives.
+    #[inline(always)]
+    pub unsafe fn read(&self, c: usize) -> (&'a [i8], &'a [f32]) {
+        // SAFETY: as this function's own.
+        unsafe { (self.values.read(c), self.scales.read(c)) }
+    }
+}
+
 /// Work of one phase that members take piece by piece, each as fast as its processor lets it: which
 /// of them does what changes no result.
 #[derive(Debug, Default)]

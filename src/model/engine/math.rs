@@ -141,6 +141,20 @@ pub fn quantise(x: &[f32], q: &mut [i8], most: i8) -> f32 {
     amax / most
 }
 
+/// What quantised numbers stand for, one scale per [`GROUP`].
+#[inline(always)]
+pub fn dequantise(values: &[i8], scales: &[f32], out: &mut [f32]) {
+    for ((x, v), scale) in out.chunks_mut(GROUP).zip(values.chunks(GROUP)).zip(scales) {
+        x.iter_mut().zip(v).for_each(|(x, v)| *x = f32::from(*v) * scale);
+    }
+}
+
+/// Adds one by one.
+#[inline(always)]
+pub fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
 /// Rotates one head by position, pairing element i with i + half (the "neox" layout that Hugging
 /// Face Llama files use). `cos`, `sin`: half of the head's length.
 #[inline(always)]

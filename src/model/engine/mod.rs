@@ -1,33 +1,37 @@
-//! Exact inference of the Llama family.
+//! Exact inference of networks.
 //!
 //! Integers where anything is summed in bulk, IEEE single precision in one written order where not:
 //! the same bits on every CPU, for every batch and number of threads. See `docs/engine.md`.
+//!
+//! A [`Session`] leads lanes through an [`Engine`], which is one architecture with its weights.
 
-mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod batch;
-mod forward;
+mod gated;
 pub mod kernel;
 #[cfg(test)]
 mod kernel_tests;
+mod llama;
 mod math;
 mod session;
-mod softmax;
 mod team;
+mod work;
 
+pub use gated::Gated;
 pub use kernel::Isa;
+pub use llama::{Llama, TOTAL_BITS};
 #[cfg(feature = "import")]
 pub(super) use math::exp;
-pub use session::{Input, Session};
-pub use softmax::TOTAL_BITS;
+pub use session::Session;
+pub use work::{Input, Job, Want, Work};
 
-use super::network::{GROUP, Hyper, Matrix, Network, Rope};
-use super::tree::Tree;
-use attention::Reach;
+use super::network::{GROUP, Matrix};
 use kernel::{Packed, Row};
+use std::fmt::Debug;
+use std::sync::Arc;
 
 /// Why a model does not run.
 #[derive(Debug, thiserror::Error)]
@@ -55,48 +59,50 @@ pub enum EngineError {
     },
 }
 
-/// One transformer layer, ready to run.
-#[derive(Debug)]
-struct Layer {
-    norm1: Vec<f32>,
-    /// Queries, keys, values.
-    qkv: Packed,
-    out: Packed,
-    norm2: Vec<f32>,
-    /// Gate rows, then up rows.
-    gate_up: Packed,
-    down: Packed,
-}
+/// An architecture with its weights, packed for the kernels. Immutable and shared by all sessions.
+///
+/// A lane's results depend on that lane's tokens alone: not on the other columns of a pass, nor on how many
+/// members run it.
+pub trait Engine: Debug + Send + Sync + 'static {
+    /// What a lane remembers of its text.
+    type State: Debug + Default + Send + Sync;
+    /// Working memory of passes, and their results.
+    type Memory: Debug + Default + Send + Sync;
 
-/// A network in memory, packed for the kernels. Immutable and shared by all sessions.
-#[derive(Debug)]
-pub struct Engine {
-    isa: Isa,
-    hyper: RunHyper,
-    rope: Rope,
-    embedding: Vec<i8>,
-    embedding_scales: Vec<f32>,
-    layers: Vec<Layer>,
-    norm: Vec<f32>,
-    /// Rows in leaf order.
-    head: Packed,
-}
+    /// Instruction set in use.
+    fn isa(&self) -> Isa;
 
-/// The sizes that the forward pass needs.
-#[derive(Debug, Clone, Copy)]
-struct RunHyper {
-    /// Tokens with an embedding.
-    tokens: usize,
-    /// Leaves: tokens that can be coded.
-    vocab: usize,
-    hidden: usize,
-    layers: usize,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    feed_forward: usize,
-    reach: Reach,
-    eps: f32,
+    /// Bytes of the weights in memory.
+    fn bytes(&self) -> usize;
+
+    /// Tokens that may be fed: those below.
+    fn tokens(&self) -> usize;
+
+    /// Back to the start of text; the memory may be kept.
+    fn clear(&self, state: &mut Self::State);
+
+    /// Memory of a lane's state, in bytes.
+    fn state_bytes(state: &Self::State) -> usize;
+
+    /// Feeds the columns of `work`: prepares a job and has `run` run it by `members` members, numbered from 0.
+    fn pass(
+        &self,
+        memory: &mut Self::Memory,
+        work: Work<'_, Self::State>,
+        members: usize,
+        run: &mut dyn FnMut(&Job<'_>),
+    );
+
+    /// Probability of 65536, from 1 to 65535, that the decision at `node` of the coding tree is 1, behind the column
+    /// that has the row `output` of the results. Below the node are the leaves `span[0]..span[2]`, parted at `span[1]`.
+    fn probability(&self, memory: &Self::Memory, output: usize, node: u16, span: [usize; 3])
+    -> u32;
+
+    /// The leaf that it thinks likeliest there, if it knows.
+    fn likeliest(&self, memory: &Self::Memory, output: usize) -> Option<usize>;
+
+    /// Appends all logits of the row `output` of the last results, computed for [`Want::Logits`].
+    fn logits(&self, memory: &Self::Memory, output: usize, all: &mut Vec<f32>);
 }
 
 /// Row `i` of a matrix.
@@ -121,99 +127,22 @@ fn stack(parts: &[&Matrix]) -> Packed {
     })
 }
 
-impl Engine {
-    /// Packs a network for this CPU's best instruction set, without checking it. It will tell the
-    /// tree's leaves apart.
-    pub fn new(network: &Network, tree: &Tree) -> Self {
-        Self::build(network, tree, Isa::best())
-    }
-
-    /// Packs a network for an instruction set.
-    pub fn with_isa(network: &Network, tree: &Tree, isa: Isa) -> Result<Self, EngineError> {
-        if isa.available() {
-            Ok(Self::build(network, tree, isa))
-        } else {
-            Err(EngineError::NoIsa(isa.name()))
-        }
-    }
-
-    fn build(network: &Network, tree: &Tree, isa: Isa) -> Self {
-        let h: &Hyper = &network.hyper;
-        let layers = network
-            .layers
-            .iter()
-            .map(|l| Layer {
-                norm1: l.norm1.clone(),
-                qkv: stack(&[&l.query, &l.key, &l.value]),
-                out: stack(&[&l.output]),
-                norm2: l.norm2.clone(),
-                gate_up: stack(&[&l.gate, &l.up]),
-                down: stack(&[&l.down]),
-            })
-            .collect();
-        let head = network.head.as_ref().unwrap_or(&network.embedding);
-        let leaves = tree.leaves();
-        Self {
-            isa,
-            hyper: RunHyper {
-                tokens: h.vocab as usize,
-                vocab: leaves.len(),
-                hidden: h.hidden as usize,
-                layers: h.layers as usize,
-                heads: h.heads as usize,
-                kv_heads: h.kv_heads as usize,
-                head_dim: h.head_dim as usize,
-                feed_forward: h.feed_forward as usize,
-                reach: Reach { window: h.window as usize, sinks: h.sinks as usize },
-                eps: h.eps,
-            },
-            rope: network.rope.clone(),
-            embedding: network.embedding.values.clone(),
-            embedding_scales: network.embedding.scales.clone(),
-            layers,
-            norm: network.norm.clone(),
-            head: Packed::new(leaves.len(), head.columns, |i| row(head, leaves[i] as usize)),
-        }
-    }
-
-    /// Instruction set in use.
-    pub fn isa(&self) -> Isa {
-        self.isa
-    }
-
-    /// Number of leaves of the coding tree.
-    pub fn leaves(&self) -> usize {
-        self.hyper.vocab
-    }
-
-    /// Bytes of the weights in memory.
-    pub fn bytes(&self) -> usize {
-        let packed = |p: &Packed| p.weights.len() + 4 * p.scales.len();
-        self.embedding.len()
-            + 4 * self.embedding_scales.len()
-            + packed(&self.head)
-            + self
-                .layers
-                .iter()
-                .map(|l| packed(&l.qkv) + packed(&l.out) + packed(&l.gate_up) + packed(&l.down))
-                .sum::<usize>()
-    }
-}
-
-/// BLAKE3 of the bits of all logits (leaf order, little-endian) behind each of `tokens`.
-pub fn fingerprint(
-    engine: &std::sync::Arc<Engine>,
+/// BLAKE3 of the bits of all logits (little-endian) behind each of `tokens`.
+pub fn fingerprint<E: Engine>(
+    engine: &Arc<E>,
     tokens: &[u32],
 ) -> Result<blake3::Hash, EngineError> {
-    let mut session = Session::new(std::sync::Arc::clone(engine), 1, 1)?;
+    let mut session = Session::new(Arc::clone(engine), 1, 1)?;
     let mut hash = blake3::Hasher::new();
-    let mut bytes = Vec::new();
-    for chunk in tokens.chunks(Session::AHEAD) {
+    let (mut logits, mut bytes) = (Vec::new(), Vec::new());
+    for chunk in tokens.chunks(Session::<E>::AHEAD) {
         let inputs: Vec<Input> = chunk.iter().map(|t| Input { lane: 0, token: *t }).collect();
         session.step_logits(&inputs);
         for c in 0..inputs.len() {
+            logits.clear();
+            session.logits(c, &mut logits);
             bytes.clear();
-            for v in session.logits(c) {
+            for v in &logits {
                 // All not-a-numbers hash alike: their bits are not defined.
                 let bits = if v.is_nan() { f32::NAN.to_bits() } else { v.to_bits() };
                 bytes.extend_from_slice(&bits.to_le_bytes());

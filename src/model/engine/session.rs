@@ -1,9 +1,8 @@
 //! Lanes, and what is asked of them.
 
-use super::attention::{AHEAD, Cache};
-use super::batch::{Grid, View};
-use super::forward::{Memory, Pass, Span, Token, Want, Work};
+use super::batch::View;
 use super::team::{Barrier, Team};
+use super::work::{AHEAD, Input, Job, Span, Token, Want, Work};
 use super::{Engine, EngineError, floats_are_strict};
 use std::sync::Arc;
 
@@ -19,40 +18,30 @@ const FED_THREADS: usize = 4;
 /// Least products of a call that threads share.
 const TOGETHER: usize = 48 << 20;
 
-/// One token to be fed to a lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Input {
-    /// Lane of the session.
-    pub lane: usize,
-    /// Token of the model's vocabulary.
-    pub token: u32,
-}
-
 /// Some lanes and their working memory.
-#[derive(Debug, Default)]
-struct Part {
+#[derive(Debug)]
+struct Part<E: Engine> {
     positions: Vec<usize>,
-    /// `layers × kv_heads` of each lane.
-    caches: Vec<Cache>,
-    /// Columns of the call at hand: lane of this part, token, and the row of outputs.
+    states: Vec<E::State>,
+    /// Columns of the call at hand: lane of this part, token, and the row of results.
     inputs: Vec<(usize, u32, Option<usize>)>,
-    memory: Memory,
-    logits: Grid<f32>,
-    cumulative: Grid<u32>,
+    memory: E::Memory,
 }
 
-impl Part {
+impl<E: Engine> Part<E> {
+    fn new(engine: &E, lanes: usize) -> Self {
+        let mut states = Vec::new();
+        states.resize_with(lanes, E::State::default);
+        for state in &mut states {
+            engine.clear(state);
+        }
+        Self { positions: vec![0; lanes], states, inputs: Vec::new(), memory: E::Memory::default() }
+    }
+
     /// Feeds the inputs in passes, each run by `each`.
-    fn run(&mut self, e: &Engine, want: Want, members: usize, mut each: impl FnMut(&Pass)) {
-        let caches = e.hyper.layers * e.hyper.kv_heads;
-        let count = self.inputs.iter().filter(|i| i.2.is_some()).count();
-        // Logits are kept for the caller only if they were asked for.
-        let kept = if want == Want::Logits { count } else { count.min(MAX_PASS) };
-        let all_logits = self.logits.rows(kept, e.head.rows);
-        let distributions = if want == Want::Distributions { count } else { 0 };
-        let all_cumulative = self.cumulative.rows(distributions, e.hyper.vocab + 1);
+    fn run(&mut self, e: &E, want: Want, members: usize, each: &mut dyn FnMut(&Job<'_>)) {
         let mut rest = &self.inputs[..];
-        let mut done = 0;
+        let mut first = 0;
         while !rest.is_empty() {
             let mut tokens: Vec<Token> = Vec::with_capacity(rest.len().min(MAX_PASS));
             let mut outputs = Vec::new();
@@ -84,14 +73,13 @@ impl Part {
                 tokens: &tokens,
                 order: &order,
                 spans: &spans,
-                caches: View::new(&mut self.caches, caches),
+                states: &mut self.states,
                 outputs: &outputs,
-                logits: if want == Want::Logits { all_logits.skip(done) } else { all_logits },
-                cumulative: all_cumulative.skip(done),
+                first,
                 want,
             };
-            done += outputs.len();
-            each(&Pass::new(e, &mut self.memory, work, members));
+            e.pass(&mut self.memory, work, members, each);
+            first += outputs.len();
         }
     }
 }
@@ -101,10 +89,10 @@ impl Part {
 /// A lane's results depend on that lane's tokens alone: not on the other lanes, the number of
 /// threads, or whether tokens came one by one or many in one call.
 #[derive(Debug)]
-pub struct Session {
-    engine: Arc<Engine>,
+pub struct Session<E: Engine> {
+    engine: Arc<E>,
     /// Lane `l` is lane `l / parts` of part `l % parts`.
-    parts: Vec<Part>,
+    parts: Vec<Part<E>>,
     team: Team,
     /// The caller's thread computes alone.
     alone: bool,
@@ -115,26 +103,17 @@ pub struct Session {
     pub(crate) panics: Option<usize>,
 }
 
-impl Session {
+impl<E: Engine> Session<E> {
     /// Most tokens of one lane in one pass. A call may bring more.
     pub const AHEAD: usize = AHEAD;
 
     /// A session of `lanes` empty lanes, computed by at most `threads` threads, the caller's included.
-    pub fn new(engine: Arc<Engine>, lanes: usize, threads: usize) -> Result<Self, EngineError> {
+    pub fn new(engine: Arc<E>, lanes: usize, threads: usize) -> Result<Self, EngineError> {
         let mut team = Team::new(threads.max(1)).map_err(EngineError::Thread)?;
         team.run(&|_| assert_strict());
         let count = parts(engine.bytes(), lanes, threads);
-        let caches = engine.hyper.layers * engine.hyper.kv_heads;
-        let parts = (0..count)
-            .map(|part| {
-                let lanes = lanes / count + usize::from(part < lanes % count);
-                Part {
-                    positions: vec![0; lanes],
-                    caches: vec![Cache::default(); lanes * caches],
-                    ..Part::default()
-                }
-            })
-            .collect();
+        let lanes_of = |part| lanes / count + usize::from(part < lanes % count);
+        let parts = (0..count).map(|part| Part::new(&*engine, lanes_of(part))).collect();
         Ok(Self {
             engine,
             parts,
@@ -147,7 +126,7 @@ impl Session {
     }
 
     /// The model.
-    pub fn engine(&self) -> &Arc<Engine> {
+    pub fn engine(&self) -> &Arc<E> {
         &self.engine
     }
 
@@ -165,10 +144,9 @@ impl Session {
     /// Forgets what a lane has read.
     pub fn clear(&mut self, lane: usize) {
         let count = self.parts.len();
-        let caches = self.engine.hyper.layers * self.engine.hyper.kv_heads;
         let (part, lane) = (&mut self.parts[lane % count], lane / count);
         part.positions[lane] = 0;
-        part.caches[lane * caches..(lane + 1) * caches].iter_mut().for_each(Cache::clear);
+        self.engine.clear(&mut part.states[lane]);
     }
 
     /// Tokens that a lane has read.
@@ -177,15 +155,15 @@ impl Session {
     }
 
     /// Feeds tokens, any number of any lanes; those of a lane in its order.
-    /// Afterwards [`Session::cumulative`] has the distribution of the token behind each input.
+    /// Afterwards [`Session::probability`] answers for the token behind each input.
     pub fn step(&mut self, inputs: &[Input]) {
-        self.run(inputs, Want::Distributions, |_| true);
+        self.run(inputs, Want::Decisions, |_| true);
     }
 
-    /// Like [`Session::step`], but only inputs for which `wanted` holds get a distribution; only
+    /// Like [`Session::step`], but only inputs for which `wanted` holds get results; only
     /// their columns may be asked for. The others cost a fifth to a quarter less.
     pub fn step_some(&mut self, inputs: &[Input], wanted: impl Fn(usize) -> bool) {
-        self.run(inputs, Want::Distributions, wanted);
+        self.run(inputs, Want::Decisions, wanted);
     }
 
     /// Feeds tokens and computes [`Session::logits`] only.
@@ -205,10 +183,7 @@ impl Session {
         self.parts.iter_mut().for_each(|p| p.inputs.clear());
         self.placed.clear();
         for (column, input) in inputs.iter().enumerate() {
-            assert!(
-                (input.token as usize) < self.engine.hyper.tokens,
-                "token out of the vocabulary"
-            );
+            assert!((input.token as usize) < self.engine.tokens(), "token out of the vocabulary");
             let part = input.lane % count;
             let output = wanted(column).then_some(rows[part]);
             self.placed.push((part, output.unwrap_or(usize::MAX)));
@@ -229,7 +204,7 @@ impl Session {
                     let alone = Barrier::new(1);
                     // SAFETY: each member takes the part with its number.
                     let part = unsafe { &mut parts.row(me)[0] };
-                    part.run(engine, want, 1, |pass| pass.run(0, &alone));
+                    part.run(engine, want, 1, &mut |job| job(0, &alone));
                 }
             });
             return;
@@ -237,36 +212,47 @@ impl Session {
         for part in &mut self.parts {
             // What waiting for each other costs must be little against the work.
             if self.alone || part.inputs.len() * engine.bytes() < TOGETHER {
-                part.run(engine, want, 1, |pass| pass.run(0, &Barrier::new(1)));
+                part.run(engine, want, 1, &mut |job| job(0, &Barrier::new(1)));
                 continue;
             }
             let barrier = Barrier::new(self.team.size());
             let size = self.team.size();
-            part.run(engine, want, size, |pass| {
+            part.run(engine, want, size, &mut |job| {
                 self.team.run(&|me| {
                     let _here = barrier.attend();
-                    pass.run(me, &barrier);
+                    job(me, &barrier);
                 });
             });
         }
     }
 
-    /// Cumulative probabilities behind input `column` of the last [`Session::step`], in leaf order:
-    /// `vocabulary + 1` integers from 0 to 2^31, strictly increasing.
-    pub fn cumulative(&self, column: usize) -> &[u32] {
+    /// Where the results behind input `column` of the last call are.
+    pub(super) fn result(&self, column: usize) -> (&E::Memory, usize) {
         let (part, row) = self.placed[column];
-        self.parts[part].cumulative.row(row)
+        (&self.parts[part].memory, row)
     }
 
-    /// Logits behind input `column` of the last [`Session::step_logits`], in leaf order.
-    pub fn logits(&self, column: usize) -> &[f32] {
-        let (part, row) = self.placed[column];
-        &self.parts[part].logits.row(row)[..self.engine.hyper.vocab]
+    /// See [`Engine::probability`]: of the token behind input `column` of the last [`Session::step`].
+    pub fn probability(&self, column: usize, node: u16, span: [usize; 3]) -> u32 {
+        let (memory, output) = self.result(column);
+        self.engine.probability(memory, output, node, span)
     }
 
-    /// Bytes of the caches.
-    pub fn cache_bytes(&self) -> usize {
-        self.parts.iter().flat_map(|p| &p.caches).map(Cache::bytes).sum()
+    /// The leaf that is likeliest there, if the model knows.
+    pub fn likeliest(&self, column: usize) -> Option<usize> {
+        let (memory, output) = self.result(column);
+        self.engine.likeliest(memory, output)
+    }
+
+    /// Appends all logits behind input `column` of the last [`Session::step_logits`].
+    pub fn logits(&self, column: usize, all: &mut Vec<f32>) {
+        let (memory, output) = self.result(column);
+        self.engine.logits(memory, output, all);
+    }
+
+    /// Memory of the lanes' states, in bytes.
+    pub fn state_bytes(&self) -> usize {
+        self.parts.iter().flat_map(|p| &p.states).map(E::state_bytes).sum()
     }
 }
 

@@ -3,6 +3,7 @@
 //! Everything that ends up in the file is computed with IEEE operations in a fixed order, so that
 //! the same source gives the same id on every machine.
 
+pub mod gated;
 mod gguf;
 pub mod oracle;
 mod rope;
@@ -10,10 +11,10 @@ mod safetensors;
 mod vocabulary;
 
 use super::bytes::FileError;
-use super::engine::{Engine, EngineError, Input, Session, fingerprint};
+use super::engine::{self, EngineError, Input, Session, fingerprint};
 use super::file::{Blocks, Manifest, Model};
 use super::network::{GROUP, WEIGHT_MAX};
-use super::network::{Golden, Hyper, Layer, Matrix, Network};
+use super::network::{Golden, Hyper, Layer, Llama, Matrix, Network};
 use super::tokenizer::{Merge, PreTokenizer, Tokenizer, TokenizerError};
 use super::tree::Tree;
 use super::vocabulary::Vocabulary;
@@ -169,17 +170,25 @@ pub(super) fn quantise(values: &[f32], rows: usize, columns: usize) -> Matrix {
     m
 }
 
+/// A tensor's elements, of which there must be `n`.
+fn vector(
+    tensors: &HashMap<String, Vec<f32>>,
+    name: &str,
+    n: u32,
+) -> Result<Vec<f32>, ImportError> {
+    let v = tensors.get(name).ok_or_else(|| ImportError::Missing(format!("tensor {name}")))?;
+    if v.len() != n as usize {
+        return Err(ImportError::Shape { name: name.into(), found: v.len(), want: n as usize });
+    }
+    if v.iter().any(|f| !f.is_finite()) {
+        return Err(ImportError::NotFinite(name.into()));
+    }
+    Ok(v.clone())
+}
+
 impl Source {
     fn vector(&self, name: &str, n: u32) -> Result<Vec<f32>, ImportError> {
-        let v =
-            self.tensors.get(name).ok_or_else(|| ImportError::Missing(format!("tensor {name}")))?;
-        if v.len() != n as usize {
-            return Err(ImportError::Shape { name: name.into(), found: v.len(), want: n as usize });
-        }
-        if v.iter().any(|f| !f.is_finite()) {
-            return Err(ImportError::NotFinite(name.into()));
-        }
-        Ok(v.clone())
+        vector(&self.tensors, name, n)
     }
 
     fn matrix(&self, name: &str, rows: u32, columns: u32) -> Result<Matrix, ImportError> {
@@ -220,7 +229,7 @@ impl Source {
             .filter(|t| !tokenizer.token(*t).is_empty())
             .map(|t| (t, (1 << 32) / (u64::from(t) + 64)))
             .collect();
-        let mut network = Network {
+        let mut network = Llama {
             hyper: h,
             rope: rope::tables(h.head_dim as usize, self.theta),
             embedding: self.matrix("model.embed_tokens.weight", h.vocab, h.hidden)?,
@@ -238,7 +247,7 @@ impl Source {
         let mut tokens = vec![h.start];
         tokens.extend(vocabulary.tokenizer.encode(SAMPLE.as_bytes()));
         tokens.truncate(GOLDEN_TOKENS);
-        let engine = Arc::new(Engine::new(&network, &vocabulary.tree));
+        let engine = Arc::new(engine::Llama::new(&network, &vocabulary.tree));
         let hash = *fingerprint(&engine, &tokens)?.as_bytes();
         network.golden = Golden { tokens, hash };
         Ok(Model {
@@ -246,7 +255,7 @@ impl Source {
             blocks: self.blocks,
             vocabulary,
             prior: None,
-            network: Some(network),
+            network: Some(Network::Llama(network)),
         })
     }
 }
@@ -255,9 +264,9 @@ impl Source {
 /// plus a share by Zipf's law for what the sample does not touch.
 fn mean_distribution(
     vocabulary: &Vocabulary,
-    network: &Network,
+    network: &Llama,
 ) -> Result<Vec<(u32, u64)>, ImportError> {
-    let engine = Arc::new(Engine::new(network, &vocabulary.tree));
+    let engine = Arc::new(engine::Llama::new(network, &vocabulary.tree));
     let mut session = Session::new(engine, 1, 1)?;
     let leaves = vocabulary.tree.leaves();
     let mut weights: Vec<u64> =

@@ -1,8 +1,8 @@
 //! The reference: candle-transformers' Llama in single precision, on the same source.
 
 use super::{ImportError, Source};
-use crate::model::engine::{Engine, Input, Session};
-use crate::model::network::Network;
+use crate::model::engine::{self, Engine, Input, Session};
+use crate::model::network;
 use crate::model::vocabulary::Vocabulary;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -45,7 +45,7 @@ fn bits(logits: &[f32], leaf: usize) -> f64 {
 pub fn compare(
     source: &Source,
     vocabulary: &Vocabulary,
-    network: &Network,
+    network: &network::Llama,
     text: &[u8],
     most: usize,
 ) -> Result<Report, ImportError> {
@@ -60,7 +60,7 @@ pub fn compare(
     let leaf_of: HashMap<u32, usize> = leaves.iter().enumerate().map(|(i, t)| (*t, i)).collect();
 
     let logits = reference(source, &windows).map_err(candle)?;
-    let engine = Arc::new(Engine::new(network, &vocabulary.tree));
+    let engine = Arc::new(engine::Llama::new(network, &vocabulary.tree));
     let mut session = Session::new(Arc::clone(&engine), 1, 1)?;
     let mut r = Report {
         tokens: tokens.len(),
@@ -73,13 +73,15 @@ pub fn compare(
     };
     let mut bytes = 0;
     let mut seconds = 0.0;
+    let mut exact = Vec::new();
     for (window, logits) in windows.iter().zip(&logits) {
         session.clear(0);
         for (next, logits) in window.windows(2).zip(logits) {
             let start = Instant::now();
             session.step_logits(&[Input { lane: 0, token: next[0] }]);
             seconds += start.elapsed().as_secs_f64();
-            let exact = session.logits(0);
+            exact.clear();
+            session.logits(0, &mut exact);
             let want: Vec<f32> = leaves.iter().map(|t| logits[*t as usize]).collect();
             let n = want.len() as f64;
             let mean = want.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
@@ -93,7 +95,7 @@ pub fn compare(
             }
             r.mean_logit += squares / n;
             r.reference_bpb += bits(&want, leaf_of[&next[1]]);
-            r.exact_bpb += bits(exact, leaf_of[&next[1]]);
+            r.exact_bpb += bits(&exact, leaf_of[&next[1]]);
             bytes += vocabulary.tokenizer.token(next[1]).len();
         }
     }

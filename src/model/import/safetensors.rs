@@ -8,28 +8,49 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::path::Path;
 
-fn load(dir: &Path, name: &str) -> Result<Vec<u8>, ImportError> {
+pub(super) fn load(dir: &Path, name: &str) -> Result<Vec<u8>, ImportError> {
     let path = dir.join(name);
     std::fs::read(&path)
         .map_err(|error| ImportError::Io { what: path.display().to_string(), error })
 }
 
-fn json(dir: &Path, name: &str) -> Result<Value, ImportError> {
+pub(super) fn json(dir: &Path, name: &str) -> Result<Value, ImportError> {
     serde_json::from_slice(&load(dir, name)?).map_err(|e| ImportError::Io {
         what: dir.join(name).display().to_string(),
         error: e.into(),
     })
 }
 
-fn unsupported(what: &'static str, value: &Value, supported: &'static str) -> ImportError {
+pub(super) fn unsupported(
+    what: &'static str,
+    value: &Value,
+    supported: &'static str,
+) -> ImportError {
     ImportError::Unsupported { what, value: value.to_string(), supported }
+}
+
+/// All weights in single precision, row by row, and what file they are from.
+pub(super) fn tensors(dir: &Path) -> Result<(HashMap<String, Vec<f32>>, String), ImportError> {
+    let candle = |error| ImportError::Candle { what: "model.safetensors".into(), error };
+    let bytes = load(dir, "model.safetensors")?;
+    let loaded = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(candle)?;
+    let mut tensors = HashMap::new();
+    for (name, t) in loaded {
+        let values = t
+            .to_dtype(DType::F32)
+            .and_then(|t| t.flatten_all())
+            .and_then(|t| t.to_vec1())
+            .map_err(|error| ImportError::Candle { what: name.clone(), error })?;
+        tensors.insert(name, values);
+    }
+    Ok((tensors, format!("safetensors {}", blake3::hash(&bytes).to_hex())))
 }
 
 /// Reads a directory.
 pub fn read(dir: &Path) -> Result<Source, ImportError> {
     let config = json(dir, "config.json")?;
     if config["model_type"] != "llama" {
-        return Err(unsupported("architecture", &config["model_type"], "llama"));
+        return Err(unsupported("architecture", &config["model_type"], "llama, lmfs-gated"));
     }
     if !config["rope_scaling"].is_null() {
         return Err(unsupported("rope_scaling", &config["rope_scaling"], "none"));
@@ -65,25 +86,14 @@ pub fn read(dir: &Path) -> Result<Source, ImportError> {
     };
     hyper.check()?;
     let v = vocabulary::from_json(&json(dir, "tokenizer.json")?, hyper.vocab, start)?;
-    let candle = |error| ImportError::Candle { what: "model.safetensors".into(), error };
-    let bytes = load(dir, "model.safetensors")?;
-    let loaded = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(candle)?;
-    let mut tensors = HashMap::new();
-    for (name, t) in loaded {
-        let values = t
-            .to_dtype(DType::F32)
-            .and_then(|t| t.flatten_all())
-            .and_then(|t| t.to_vec1())
-            .map_err(|error| ImportError::Candle { what: name.clone(), error })?;
-        tensors.insert(name, values);
-    }
+    let (mut tensors, source) = tensors(dir)?;
     if config["tie_word_embeddings"] == Value::Bool(true) {
         tensors.remove("lm_head.weight");
     }
     let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     Ok(Source {
         manifest: Manifest {
-            source: format!("safetensors {}", blake3::hash(&bytes).to_hex()),
+            source,
             name,
             version: "1".into(),
             licence: config["license"].as_str().unwrap_or("unknown").into(),

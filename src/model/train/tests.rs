@@ -1,6 +1,6 @@
 use super::*;
 use crate::codec::prior::walk;
-use crate::codec::{Predictor, VOCAB, encode};
+use crate::codec::{Company, Predictor, VOCAB, encode};
 use std::sync::Arc;
 
 fn texts() -> Vec<Vec<u8>> {
@@ -41,7 +41,7 @@ fn what_was_counted_saves_bits() {
     let text = b"Jan 07 host3 sshd[77]: Accepted publickey for user2\n";
     let coded = |mut p: Predictor| encode(text, 1, &mut p, None).bytes.len();
     let (with, without) =
-        (coded(Predictor::informed(&VOCAB, 52, &prior, false)), coded(Predictor::new(52)));
+        (coded(Predictor::informed(&VOCAB, 52, &prior, Company::None)), coded(Predictor::new(52)));
     assert!(with * 2 < without, "{with} and {without}");
 }
 
@@ -93,7 +93,7 @@ fn a_prior_learns_another_text_and_forgets_nothing() {
     assert_eq!(own, adapted(&base, 3, 1 << 20));
     let coded = |kinds: &[Contexts; KINDS], text: &[u8]| {
         let prior = Arc::new(Prior::new(&VOCAB, kinds));
-        encode(text, 1, &mut Predictor::informed(&VOCAB, text.len(), &prior, false), None)
+        encode(text, 1, &mut Predictor::informed(&VOCAB, text.len(), &prior, Company::None), None)
             .bytes
             .len()
     };

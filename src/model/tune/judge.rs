@@ -1,8 +1,8 @@
 //! What a network alone spends on text, by the exact engine.
 
 use super::TuneError;
-use crate::model::engine::{Engine, Input, Session, TOTAL_BITS};
-use crate::model::network::Network;
+use crate::model::engine::{Input, Llama, Session, TOTAL_BITS};
+use crate::model::network;
 use crate::model::vocabulary::Vocabulary;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ const LANES: usize = 32;
 /// Bits per byte of `texts` under the network alone: the integers that would be coded with.
 pub fn bits_per_byte(
     vocabulary: &Vocabulary,
-    network: &Network,
+    network: &network::Llama,
     texts: &[Vec<u8>],
     threads: usize,
 ) -> Result<f64, TuneError> {
@@ -25,16 +25,17 @@ pub fn bits_per_byte(
     }
     let pieces: Vec<&[u8]> = texts.iter().flat_map(|t| t.chunks(LANE)).collect();
     let lanes = LANES.min(pieces.len().max(1));
-    let mut session = Session::new(Arc::new(Engine::new(network, tree)), lanes, threads)?;
+    const AHEAD: usize = Session::<Llama>::AHEAD;
+    let mut session = Session::new(Arc::new(Llama::new(network, tree)), lanes, threads)?;
     let mut bits = 0.0;
     for group in pieces.chunks(lanes) {
         let texts: Vec<Vec<u32>> = group.iter().map(|p| tokenizer.encode(p)).collect();
         (0..lanes).for_each(|l| session.clear(l));
         let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
-        for at in (0..longest).step_by(Session::AHEAD) {
+        for at in (0..longest).step_by(AHEAD) {
             let (mut inputs, mut targets) = (Vec::new(), Vec::new());
             for (lane, text) in texts.iter().enumerate() {
-                for i in at..text.len().min(at + Session::AHEAD) {
+                for i in at..text.len().min(at + AHEAD) {
                     let token = if i == 0 { network.hyper.start } else { text[i - 1] };
                     inputs.push(Input { lane, token });
                     targets.push(leaf_of[text[i] as usize]);

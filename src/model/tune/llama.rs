@@ -2,10 +2,10 @@
 
 use super::TuneError;
 use super::ops::{CausalSoftmax, CrossEntropy, Heads, RmsNorm, Rotation, SwiGlu};
-use crate::model::engine::{Engine, fingerprint};
+use crate::model::engine::{self, fingerprint};
 use crate::model::import::quantise;
 use crate::model::network::GROUP;
-use crate::model::network::{Golden, Hyper, Layer, Matrix, Network};
+use crate::model::network::{self, Golden, Hyper, Layer, Matrix};
 use crate::model::vocabulary::Vocabulary;
 use candle_core::{Device, Result, Tensor, Var};
 use std::sync::Arc;
@@ -77,7 +77,7 @@ fn packed(v: &Var) -> Result<Matrix> {
 
 impl Llama {
     /// A network's weights, for sequences of at most `positions` tokens.
-    pub fn new(vocabulary: &Vocabulary, m: &Network, positions: usize) -> Result<Self> {
+    pub fn new(vocabulary: &Vocabulary, m: &network::Llama, positions: usize) -> Result<Self> {
         let blocks = m
             .layers
             .iter()
@@ -169,8 +169,8 @@ impl Llama {
     pub fn to_network(
         &self,
         vocabulary: &Vocabulary,
-        base: &Network,
-    ) -> std::result::Result<Network, TuneError> {
+        base: &network::Llama,
+    ) -> std::result::Result<network::Llama, TuneError> {
         for v in self.vars() {
             if !v.sqr()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
                 return Err(TuneError::Diverged);
@@ -195,7 +195,7 @@ impl Llama {
             .collect::<Result<_>>()?;
         let e = &base.embedding;
         let embedding: Vec<f32> = self.embedding.flatten_all()?.to_vec1()?;
-        let mut network = Network {
+        let mut network = network::Llama {
             hyper: base.hyper,
             rope: base.rope.clone(),
             embedding: quantise(&embedding, e.rows, e.columns),
@@ -204,7 +204,7 @@ impl Llama {
             head: self.head.as_ref().map(packed).transpose()?,
             golden: Golden { tokens: base.golden.tokens.clone(), hash: [0; 32] },
         };
-        let engine = Arc::new(Engine::new(&network, &vocabulary.tree));
+        let engine = Arc::new(engine::Llama::new(&network, &vocabulary.tree));
         network.golden.hash = *fingerprint(&engine, &network.golden.tokens)?.as_bytes();
         Ok(network)
     }

@@ -4,7 +4,7 @@ use super::TuneError;
 use super::llama::Llama;
 use super::state::State;
 use crate::model::corpus::{Corpus, Random};
-use crate::model::network::Network;
+use crate::model::network;
 use crate::model::vocabulary::Vocabulary;
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
@@ -69,7 +69,7 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct Outcome {
     /// The tuned network.
-    pub network: Network,
+    pub network: network::Llama,
     /// The last report.
     pub progress: Progress,
     /// Seconds that an earlier run had trained.
@@ -117,7 +117,7 @@ pub struct Base<'a> {
     /// Its tokens.
     pub vocabulary: &'a Vocabulary,
     /// Its network.
-    pub network: &'a Network,
+    pub network: &'a network::Llama,
 }
 
 /// A network, what moves it, and what it is moved by.

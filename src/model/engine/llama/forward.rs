@@ -5,36 +5,13 @@
 //! many they are and who takes what.
 
 use super::attention::{Cache, MAX_HEAD, Scratch, attend};
-use super::batch::{Activations, Grid, Pile, Quantised, View, linear};
-use super::kernel::{Isa, Kernel, MAX_COLUMNS, Scalar};
-use super::math::{GROUP, rms_norm, rotate, silu};
 use super::softmax::cumulate;
-use super::team::Barrier;
-use super::{Engine, RunHyper};
-
-/// What a call computes behind the last layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Want {
-    #[default]
-    Nothing,
-    Logits,
-    Distributions,
-}
-
-/// One column of a pass.
-#[derive(Debug, Clone, Copy)]
-pub struct Token {
-    pub lane: usize,
-    pub id: u32,
-    pub position: usize,
-}
-
-/// Columns of one lane: indices `from..to` of [`Work::order`].
-#[derive(Debug, Clone, Copy)]
-pub struct Span {
-    pub from: usize,
-    pub to: usize,
-}
+use super::{Llama, RunHyper, State};
+use crate::model::engine::batch::{Activations, Grid, Pile, Quantised, View, linear};
+use crate::model::engine::kernel::{Isa, Kernel, MAX_COLUMNS, Scalar};
+use crate::model::engine::math::{GROUP, add, dequantise, rms_norm, rotate, silu};
+use crate::model::engine::team::Barrier;
+use crate::model::engine::work::{Span, Token, Want, Work};
 
 /// Memory of a pass.
 #[derive(Debug, Default)]
@@ -50,29 +27,23 @@ pub struct Memory {
     out: Grid<f32>,
     scratch: Vec<Scratch>,
     piles: Vec<Pile>,
-}
-
-/// What a pass is to do, and where its results go.
-#[derive(Clone, Copy)]
-pub struct Work<'a> {
-    pub tokens: &'a [Token],
-    /// Columns by lane, in order of position within.
-    pub order: &'a [usize],
-    pub spans: &'a [Span],
-    /// `layers × kv_heads` of each lane.
-    pub caches: View<'a, Cache>,
-    /// Columns whose successor is wanted.
-    pub outputs: &'a [usize],
-    /// A row for each of them.
-    pub logits: View<'a, f32>,
-    pub cumulative: View<'a, u32>,
-    pub want: Want,
+    pub logits: Grid<f32>,
+    pub cumulative: Grid<u32>,
 }
 
 /// Everything that the members share during one pass.
 pub struct Pass<'a> {
-    engine: &'a Engine,
-    work: Work<'a>,
+    engine: &'a Llama,
+    tokens: &'a [Token],
+    order: &'a [usize],
+    spans: &'a [Span],
+    outputs: &'a [usize],
+    want: Want,
+    /// `layers × kv_heads` of each lane.
+    caches: Vec<View<'a, Cache>>,
+    /// Rows for the outputs.
+    logits: View<'a, f32>,
+    cumulative: View<'a, u32>,
     x: View<'a, f32>,
     norm: View<'a, f32>,
     cos: View<'a, f32>,
@@ -110,9 +81,23 @@ impl Phase {
 
 impl<'a> Pass<'a> {
     /// Takes memory for `members` members.
-    pub fn new(engine: &'a Engine, m: &'a mut Memory, work: Work<'a>, members: usize) -> Self {
+    pub fn new(
+        engine: &'a Llama,
+        m: &'a mut Memory,
+        work: Work<'a, State>,
+        members: usize,
+    ) -> Self {
         let h = &engine.hyper;
         let n = work.tokens.len();
+        let all = work.first + work.outputs.len();
+        // Logits are kept for the caller only if they were asked for.
+        let (kept, distributions) = match work.want {
+            Want::Logits => (all, 0),
+            Want::Decisions => (work.outputs.len(), all),
+            Want::Nothing => (0, 0),
+        };
+        let logits = m.logits.rows(kept, engine.head.rows);
+        let cumulative = m.cumulative.rows(distributions, h.vocab + 1);
         m.scratch.resize_with(members.max(m.scratch.len()), Scratch::default);
         m.piles.resize_with((h.layers + 1) * Phase::COUNT, Pile::default);
         m.piles.iter_mut().for_each(Pile::refill);
@@ -120,7 +105,14 @@ impl<'a> Pass<'a> {
         let widest = h.hidden.max(h.feed_forward).max(h.heads * h.head_dim);
         Self {
             engine,
-            work,
+            tokens: work.tokens,
+            order: work.order,
+            spans: work.spans,
+            outputs: work.outputs,
+            want: work.want,
+            caches: work.states.iter_mut().map(|s| View::new(&mut s.caches, 1)).collect(),
+            logits: if work.want == Want::Logits { logits.skip(work.first) } else { logits },
+            cumulative: cumulative.skip(work.first),
             x: m.x.rows(n, h.hidden),
             norm: m.norm.rows(members, widest),
             cos: m.cos.rows(n, h.head_dim / 2),
@@ -161,9 +153,9 @@ impl<'a> Pass<'a> {
     /// The CPU must have the kernel's instruction set; members have different numbers.
     #[inline(always)]
     unsafe fn forward<K: Kernel>(&self, me: usize, barrier: &Barrier) {
-        let (e, w) = (self.engine, &self.work);
+        let e = self.engine;
         let h = &e.hyper;
-        let n = w.tokens.len();
+        let n = self.tokens.len();
         let size = barrier.size();
         // SAFETY (all blocks below): the caller vouches for the instruction set. Between two waits
         // a member touches only the columns, rows or heads that it took from a pile, of what anybody
@@ -174,8 +166,8 @@ impl<'a> Pass<'a> {
                 let norm = &mut norm[..h.hidden];
                 unsafe {
                     if l == 0 {
-                        embed(e, w.tokens[c].id as usize, self.x.row(c));
-                        e.rope.at(w.tokens[c].position, self.cos.row(c), self.sin.row(c));
+                        embed(e, self.tokens[c].id as usize, self.x.row(c));
+                        e.rope.at(self.tokens[c].position, self.cos.row(c), self.sin.row(c));
                     } else {
                         add(self.x.row(c), self.out.read(c));
                     }
@@ -187,8 +179,8 @@ impl<'a> Pass<'a> {
             let pile = self.pile(l, Phase::Qkv);
             unsafe { linear::<K>(&layer.qkv, self.act, n, self.qkv, pile, size) };
             barrier.wait();
-            for item in self.pile(l, Phase::Attention).each(w.spans.len() * h.kv_heads) {
-                let span = w.spans[item / h.kv_heads];
+            for item in self.pile(l, Phase::Attention).each(self.spans.len() * h.kv_heads) {
+                let span = self.spans[item / h.kv_heads];
                 unsafe { self.attention::<K>(l, span, item % h.kv_heads, me) };
             }
             barrier.wait();
@@ -226,13 +218,13 @@ impl<'a> Pass<'a> {
             unsafe { linear::<K>(&layer.down, self.act, n, self.out, pile, size) };
             barrier.wait();
         }
-        if w.want == Want::Nothing || w.outputs.is_empty() {
+        if self.want == Want::Nothing || self.outputs.is_empty() {
             return;
         }
-        let (behind, n) = (h.layers, w.outputs.len());
+        let (behind, n) = (h.layers, self.outputs.len());
         for i in self.pile(behind, Phase::Norm1).each(n) {
             let norm = &mut norm[..h.hidden];
-            let c = w.outputs[i];
+            let c = self.outputs[i];
             unsafe {
                 add(self.x.row(c), self.out.read(c));
                 rms_norm(self.x.row(c), &e.norm, h.eps, norm);
@@ -241,11 +233,11 @@ impl<'a> Pass<'a> {
         }
         barrier.wait();
         let pile = self.pile(behind, Phase::Head);
-        unsafe { linear::<K>(&e.head, self.act, n, w.logits, pile, size) };
-        if w.want == Want::Distributions {
+        unsafe { linear::<K>(&e.head, self.act, n, self.logits, pile, size) };
+        if self.want == Want::Decisions {
             barrier.wait();
             for i in self.pile(behind, Phase::Softmax).each(n) {
-                unsafe { cumulate(&w.logits.read(i)[..h.vocab], w.cumulative.row(i)) };
+                unsafe { cumulate(&self.logits.read(i)[..h.vocab], self.cumulative.row(i)) };
             }
         }
     }
@@ -257,12 +249,12 @@ impl<'a> Pass<'a> {
         let d = h.head_dim;
         let group = h.heads / h.kv_heads;
         let (queries, keys) = (h.heads * d, h.kv_heads * d);
-        for c in &self.work.order[span.from..span.to] {
-            let Token { lane, position, .. } = self.work.tokens[*c];
+        for c in &self.order[span.from..span.to] {
+            let Token { lane, position, .. } = self.tokens[*c];
             // SAFETY: this lane and head are this member's until the next wait, and so are their
             // parts of the rows.
             unsafe {
-                let cache = &mut self.work.caches.row(lane)[layer * h.kv_heads + head];
+                let cache = &mut self.caches[lane].row(layer * h.kv_heads + head)[0];
                 let scratch = &mut self.scratch.row(me)[0];
                 let (cos, sin) = (self.cos.read(*c), self.sin.read(*c));
                 let mine = head * group * d..(head + 1) * group * d;
@@ -297,31 +289,23 @@ impl<'a> Pass<'a> {
 
 /// Row `token` of the embedding.
 #[inline(always)]
-fn embed(e: &Engine, token: usize, x: &mut [f32]) {
+fn embed(e: &Llama, token: usize, x: &mut [f32]) {
     let RunHyper { hidden, .. } = e.hyper;
     let groups = hidden.div_ceil(GROUP);
     let row = &e.embedding[token * hidden..(token + 1) * hidden];
-    for (g, (x, row)) in x.chunks_mut(GROUP).zip(row.chunks(GROUP)).enumerate() {
-        let scale = e.embedding_scales[token * groups + g];
-        x.iter_mut().zip(row).for_each(|(x, v)| *x = f32::from(*v) * scale);
-    }
-}
-
-#[inline(always)]
-fn add(x: &mut [f32], y: &[f32]) {
-    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+    dequantise(row, &e.embedding_scales[token * groups..(token + 1) * groups], x);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 unsafe fn forward_avx2(pass: &Pass, me: usize, barrier: &Barrier) {
     // SAFETY: this function's own requirement.
-    unsafe { pass.forward::<super::avx2::Avx2>(me, barrier) }
+    unsafe { pass.forward::<crate::model::engine::avx2::Avx2>(me, barrier) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn forward_avx512(pass: &Pass, me: usize, barrier: &Barrier) {
     // SAFETY: this function's own requirement.
-    unsafe { pass.forward::<super::avx512::Avx512Vnni>(me, barrier) }
+    unsafe { pass.forward::<crate::model::engine::avx512::Avx512Vnni>(me, barrier) }
 }

@@ -9,13 +9,14 @@
 //! "Efficient Streaming Language Models with Attention Sinks"): those that learnt to rest on them lose
 //! their way when they are gone. Sinks never seem farther away than the window reaches.
 
-use super::kernel::{Column, Kernel, MAX_COLUMNS, MAX_POSITIONS, ROWS};
-use super::math::{SUM_WAYS, VALUE_MAX, WEIGHT_MAX, exp, join, max, quantise, top, truncate};
+use crate::model::engine::kernel::{Column, Kernel, MAX_COLUMNS, MAX_POSITIONS, ROWS};
+use crate::model::engine::math::{
+    SUM_WAYS, VALUE_MAX, WEIGHT_MAX, exp, join, max, quantise, top, truncate,
+};
+use crate::model::engine::work::AHEAD;
 
 /// Slots that a cache grows by.
 const PAGE: usize = 64;
-/// Positions of one lane that one pass may add: they are kept beyond the window.
-pub const AHEAD: usize = 64;
 /// Widest head.
 pub const MAX_HEAD: usize = 256;
 /// Fixed-point one of the softmax denominator: the largest window's terms fit 32 bits, for each of
@@ -35,7 +36,7 @@ pub struct Reach {
 }
 
 impl Reach {
-    /// Slots of the ring.
+    /// Slots of the ring: positions that one pass adds are kept beyond the window.
     fn ring(self) -> usize {
         (self.window + AHEAD).next_multiple_of(PAGE)
     }

@@ -1,17 +1,8 @@
-//! The network of a model's file.
+//! Llama (Touvron et al. 2023): attention over a window of tokens, and a distribution over all of them.
 
-use super::bytes::{FileError, In, Out};
-use super::vocabulary::Vocabulary;
+use super::{FileError, Golden, In, Matrix, Out};
 use crate::codec::Vocab;
 
-/// The numerics that the engine computes. Named in every model file and frame.
-pub const NUMERICS: u32 = 0;
-/// Elements that share one scale, in weights and activations.
-pub const GROUP: usize = 64;
-/// Largest weight, and key of attention. Four products with an activation fit 16 bits.
-pub const WEIGHT_MAX: i8 = 64;
-/// What is computed with the weights: for now there is one architecture, Llama.
-pub const LLAMA: u32 = 0;
 /// Flag of a network whose head is its embedding.
 const TIED: u32 = 1;
 
@@ -111,19 +102,6 @@ impl Hyper {
     }
 }
 
-/// A matrix of 8-bit integers; each run of 64 in a row shares a scale.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Matrix {
-    /// Outputs.
-    pub rows: usize,
-    /// Inputs.
-    pub columns: usize,
-    /// Row-major integers within ±[`WEIGHT_MAX`].
-    pub values: Vec<i8>,
-    /// `columns/64` (rounded up) scales a row.
-    pub scales: Vec<f32>,
-}
-
 /// Weights of one layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layer {
@@ -147,18 +125,9 @@ pub struct Layer {
     pub down: Matrix,
 }
 
-/// Tokens, and the hash of what the engine must compute for them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Golden {
-    /// Input, from the start token.
-    pub tokens: Vec<u32>,
-    /// See [`super::engine::fingerprint`].
-    pub hash: [u8; 32],
-}
-
-/// A network as its file holds it.
+/// One as its file holds it.
 #[derive(Debug, Clone)]
-pub struct Network {
+pub struct Llama {
     /// Sizes.
     pub hyper: Hyper,
     /// Rotation tables.
@@ -175,28 +144,8 @@ pub struct Network {
     pub golden: Golden,
 }
 
-impl Matrix {
-    fn write(&self, o: &mut Out) {
-        o.floats(&self.scales);
-        o.0.extend(self.values.iter().map(|v| *v as u8));
-    }
-
-    fn read(i: &mut In<'_>, rows: u32, columns: u32) -> Result<Self, FileError> {
-        let (rows, columns) = (rows as usize, columns as usize);
-        let scales = i.floats(rows * columns.div_ceil(GROUP))?;
-        let values: Vec<i8> = i.take(rows * columns)?.iter().map(|v| *v as i8).collect();
-        let most = values.iter().fold(0, |most, v| v.unsigned_abs().max(most));
-        if most > WEIGHT_MAX.unsigned_abs() {
-            return Err(FileError::Invalid(format!("{} has a weight of ±{most}", i.section)));
-        }
-        Ok(Self { rows, columns, values, scales })
-    }
-}
-
-impl Network {
+impl Llama {
     pub(super) fn write(&self, o: &mut Out) {
-        o.u32(LLAMA);
-        o.u32(NUMERICS);
         let h = &self.hyper;
         for v in [h.hidden, h.layers, h.heads, h.kv_heads, h.head_dim, h.feed_forward] {
             o.u32(v);
@@ -224,19 +173,13 @@ impl Network {
         if let Some(m) = &self.head {
             m.write(o);
         }
-        o.u16(self.golden.tokens.len() as u16);
-        for t in &self.golden.tokens {
-            o.u32(*t);
-        }
-        o.0.extend_from_slice(&self.golden.hash);
+        self.golden.write(o);
     }
 
-    pub(super) fn read(i: &mut In<'_>, vocabulary: &Vocabulary) -> Result<Self, FileError> {
-        i.section = "hyper-parameters";
-        FileError::unless("architecture", i.u32()?, LLAMA)?;
-        FileError::unless("numerics", i.u32()?, NUMERICS)?;
+    /// Reads one for so many tokens.
+    pub(super) fn read(i: &mut In<'_>, vocab: u32) -> Result<Self, FileError> {
         let hyper = Hyper {
-            vocab: vocabulary.tokenizer.len() as u32,
+            vocab,
             hidden: i.u32()?,
             layers: i.u32()?,
             heads: i.u32()?,
@@ -284,13 +227,7 @@ impl Network {
             0 => Some(Matrix::read(i, h.vocab, h.hidden)?),
             _ => None,
         };
-        i.section = "network's check vector";
-        let n = i.u16()? as usize;
-        let tokens: Vec<u32> = i.words(n)?.collect();
-        if let Some(t) = tokens.iter().find(|t| **t >= h.vocab) {
-            return Err(FileError::Invalid(format!("check vector has token {t}")));
-        }
-        let golden = Golden { tokens, hash: i.hash()? };
+        let golden = Golden::read(i, h.vocab)?;
         Ok(Self { hyper, rope, embedding, layers, norm, head, golden })
     }
 

@@ -1,6 +1,6 @@
 //! From logits to integer probabilities.
 
-use super::math::{exp, top, truncate};
+use crate::model::engine::math::{exp, top, truncate};
 
 /// Probabilities sum to 2 to this power.
 pub const TOTAL_BITS: u32 = 31;
@@ -42,6 +42,28 @@ pub fn cumulate(logits: &[f32], out: &mut [u32]) {
     out[n] = 1 << TOTAL_BITS;
 }
 
+/// Probability (of 65536, from 1 to 65535) of going right at a node over the leaves `[from, to)`
+/// that is parted at `mid`.
+#[inline]
+pub fn node_probability(cumulative: &[u32], [from, mid, to]: [usize; 3]) -> u32 {
+    let all = u64::from(cumulative[to].saturating_sub(cumulative[from])).max(1);
+    let right = u64::from(cumulative[to].saturating_sub(cumulative[mid]));
+    (((right << 16) + all / 2) / all).clamp(1, 65535) as u32
+}
+
+/// The likeliest leaf, the first one of several.
+#[inline(always)]
+pub fn likeliest(cumulative: &[u32]) -> usize {
+    let (mut best, mut most) = (0, 0);
+    for (leaf, pair) in cumulative.windows(2).enumerate() {
+        let p = pair[1].wrapping_sub(pair[0]);
+        if p > most {
+            (best, most) = (leaf, p);
+        }
+    }
+    best
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,5 +90,15 @@ mod tests {
             let (want, got) = (f64::from(*l).exp() / sum, f64::from(w[1] - w[0]) / 2_f64.powi(31));
             assert!((want - got).abs() < want * 1e-4 + 2e-9, "{want} {got}");
         }
+    }
+
+    #[test]
+    fn a_node_splits_the_mass_below_it() {
+        let c = [0, 1 << 29, 1 << 30, 1 << 31];
+        assert_eq!(node_probability(&c, [0, 2, 3]), 32768);
+        assert_eq!(node_probability(&c, [0, 1, 2]), 32768);
+        assert_eq!(node_probability(&c, [0, 1, 3]), 49152);
+        assert_eq!(node_probability(&[0, 1, 1 << 31], [0, 1, 2]), 65535);
+        assert_eq!(likeliest(&[0, 1, 5, 9, 10]), 1);
     }
 }
