@@ -3,6 +3,7 @@
 use super::adaptor::Adaptor;
 use super::helper;
 use crate::fs::Fs;
+use crate::priority;
 use fuser::{Config, SessionACL};
 use std::ffi::{CString, OsString};
 use std::io;
@@ -133,6 +134,8 @@ pub fn mount(fs: Arc<Fs>, dir: &Path, options: &MountOptions) -> Result<Session,
     std::thread::Builder::new()
         .name("session".into())
         .spawn(move || {
+            // Its threads answer requests, mostly within microseconds, and somebody waits for each.
+            priority::prompt();
             let result = session.run();
             ours.gone.store(true, Ordering::SeqCst);
             ours.finish(result);
