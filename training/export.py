@@ -1,6 +1,6 @@
-"""Exports the weights of a state (RUN/last.pt, RUN/stable.pt) as a Hugging Face folder.
+"""Exports the weights of a state (RUN/last.pt, RUN/stable.pt) for `lmfs model import`, at any time during a run.
 
-  export.py --state RUN/last.pt --tokenizer tokenizer.json --out DIR
+  export.py --state RUN/last.pt --out DIR
 """
 
 import argparse
@@ -8,18 +8,17 @@ from pathlib import Path
 
 import torch
 
-import model as base
+import model as gated
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--state", type=Path, required=True)
-    p.add_argument("--tokenizer", type=Path, required=True)
     p.add_argument("--out", type=Path, required=True)
     a = p.parse_args()
-    model = base.Model(base.Config())
+    model = gated.Model(gated.Config())
     model.load_state_dict(torch.load(a.state, weights_only=False)["model"])
-    base.export(model, a.tokenizer, a.out)
+    gated.export(model, a.out)
 
 
 if __name__ == "__main__":

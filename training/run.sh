@@ -1,20 +1,19 @@
 #!/bin/bash
-# The deep model, from a folder of text to weights that `lmfs model import` reads.
+# The deep model's network, from folders of text to weights that `lmfs model import` reads.
 #
-#   training/run.sh reproduce     prepares CORPUS (and MORE), trains MINUTES minutes, exports WORK/run/final, evaluates it
+#   training/run.sh reproduce     parts CORPUS, counts half of it, traces the rest, trains MINUTES minutes, exports WORK/run/final
 #   training/run.sh continue      goes on: with the interrupted run if there is one, else from before the last decay
 #
-# CORPUS   folder of text, one folder per kind (prose docs zh code logs data)
-# MORE     further such folders, for instance logs made by data/record.sh, data/vary.py and data/generate.py
-# WORK     where tokens, states and results go (about 1 GB)
-# MINUTES  length of this run (180); DECAY minutes of it in which the rate falls to zero (a third)
+# CORPUS   folders of text, each with one folder per kind (prose docs zh code logs data)
+# LMFS     the program (lmfs); its example `trace` is built from this tree
+# WORK     where traces, states and results go (about 5 GB), on the file system of CORPUS
+# MINUTES  length of this run (180); DECAY minutes of it in which the rate falls to zero (two fifths)
 # RATE     scale of the learning rate (1)
-# START    exported model to start from instead of from nothing; its tokenizer is taken as well
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-: "${WORK:?folder for tokens, states and results}" "${MINUTES:=180}"
-: "${DECAY:=$((MINUTES / 3))}" "${RATE:=1}" "${START:=}" "${MORE:=}"
-mkdir -p "$WORK/tokens"
+: "${WORK:?folder for traces, states and results}" "${LMFS:=lmfs}" "${MINUTES:=180}"
+: "${DECAY:=$((MINUTES * 2 / 5))}" "${RATE:=1}"
+mkdir -p "$WORK/traces"
 python=$WORK/venv/bin/python
 if [ ! -x "$python" ]; then
   python3 -m venv "$WORK/venv"
@@ -24,13 +23,21 @@ idle() { nice -n 19 "$python" "$here/$@"; }
 
 case ${1:-} in
   reproduce)
-    : "${CORPUS:?folder of text}"
-    [ -z "$START" ] || install -m 644 "$START/tokenizer.json" "$WORK/tokenizer.json"
-    n=0
-    for folder in "$CORPUS" $MORE; do
-      idle prepare.py --corpus "$folder" --tokenizer "$WORK/tokenizer.json" --out "$WORK/tokens/$((n++))"
-    done
-    from=${START:+--from-model "$START"}
+    : "${CORPUS:?folders of text}"
+    # shellcheck disable=SC2086  # several folders
+    idle split.py --corpus $CORPUS --out "$WORK/parts"
+    (
+      export XDG_DATA_HOME=$WORK
+      nice -n 19 "$LMFS" model train --corpus "$WORK/parts/counted" --name half --memory 19M
+      "$LMFS" model export half --output "$WORK/half.lmfsmodel"
+    )
+    (cd "$here/.." && cargo build --release --example trace)
+    for part in held trained; do
+      for kind in prose docs zh code logs data; do
+        echo "$WORK/parts/$part/$kind" "$WORK/traces/$part-$kind"
+      done
+    done | nice -n 19 xargs -P "$(nproc)" -n 2 "${CARGO_TARGET_DIR:-$here/../target}/release/examples/trace" "$WORK/half.lmfsmodel"
+    from=
     ;;
   continue)
     state=$WORK/run/last.pt
@@ -41,5 +48,4 @@ case ${1:-} in
   *) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 # shellcheck disable=SC2086  # `from` is an option and its value
-idle train.py --tokens "$WORK"/tokens/* --tokenizer "$WORK/tokenizer.json" --run "$WORK/run" --minutes "$MINUTES" --decay-minutes "$DECAY" --rate "$RATE" $from
-idle evaluate.py --model "$WORK/run/final" ${START:+"$START"} --tokens "$WORK"/tokens/*
+idle train.py --traces "$WORK/traces" --run "$WORK/run" --minutes "$MINUTES" --decay-minutes "$DECAY" --rate "$RATE" $from

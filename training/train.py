@@ -1,4 +1,4 @@
-"""Trains the base model within a given time, whatever the machine's speed.
+"""Trains the network within a given time, whatever the machine's speed.
 
 The rate warms up, stays constant, then decays linearly to zero over the last --decay-minutes; all by
 the clock. RUN/stable.pt is the state before the decay: training goes on from it at the constant rate.
@@ -18,15 +18,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
-import model as base
+import model as gated
 from evaluate import report
+from kernels import Tree
 from muon import Muon
-from tokens import Shards
+from traces import Traces
 
-MUON_RATE, ADAM_RATE = 0.02, 2e-3
-BATCH = 16  # sequences of the model's full context
+MUON_RATE, ADAM_RATE = 0.04, 4e-3
+BATCH, LENGTH = 8, 1024  # sequences of a step, and their tokens
 WARM_UP = 60  # steps
 
 
@@ -37,9 +37,10 @@ def fast_dtype():
 
 
 def optimisers(model, dtype):
-    """Muon for the blocks' matrices, AdamW for embeddings, head and norms."""
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and n.startswith("blocks")]
-    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and n.startswith("blocks"))]
+    """Muon for the layers' matrices, AdamW for all else."""
+    is_matrix = lambda n, p: p.ndim == 2 and n.startswith("layers")
+    matrices = [p for n, p in model.named_parameters() if is_matrix(n, p)]
+    others = [p for n, p in model.named_parameters() if not is_matrix(n, p)]
     return [
         Muon(matrices, lr=MUON_RATE, weight_decay=0.02, momentum=0.95, dtype=dtype),
         torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0),
@@ -48,29 +49,25 @@ def optimisers(model, dtype):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--tokens", type=Path, nargs="+", required=True, help="folders made by prepare.py")
-    p.add_argument("--tokenizer", type=Path, required=True)
+    p.add_argument("--traces", type=Path, required=True, help="folder of what examples/trace.rs wrote")
     p.add_argument("--run", type=Path, required=True, help="folder for states and the log")
     p.add_argument("--minutes", type=float, required=True)
     p.add_argument("--decay-minutes", type=float, required=True)
     p.add_argument("--save-minutes", type=float, default=5)
     p.add_argument("--rate", type=float, default=1.0, help="scale of the constant rate")
-    p.add_argument("--batch", type=int, default=BATCH, help="sequences to a step")
     start = p.add_mutually_exclusive_group()
     start.add_argument("--from-model", type=Path, help="start from the weights of an exported model")
     start.add_argument("--from-state", type=Path, help="go on from a state (last.pt or stable.pt)")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--no-compile", action="store_true")
     a = p.parse_args()
 
     torch.set_num_threads(a.threads)
     torch.manual_seed(a.seed)
     rng = np.random.default_rng(a.seed)
-    tokenizer = Tokenizer.from_file(str(a.tokenizer))
-    model = base.load(a.from_model) if a.from_model else base.Model(base.Config())
-    length = model.c.max_position_embeddings
-    train, held = (Shards(a.tokens, split, length) for split in ("train", "val"))
+    model = gated.load(a.from_model) if a.from_model else gated.Model(gated.Config())
+    tree = Tree(a.traces / "trained-code.tree")
+    train, held = (Traces(a.traces, part, tree, model.c.start) for part in ("trained", "held"))
     dtype = fast_dtype()
     opts = optimisers(model, dtype)
     done = {"step": 0, "tokens": 0, "decay": 1.0}
@@ -99,7 +96,6 @@ def main():
     for s in (signal.SIGTERM, signal.SIGINT):
         signal.signal(s, lambda *_: stop.append(True))
 
-    step = model if a.no_compile else torch.compile(model)
     decay_from = done["decay"]  # below 1 when a run was interrupted in its decay
     t0 = saved = time.monotonic()
     first, losses = done["step"], []
@@ -117,20 +113,20 @@ def main():
         for o, rate in zip(opts, (MUON_RATE, ADAM_RATE)):
             for g in o.param_groups:
                 g["lr"] = rate * a.rate * warm * done["decay"]
-        rows = train.crops(rng, a.batch, length)
+        ids, targets, decisions = train.batch(rng, BATCH, LENGTH)
         with torch.autocast("cpu", dtype=dtype, enabled=dtype == torch.bfloat16):
-            loss = step(rows[:, :-1], rows[:, 1:]).mean()
+            loss = model(ids, targets, train.foreseen, decisions, tree) / targets.numel()
         model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for o in opts:
             o.step()
-        losses.append(loss.item())
+        losses.append(loss.item() / np.log(2))
         done["step"] += 1
-        done["tokens"] += a.batch * length
-        if done["step"] % 20 == 0:
+        done["tokens"] += targets.numel()
+        if done["step"] % 100 == 0:
             say(f"step {done['step']} Mtok {done['tokens'] / 1e6:.1f} min {minutes:.1f} decay {done['decay']:.3f}",
-                f"loss {np.mean(losses[-20:]):.4f}")  # fmt: skip
+                f"bits a token {np.mean(losses[-100:]):.4f}")  # fmt: skip
         if time.monotonic() - saved > a.save_minutes * 60:
             save("last.pt")
             saved = time.monotonic()
@@ -140,9 +136,9 @@ def main():
     if done["decay"] == 1.0:
         save("stable.pt")
     # At rate zero nothing is left to continue but the weights; stable.pt is what continues.
-    base.export(model, a.tokenizer, a.run / "final")
+    gated.export(model, a.run / "final")
     (a.run / "last.pt").unlink(missing_ok=True)
-    say("end", f"step {done['step']} Mtok {done['tokens'] / 1e6:.1f}", report(model, tokenizer, held, at_most=64))
+    say("end", f"step {done['step']} Mtok {done['tokens'] / 1e6:.1f}", report(model, tree, held))
 
 
 if __name__ == "__main__":

@@ -201,13 +201,19 @@ fn the_numerics_have_not_changed() {
         (coded.bytes.len(), blake3::hash(&coded.bytes).to_hex()[..16].to_owned())
     };
     let len = text.len();
-    let mut toy = Toy { lanes: Vec::new() };
+    let (mut toy, mut corrects) = (Toy { lanes: Vec::new() }, Toy { lanes: Vec::new() });
     let got = [
         code(Predictor::new(len), None),
         code(Predictor::beside(&VOCAB, len), Some(&mut toy)),
         code(Predictor::informed(&VOCAB, len, &prior(), Company::None), None),
+        code(Predictor::informed(&VOCAB, len, &prior(), Company::Correcting), Some(&mut corrects)),
     ];
-    let known = [(1112, "9844ca5b9acddbe3"), (1063, "4810dd1ddcc64d64"), (173, "cd6278633b0f61e3")];
+    let known = [
+        (1112, "9844ca5b9acddbe3"),
+        (1063, "4810dd1ddcc64d64"),
+        (173, "cd6278633b0f61e3"),
+        (198, "e5fb4eb3a90eede1"),
+    ];
     assert_eq!(got, known.map(|(len, hash)| (len, hash.to_owned())));
 }
 
