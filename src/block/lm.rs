@@ -97,23 +97,18 @@ impl Lm {
 
     /// Experts that know nothing yet, for a text of `len` bytes.
     pub(super) fn experts(&self, len: usize) -> Predictor {
-        match &self.core.prior {
-            Some(prior) => {
-                let company = match &self.core.network {
-                    Some(Network::Llama(_)) if self.is_slow() => Company::Foretelling,
-                    Some(Network::Gated(_)) if self.is_slow() => Company::Correcting,
-                    _ => Company::None,
-                };
-                Predictor::informed(&self.core.vocab, len, prior, company)
-            }
-            None => Predictor::beside(&self.core.vocab, len),
-        }
+        let company = match &self.core.network {
+            Some(Network::Llama(_)) if self.is_slow() => Company::Foretelling,
+            Some(Network::Gated(_)) if self.is_slow() => Company::Correcting,
+            _ => Company::None,
+        };
+        self.experts_in(company, len)
     }
 
-    /// The same as they are beside a network that corrects them.
-    pub(super) fn experts_corrected(&self, len: usize) -> Predictor {
+    /// The same in some company.
+    pub(super) fn experts_in(&self, company: Company, len: usize) -> Predictor {
         match &self.core.prior {
-            Some(prior) => Predictor::informed(&self.core.vocab, len, prior, Company::Correcting),
+            Some(prior) => Predictor::informed(&self.core.vocab, len, prior, company),
             None => Predictor::beside(&self.core.vocab, len),
         }
     }

@@ -272,3 +272,16 @@ const OWN: Ints = {
     }
     own
 };
+
+/// Tells nodes apart in hashes.
+#[inline(always)]
+pub fn salt_of(node: u16) -> u32 {
+    u32::from(node).wrapping_mul(0x9E37_79B1)
+}
+
+/// The lines of the table for the contexts and the node that begins a group.
+#[inline(always)]
+pub fn lines<V: Vector>(contexts: &Ints, salt: u32) -> V {
+    let h = V::load(contexts).xor(V::splat(salt as i32)).mul(V::splat(0x85EB_CA6B_u32 as i32));
+    h.xor(h.shr::<15>())
+}

@@ -3,13 +3,14 @@
 
 use super::context::{History, Lane, NONE, PLACES, hash};
 use super::counters::{Adaptive, Estimates, Found, SEEN_MAX, Slot, Table, Worth, haste};
+use super::counters::{lines, salt_of};
 use super::estimation::Estimation;
 use super::matching::{Match, Matcher};
 use super::mixer::{Inputs, Mixer, ONE, Rates};
 use super::prior::{KINDS, Prior, View};
 use super::sure::{Standing, Sure};
 use super::tables::TABLES;
-use super::token_model::Token;
+use super::token_model::{Company, Token};
 use super::vector::{Ints, Shorts, Vector, WIDTH};
 use super::vocab::Vocab;
 use std::sync::Arc;
@@ -41,17 +42,6 @@ const BEFORE: usize = 1 << 10;
 
 /// Fields of lines that begin alike, hashed.
 const TEMPLATES: usize = 1 << 11;
-
-/// The network that experts with a prior stand beside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Company {
-    /// There is none.
-    None,
-    /// One that says how likely each token is: it is trusted most at first.
-    Foretelling,
-    /// One that says what is to be added to what the experts foresee.
-    Correcting,
-}
 
 /// What one kind of experts begins with and how it learns.
 struct Ways {
@@ -88,19 +78,6 @@ fn initial_weights<const I: usize>(all: [i32; 4], prior: i32, contexts: usize) -
     weights.rest.0[DIRECT] = share(all[2]);
     weights.rest.0[LM] = share(all[3]);
     weights
-}
-
-/// Tells nodes apart in hashes.
-#[inline(always)]
-fn salt_of(node: u16) -> u32 {
-    u32::from(node).wrapping_mul(0x9E37_79B1)
-}
-
-/// The lines of the table for the contexts and the node that begins a group.
-#[inline(always)]
-fn lines<V: Vector>(contexts: &Ints, salt: u32) -> V {
-    let h = V::load(contexts).xor(V::splat(salt as i32)).mul(V::splat(0x85EB_CA6B_u32 as i32));
-    h.xor(h.shr::<15>())
 }
 
 /// All that coder and decoder learn in step, with `C` vectors of contexts, `I` of inputs (one more

@@ -19,8 +19,8 @@ mod vector;
 mod vocab;
 
 use predictor::either;
-pub use predictor::{Company, ENGINE, Predictor};
-pub use token_model::{Token, TokenModel};
+pub use predictor::{ENGINE, Predictor};
+pub use token_model::{Company, Token, TokenModel};
 pub use tree::{Child, lexicographic};
 pub use vocab::{Cut, Trie, VOCAB, Vocab};
 
@@ -364,11 +364,20 @@ fn decode_with<V: Vector, const C: usize, const I: usize, const S: usize>(
 
 #[inline(always)]
 fn train_any<V: Vector>(text: &[u8], predictor: &mut Predictor) {
-    either!(predictor, experts => train_with::<V, _, _, _>(text, experts));
+    either!(predictor, experts => follow::<_, V, _, _, _>(&mut Nowhere, text, experts));
 }
 
 #[inline(always)]
-fn train_with<V: Vector, const C: usize, const I: usize, const S: usize>(
+fn trace_any<V: Vector>(text: &[u8], predictor: &mut Predictor) -> Vec<u16> {
+    let mut foreseen = Foreseen::default();
+    either!(predictor, experts => follow::<_, V, _, _, _>(&mut foreseen, text, experts));
+    foreseen.0
+}
+
+/// Passes all decisions of a text, which the experts learn.
+#[inline(always)]
+fn follow<B: Bits, V: Vector, const C: usize, const I: usize, const S: usize>(
+    bits: &mut B,
     text: &[u8],
     experts: &mut Experts<C, I, S>,
 ) {
@@ -376,28 +385,8 @@ fn train_with<V: Vector, const C: usize, const I: usize, const S: usize>(
     let vocab = &*vocab;
     experts.open(&[text.len()]);
     for token in vocab.cut(text) {
-        pass::<_, V, _, _, _>(&mut Nowhere, experts, vocab, 0, Some(token), None);
+        pass::<_, V, _, _, _>(bits, experts, vocab, 0, Some(token), None);
     }
-}
-
-#[inline(always)]
-fn trace_any<V: Vector>(text: &[u8], predictor: &mut Predictor) -> Vec<u16> {
-    either!(predictor, experts => trace_with::<V, _, _, _>(text, experts))
-}
-
-#[inline(always)]
-fn trace_with<V: Vector, const C: usize, const I: usize, const S: usize>(
-    text: &[u8],
-    experts: &mut Experts<C, I, S>,
-) -> Vec<u16> {
-    let vocab = Arc::clone(experts.vocab());
-    let vocab = &*vocab;
-    experts.open(&[text.len()]);
-    let mut foreseen = Foreseen::default();
-    for token in vocab.cut(text) {
-        pass::<_, V, _, _, _>(&mut foreseen, experts, vocab, 0, Some(token), None);
-    }
-    foreseen.0
 }
 
 #[inline(always)]

@@ -1,8 +1,8 @@
 //! The experts, whatever stands beside them.
 
-pub use super::experts::Company;
 use super::experts::{Informed, Narrow, Wide};
 use super::prior::Prior;
+use super::token_model::Company;
 use super::vocab::{VOCAB, Vocab};
 use std::sync::Arc;
 

@@ -30,3 +30,14 @@ pub trait TokenModel {
     /// The likeliest leaf in `lane`, if the model knows.
     fn likeliest(&self, lane: usize) -> Option<usize>;
 }
+
+/// The network that experts with a prior stand beside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Company {
+    /// There is none.
+    None,
+    /// One that says how likely each token is: it is trusted most at first.
+    Foretelling,
+    /// One that says what is to be added to what the experts foresee.
+    Correcting,
+}
