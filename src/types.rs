@@ -178,6 +178,8 @@ pub struct FrameMeta {
 pub struct Share {
     /// Inode.
     pub ino: Ino,
+    /// The generation of its content.
+    pub generation: u64,
     /// Length in bytes, at least 1.
     pub len: u32,
 }
@@ -219,6 +221,15 @@ impl Extent {
     /// One past the last byte in the file.
     pub fn end(&self) -> u64 {
         self.off + self.len
+    }
+
+    /// True if it was made with this frame. In a shared one its generation is that of its part.
+    pub fn is_of(&self, frame: &Frame) -> bool {
+        if frame.meta.shared {
+            return self.meta == FrameMeta { generation: self.meta.generation, ..frame.meta };
+        }
+        let begins = self.off.checked_sub(self.frame_off.into());
+        self.meta == frame.meta && begins == Some(frame.off)
     }
 
     /// The piece of it that lies in `[off, off + len)`, if there is any.

@@ -201,6 +201,52 @@ fn access_control_lists_are_kept_obeyed_and_inherited() {
     works(&["umount", &mnt]);
 }
 
+/// Sets the list of a path as another user, who is in these groups.
+fn set_acl_as(uid: u32, gid: u32, group: u32, p: &Path, value: &[u8]) {
+    let (p, value) = (path(p), value.to_vec());
+    let set = move || {
+        let name = c"system.posix_acl_access";
+        // SAFETY: calls that the child of a fork may make, with strings that end and a buffer of the length given.
+        let done = unsafe {
+            libc::setgroups(1, &raw const group) == 0
+                && libc::setgid(gid) == 0
+                && libc::setuid(uid) == 0
+                && libc::setxattr(p.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+                    == 0
+        };
+        if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    let mut command = Command::new("true");
+    // SAFETY: see there.
+    unsafe { command.pre_exec(set) };
+    assert!(command.status().unwrap().success());
+}
+
+/// As chmod(2) does it: who is not in a file's group takes its set-group-id bit away.
+#[test]
+fn lists_set_by_strangers_to_the_group_take_set_group_id_away() {
+    const NO_ID: u32 = u32::MAX;
+    if !can_run() {
+        return;
+    }
+    let p = open_place();
+    works(&["mount", &p.text("s"), &p.text("mnt"), "-o", "allow_other"]);
+    let (file, dir) = (p.path("mnt/f"), p.path("mnt/d"));
+    std::fs::write(&file, "x").unwrap();
+    std::fs::create_dir(&dir).unwrap();
+    let all = acl(&[(1, 7, NO_ID), (4, 7, NO_ID), (32, 7, NO_ID)]);
+    for path in [&file, &dir] {
+        for (gid, group, after) in [(100, 7, 0o2777), (7, 100, 0o2777), (7, 8, 0o777)] {
+            std::os::unix::fs::chown(path, Some(NOBODY), Some(100)).unwrap();
+            chmod(path, 0o2755);
+            set_acl_as(NOBODY, gid, group, path, &all);
+            let mode = path.metadata().unwrap().mode() & 0o7777;
+            assert_eq!(mode, after, "{} of group {gid} and {group}", path.display());
+        }
+    }
+    works(&["umount", &p.text("mnt")]);
+}
+
 #[test]
 fn the_store_is_for_its_owner_alone() {
     if !can_run() {

@@ -235,8 +235,7 @@ impl BlockReader {
     fn plain(&self, extent: &Extent, primer: Option<&Primer>) -> Result<Vec<u8>, ReadError> {
         let at = extent.frame;
         let f = self.store.read_frame(at)?;
-        let begins = extent.off.checked_sub(u64::from(extent.frame_off));
-        if f.meta != extent.meta || !(f.meta.shared || begins == Some(f.off)) {
+        if !extent.is_of(&f) {
             return Err(ReadError::Other(at));
         }
         let lm = self.model(&f)?;

@@ -279,7 +279,8 @@ impl Fs {
             _ => return Err(FsError::NotSupported),
         };
         let node = self.hold(ino)?;
-        if !zero {
+        // What statfs(2) says is there can be had.
+        if !zero && len > self.store.writable_bytes()? {
             drop(self.store.reserve(len)?);
         }
         if !zero && keep {

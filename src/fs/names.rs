@@ -358,6 +358,7 @@ impl Fs {
                 orphan = Some(d.ino);
             }
         }
+        let mut entry = put(to, to_name, &src);
         if let (Some(d), RenameHow::Exchange) = (&dst, how) {
             records.push(put(from, from_name, d));
             moved(&mut edit, d, to, from, now)?;
@@ -367,10 +368,13 @@ impl Fs {
             let (name, kind) = (from_name.to_vec(), libc::S_IFCHR);
             records.push(Record::PutInode(ino, attr));
             records.push(Record::PutDirent { parent: from, name, ino, kind });
+        } else if from == to {
+            let (from, name) = (from_name.to_vec(), to_name.to_vec());
+            entry = Record::RenameDirent { parent: to, from, name, ino: src.ino, kind: src.kind };
         } else {
             records.push(Record::DelDirent { parent: from, name: from_name.to_vec() });
         }
-        records.push(put(to, to_name, &src));
+        records.push(entry);
         moved(&mut edit, &src, from, to, now)?;
         touched(edit.dir(from)?, now);
         touched(edit.dir(to)?, now);

@@ -2,7 +2,7 @@
 //! memory, after coding, and after a crash.
 
 use super::*;
-use crate::store::{Ecc, MkfsOptions, OpenOptions};
+use crate::store::{Ecc, MkfsOptions, OpenOptions, StoreError};
 use crate::types::Time;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -425,6 +425,21 @@ fn a_terabyte_of_hole_costs_nothing_and_seeks_skip_it() {
 }
 
 #[test]
+fn what_statfs_says_is_there_can_be_allocated() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = fresh(&dir);
+    let ino = create(&fs, b"f");
+    let available = fs.statfs().unwrap().available;
+    let allocate = |len| fs.fallocate(ino, 0, len, libc::FALLOC_FL_KEEP_SIZE, false);
+    // Others may write to the same disk.
+    allocate(available - available / 100).unwrap();
+    assert!(matches!(
+        allocate(available + available / 2),
+        Err(FsError::Store(StoreError::NoSpace { .. }))
+    ));
+}
+
+#[test]
 fn chown_and_writes_of_others_drop_set_id_bits() {
     let dir = tempfile::tempdir().unwrap();
     let fs = fresh(&dir);
@@ -522,6 +537,47 @@ fn directory_offsets_stay_valid_while_names_go() {
         }
     }
     assert_eq!(seen, 100);
+}
+
+/// Who renames what it reads comes to an end, and has seen every file once.
+#[test]
+fn renamed_files_keep_their_place_in_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = fresh(&dir);
+    let files: Vec<Ino> = (0..100u32).map(|n| create(&fs, format!("f{n}").as_bytes())).collect();
+    let rename = |from: &[u8], to: &[u8]| {
+        fs.rename(Ino::ROOT, from, Ino::ROOT, to, RenameHow::Replace).unwrap();
+    };
+    let (mut after, mut seen) = (2, Vec::new());
+    loop {
+        let batch = fs.readdir(Ino::ROOT, after, 7).unwrap();
+        for d in &batch {
+            let other = [b"new ", &*d.name].concat();
+            match d.ino.0 % 3 {
+                0 => rename(&d.name, &other),
+                1 => {
+                    rename(&d.name, b"for a while");
+                    rename(b"for a while", &d.name);
+                }
+                // As editors do: a new file takes the place of the old one.
+                _ => {
+                    create(&fs, &other);
+                    rename(&other, &d.name);
+                }
+            }
+            after = d.cookie;
+            seen.push(d.ino);
+        }
+        if batch.is_empty() || seen.len() > 200 {
+            break;
+        }
+    }
+    assert_eq!(seen, files);
+    let names = fs.readdir(Ino::ROOT, 2, 200).unwrap();
+    assert_eq!(names.len(), 100);
+    for d in names {
+        assert_eq!(fs.lookup(Ino::ROOT, &d.name).unwrap().ino, d.ino);
+    }
 }
 
 #[test]

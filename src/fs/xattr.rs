@@ -138,9 +138,8 @@ impl Fs {
                 }
                 (false, _) => {}
             }
-            let keeps = attr.is_dir() || keeps_set_gid(attr);
             attr.mode = attr.mode & !0o777 | acl.mode();
-            if !keeps {
+            if !keeps_set_gid(attr) {
                 attr.mode &= !libc::S_ISGID;
             }
             // A list that says no more than the mode is not kept.

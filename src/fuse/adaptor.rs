@@ -1,5 +1,6 @@
 //! Unpack, call, reply.
 
+use super::caller::{is_in_group, kills_set_id, new_inode};
 use super::reply::{
     Asked, attr_ttl, file_attr, kind, name_ttl, no_entry, reply_attr, reply_empty, reply_entry,
     reply_xattr, time,
@@ -51,23 +52,14 @@ fn ino(n: INodeNo) -> Ino {
     Ino(n.0)
 }
 
-/// Changes of content by this caller take set-id bits away. Only for writes does the kernel say so
-/// itself (`FUSE_WRITE_KILL_SUIDGID`).
-fn kills_set_id(req: &Request) -> bool {
-    req.uid() != 0
-}
-
-fn new_inode(req: &Request, mode: u32, umask: u32) -> NewInode<'static> {
-    NewInode { mode, umask, rdev: 0, uid: req.uid(), gid: req.gid(), target: None }
-}
-
 impl fuser::Filesystem for Adaptor {
+    /// Not asked for: `FUSE_ASYNC_DIO`. With it the kernel leaves old pages in its cache behind direct writes that
+    /// complete later (Linux 6.18).
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         for wish in [
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_EXPORT_SUPPORT,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             // Access control lists; what a directory's default list says goes before the umask.
@@ -461,8 +453,7 @@ impl fuser::Filesystem for Adaptor {
             };
             let name = name.as_bytes();
             let set = if name.starts_with(b"system.posix_acl_") {
-                let (uid, gid) = (req.uid(), req.gid());
-                self.fs.set_acl(ino(n), name, value, |a| uid == 0 || gid == a.gid)
+                self.fs.set_acl(ino(n), name, value, |a| is_in_group(req, a.gid))
             } else {
                 self.fs.setxattr(ino(n), name, value, how)
             };

@@ -1,6 +1,7 @@
 //! The kernel's side: mount, adaptor (unpack, call, reply), unmount.
 
 mod adaptor;
+mod caller;
 mod errno;
 mod helper;
 mod mount;

@@ -301,10 +301,14 @@ fn code_shared(
     let Some(encoded) = encoded(plain, None, recipe, &runs[0].1)? else {
         return Ok(Coded::default());
     };
-    let generation = runs.iter().map(|(_, run)| run.generation()).max().unwrap_or(0);
+    let share = |(ino, run): &(Ino, Run)| Share {
+        ino: *ino,
+        generation: run.generation(),
+        len: run.len as u32,
+    };
+    let shares: Vec<Share> = runs.iter().map(share).collect();
+    let generation = shares.iter().map(|s| s.generation).max().unwrap_or(0);
     let frame = recipe.frame(Ino(0), 0, generation, plain, encoded);
-    let shares: Vec<Share> =
-        runs.iter().map(|(ino, run)| Share { ino: *ino, len: run.len as u32 }).collect();
     loop {
         let guarded = |txn: Txn, (ino, run): &(Ino, Run)| txn.only_if(unchanged(*ino, run));
         let txn = runs.iter().fold(Txn::default(), guarded).share(frame.clone(), &shares);

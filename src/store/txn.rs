@@ -4,7 +4,7 @@ use super::api::{Result, StoreError};
 use crate::store::log::frame::{Header, Kind, MAX_LEN, MAX_U40, MAX_U48, Stamp};
 use crate::store::log::record::Record;
 use crate::store::log::shares;
-use crate::types::{Extent, Frame, FrameRef, Ino, Share};
+use crate::types::{Extent, Frame, FrameMeta, FrameRef, Ino, Share};
 
 /// Compare-and-swap: the transaction is applied only if the extents that overlap the range are
 /// exactly these, in this order, as far as they lie in it.
@@ -83,7 +83,8 @@ impl Txn {
         let mut frame_off = 0;
         for share in shares {
             let len = share.len.into();
-            let extent = Extent { off: 0, len, frame: place, frame_off, meta: frame.meta };
+            let meta = FrameMeta { generation: share.generation, ..frame.meta };
+            let extent = Extent { off: 0, len, frame: place, frame_off, meta };
             self.records.push(Record::PutExtent(share.ino, extent));
             frame_off += share.len;
         }
@@ -127,8 +128,9 @@ impl Txn {
     /// True if it can only make room.
     pub(super) fn frees(&self) -> bool {
         let frees = |r: &Record| {
-            use Record::{DelDirent, DelInode, DelXattr, Punch};
-            matches!(r, DelInode(_) | DelDirent { .. } | DelXattr(..) | Punch { .. })
+            use Record::{DelDirent, DelInode, DelXattr, Punch, RenameDirent};
+            let of_names = matches!(r, DelDirent { .. } | RenameDirent { .. });
+            of_names || matches!(r, DelInode(_) | DelXattr(..) | Punch { .. })
         };
         self.frames.is_empty() && self.records.iter().any(frees)
     }

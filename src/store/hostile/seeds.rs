@@ -173,7 +173,7 @@ fn store(ecc: u8) -> Vec<u8> {
     // Two files that share a frame.
     let mut h = header(0, 0, Encoding::Raw, b"one and the other", 0);
     (h.meta.shared, h.meta.staged) = (true, false);
-    let shares = [Share { ino: Ino(6), len: 7 }, Share { ino: Ino(7), len: 10 }];
+    let shares = [(6, 7), (7, 10)].map(|(ino, len)| Share { ino: Ino(ino), generation: 1, len });
     let at = w.data(0, h, &shares::join(&shares, b"one and the other"));
     let part = |frame_off, len| Extent { off: 0, len, frame_off, ..extent(&h, at) };
     w.batch(&[
@@ -189,7 +189,14 @@ fn store(ecc: u8) -> Vec<u8> {
         Record::PutModel(model),
         Record::Punch { ino: Ino(2), off: 2, len: 3 },
         name(1, b"gone", 2, libc::S_IFREG),
-        Record::DelDirent { parent: Ino(1), name: b"gone".to_vec() },
+        Record::RenameDirent {
+            parent: Ino(1),
+            from: b"gone".to_vec(),
+            name: b"moved".to_vec(),
+            ino: Ino(2),
+            kind: libc::S_IFREG,
+        },
+        Record::DelDirent { parent: Ino(1), name: b"moved".to_vec() },
     ]);
     let bytes = w.log.bytes.clone();
     if let Ok(side) = sidecar::make(level(ecc), stamp(ecc), 1, &bytes)

@@ -196,14 +196,12 @@ impl State {
                 Ok(())
             }
             Record::PutDirent { parent, name, ino, kind } => {
-                self.put_dirent(*parent, name, *ino, *kind)
+                self.put_dirent(*parent, name, (*ino, *kind), None)
             }
-            Record::DelDirent { parent, name } => {
-                if let Some(v) = self.take_out(key_name(b'd', parent.0, name))? {
-                    let cookie = In(&v).u64().ok_or_else(|| bad("name"))?;
-                    self.table.del(key2(b'c', parent.0, cookie));
-                }
-                Ok(())
+            Record::DelDirent { parent, name } => self.del_dirent(*parent, name).map(drop),
+            Record::RenameDirent { parent, from, name, ino, kind } => {
+                let cookie = self.del_dirent(*parent, from)?;
+                self.put_dirent(*parent, name, (*ino, *kind), cookie)
             }
             Record::PutXattr(ino, name, value) => {
                 self.table.put(key_name(b'x', ino.0, name), value.clone());
@@ -273,10 +271,27 @@ impl State {
         if name == MODEL_XATTR { self.count_by_model(ino) } else { Ok(()) }
     }
 
-    fn put_dirent(&mut self, parent: Ino, name: &[u8], ino: Ino, kind: u32) -> Result<()> {
+    /// Removes a name; its cookie, if it was there.
+    fn del_dirent(&mut self, parent: Ino, name: &[u8]) -> Result<Option<u64>> {
+        let Some(v) = self.take_out(key_name(b'd', parent.0, name))? else { return Ok(None) };
+        let cookie = In(&v).u64().ok_or_else(|| bad("name"))?;
+        self.table.del(key2(b'c', parent.0, cookie));
+        Ok(Some(cookie))
+    }
+
+    /// Puts a name with the cookie it has, else with that of before, else with a new one.
+    fn put_dirent(
+        &mut self,
+        parent: Ino,
+        name: &[u8],
+        (ino, kind): (Ino, u32),
+        before: Option<u64>,
+    ) -> Result<()> {
         let k = key_name(b'd', parent.0, name);
         let cookie = if let Some(v) = self.table.get(&k)? {
             In(&v).u64().ok_or_else(|| bad("name"))?
+        } else if let Some(before) = before {
+            before
         } else {
             self.totals.last_cookie =
                 self.totals.last_cookie.max(FIRST_COOKIE - 1).saturating_add(1);

@@ -33,6 +33,19 @@ pub enum Record {
         /// Name.
         name: Vec<u8>,
     },
+    /// Change a name within a directory, in place of what has the new one. What readdir(3) has passed stays passed.
+    RenameDirent {
+        /// Directory.
+        parent: Ino,
+        /// Old name.
+        from: Vec<u8>,
+        /// New name.
+        name: Vec<u8>,
+        /// What it names.
+        ino: Ino,
+        /// `S_IFMT` bits.
+        kind: u32,
+    },
     /// Set an extended attribute.
     PutXattr(Ino, Vec<u8>, Vec<u8>),
     /// Remove an extended attribute.
@@ -271,6 +284,9 @@ impl Record {
                 o.u64(*since_checkpoint).u32(checkpoint.0).u64(checkpoint.1).bytes(totals)
             }
             Self::Cut { ino, off, len } => o.u8(14).u64(ino.0).u64(*off).u64(*len),
+            Self::RenameDirent { parent, from, name, ino, kind } => {
+                o.u8(15).u64(parent.0).u64(ino.0).u32(*kind).bytes(from).bytes(name)
+            }
         };
     }
 
@@ -299,6 +315,10 @@ impl Record {
                 Self::Shutdown { index, digest, since_checkpoint, checkpoint, totals: i.bytes()? }
             }
             14 => Self::Cut { ino: i.ino()?, off: i.u64()?, len: i.u64()? },
+            15 => {
+                let (parent, ino, kind) = (i.ino()?, i.ino()?, i.u32()?);
+                Self::RenameDirent { parent, from: i.bytes()?, name: i.bytes()?, ino, kind }
+            }
             _ => return None,
         })
     }
@@ -308,6 +328,7 @@ impl Record {
         let variable = match self {
             Self::PutSymlink(_, t) => t.len(),
             Self::PutDirent { name, .. } | Self::DelDirent { name, .. } => name.len(),
+            Self::RenameDirent { from, name, .. } => from.len() + name.len(),
             Self::PutXattr(_, n, v) => n.len() + v.len(),
             Self::DelXattr(_, n) => n.len(),
             Self::PutModel(m) => m.name.len(),
@@ -460,6 +481,13 @@ mod tests {
             Record::PutSymlink(Ino(3), b"t".to_vec()),
             Record::PutDirent { parent: Ino(1), name: b"n".to_vec(), ino: Ino(2), kind: 3 },
             Record::DelDirent { parent: Ino(1), name: b"n".to_vec() },
+            Record::RenameDirent {
+                parent: Ino(1),
+                from: b"n".to_vec(),
+                name: b"m".to_vec(),
+                ino: Ino(2),
+                kind: 3,
+            },
             Record::PutXattr(Ino(1), b"k".to_vec(), b"v".to_vec()),
             Record::DelXattr(Ino(1), b"k".to_vec()),
             Record::PutExtent(Ino(1), extent),

@@ -1,19 +1,20 @@
 //! Whose the parts of a shared frame are: a table before the code in its payload.
 //!
-//! Its number of entries (u32), then of each its inode (u64) and its length (u32). The parts lie in this order in
-//! the plaintext, without gaps; each is the beginning of its file.
+//! Its number of entries (u32), then of each its inode (u64), its generation (u40) and its length (u32). The parts lie
+//! in this order in the plaintext, without gaps; each is the beginning of its file.
 
 use crate::types::{Ino, Share};
 
 /// Bytes of an entry.
-const ENTRY: usize = 12;
+const ENTRY: usize = 17;
 
-/// The payload of a shared frame.
+/// The payload of a shared frame. No generation is above [`super::frame::MAX_U40`].
 pub fn join(shares: &[Share], code: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(4 + ENTRY * shares.len() + code.len());
     out.extend_from_slice(&(shares.len() as u32).to_le_bytes());
     for share in shares {
         out.extend_from_slice(&share.ino.0.to_le_bytes());
+        out.extend_from_slice(&share.generation.to_le_bytes()[..5]);
         out.extend_from_slice(&share.len.to_le_bytes());
     }
     out.extend_from_slice(code);
@@ -28,10 +29,12 @@ pub fn split(payload: &[u8], plain_len: u32) -> Option<(Vec<Share>, &[u8])> {
     let mut left = plain_len;
     let mut shares = Vec::with_capacity(table.len() / ENTRY);
     for entry in table.chunks_exact(ENTRY) {
-        let (ino, len) = entry.split_first_chunk()?;
-        let (ino, len) = (Ino(u64::from_le_bytes(*ino)), u32::from_le_bytes(len.try_into().ok()?));
+        let (ino, rest) = entry.split_first_chunk()?;
+        let (generation, len) = rest.split_first_chunk::<5>()?;
+        let len = u32::from_le_bytes(len.try_into().ok()?);
         left = left.checked_sub(len).filter(|_| len > 0)?;
-        shares.push(Share { ino, len });
+        let generation = generation.iter().rev().fold(0, |g, b| g << 8 | u64::from(*b));
+        shares.push(Share { ino: Ino(u64::from_le_bytes(*ino)), generation, len });
     }
     (left == 0).then_some((shares, code))
 }
@@ -43,18 +46,20 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let shares = [Share { ino: Ino(5), len: 3 }, Share { ino: Ino(0x0102), len: 0x10 }];
+        let share = |ino, generation, len| Share { ino: Ino(ino), generation, len };
+        let shares = [share(5, 9, 3), share(0x0102, 0x05_0403_0201, 0x10)];
         let payload = join(&shares, b"code");
         assert_eq!(
             hex(&payload),
-            "020000000500000000000000030000000201000000000000100000 00636f6465".replace(' ', "")
+            "02000000 0500000000000000 0900000000 03000000 0201000000000000 0102030405 10000000 636f6465"
+                .replace(' ', "")
         );
         assert_eq!(split(&payload, 19), Some((shares.to_vec(), &b"code"[..])));
     }
 
     #[test]
     fn a_forged_table_is_none() {
-        let share = |len| Share { ino: Ino(5), len };
+        let share = |len| Share { ino: Ino(5), generation: 9, len };
         let payload = join(&[share(3), share(4)], b"code");
         assert!(split(&payload, 7).is_some());
         assert!(split(&payload, 6).is_none() && split(&payload, 8).is_none());

@@ -159,7 +159,9 @@ fn inode(change: &Record) -> Option<Ino> {
         | Record::PutExtent(ino, _)
         | Record::Punch { ino, .. }
         | Record::Cut { ino, .. } => Some(*ino),
-        Record::PutDirent { parent, .. } | Record::DelDirent { parent, .. } => Some(*parent),
+        Record::PutDirent { parent, .. }
+        | Record::DelDirent { parent, .. }
+        | Record::RenameDirent { parent, .. } => Some(*parent),
         _ => None,
     }
 }

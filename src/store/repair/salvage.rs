@@ -55,7 +55,8 @@ impl Found {
         let table = shares::split(h.payload(frame), h.meta.plain_len);
         let mut frame_off = 0;
         let mut part = |share: Share| {
-            let part = Self { ino: share.ino.0, off: 0, len: share.len, frame_off, ..whole };
+            let meta = FrameMeta { generation: share.generation, ..h.meta };
+            let part = Self { meta, ino: share.ino.0, off: 0, len: share.len, frame_off, ..whole };
             frame_off += share.len;
             part
         };

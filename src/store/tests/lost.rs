@@ -222,6 +222,30 @@ fn files_that_share_a_frame_find_their_parts() {
     assert_eq!(contents(&store, inos[1], 300).unwrap(), [8; 300]);
 }
 
+/// A write may take its generation before, and be appended after, a frame that the file's old bytes share with newer
+/// ones of other files.
+#[test]
+fn what_was_written_over_a_part_of_a_shared_frame_is_the_newer() {
+    let dir = made();
+    let store = open(dir.path());
+    let inos = [b"b", b"c"].map(|name| create(&store, name).unwrap());
+    write(&store, inos[0], 0, &[7; 500]).unwrap();
+    let over = data(inos[0], 100, &[9; 50], store.next_generation());
+    write(&store, inos[1], 0, &[8; 300]).unwrap();
+    power::recode(&store, b'c').unwrap();
+    store.append(Txn::default().map(over)).unwrap();
+    let wanted = contents(&store, inos[0], 500).unwrap();
+    assert_eq!(wanted[90..160], [[7; 10].as_slice(), &[9; 50], &[7; 10]].concat());
+    store.close().unwrap();
+    drop(store);
+    forget(dir.path());
+    keep(dir.path(), &[Kind::Data]);
+    let store = Store::open_to_check(dir.path(), false, false).unwrap();
+    store.salvage(true).unwrap();
+    assert_eq!(contents(&store, inos[0], 500).unwrap(), wanted);
+    assert_eq!(contents(&store, inos[1], 300).unwrap(), [8; 300]);
+}
+
 #[test]
 fn a_primer_is_found_with_the_frames_that_name_it() {
     let dir = made();

@@ -367,19 +367,15 @@ pub fn recode(store: &Store, f: u8) -> Result<()> {
 
 fn share(store: &Store, files: &[u8]) -> Result<()> {
     let (mut plain, mut shares, mut txn) = (Vec::new(), Vec::new(), Txn::default());
-    let mut generation = 0;
     for f in files {
         let Some(ino) = store.dirent(Ino::ROOT, &[*f])?.map(|d| d.ino) else { continue };
         let Some(e) = store.extents_in(ino, 0, u64::MAX)?.first().copied() else { continue };
         let expect = store.extents_in(ino, 0, e.end())?;
-        generation = generation.max(e.meta.generation);
         plain.extend_from_slice(&contents(store, ino, LEN)?[..e.end() as usize]);
-        shares.push(Share { ino, len: e.end() as u32 });
+        shares.push(Share { ino, generation: e.meta.generation, len: e.end() as u32 });
         txn = txn.only_if(Guard { ino, off: 0, len: e.end(), expect });
     }
-    if shares.is_empty() {
-        return Ok(());
-    }
+    let Some(generation) = shares.iter().map(|s| s.generation).max() else { return Ok(()) };
     let mut coded = data(Ino(0), 0, &plain, generation);
     coded.meta.staged = false;
     store.append(txn.share(coded, &shares)).map(drop)
