@@ -39,10 +39,10 @@ def main():
     p.add_argument("--model", type=Path, nargs="+", required=True)
     p.add_argument("--at-most", type=int, default=12, help="windows of each kind")
     a = p.parse_args()
-    tree = Tree(a.traces / "held-code.tree")
+    tree = Tree(a.traces / "held/code.tree")
     for folder in a.model:
         model = gated.load(folder)
-        held = Traces(a.traces, "held", tree, model.c.start)
+        held = Traces([a.traces / "held"], tree, model.c.start)
         print(folder, report(model, tree, held, a.at_most))
 
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The deep model's network, from folders of text to weights that `lmfs model import` reads.
 #
-#   training/run.sh reproduce     parts CORPUS, counts half of it, traces the rest, trains MINUTES minutes, exports WORK/run/final
+#   training/run.sh reproduce     parts CORPUS, counts and traces its halves, trains MINUTES minutes, exports WORK/run/final
 #   training/run.sh continue      goes on: with the interrupted run if there is one, else from before the last decay
 #
 # CORPUS   folders of text, each with one folder per kind (prose docs zh code logs data)
@@ -26,17 +26,20 @@ case ${1:-} in
     : "${CORPUS:?folders of text}"
     # shellcheck disable=SC2086  # several folders
     idle split.py --corpus $CORPUS --out "$WORK/parts"
-    (
+    for half in a b; do
       export XDG_DATA_HOME=$WORK
-      nice -n 19 "$LMFS" model train --corpus "$WORK/parts/counted" --name half --memory 19M
-      "$LMFS" model export half --output "$WORK/half.lmfsmodel"
-    )
+      nice -n 19 "$LMFS" model train --corpus "$WORK/parts/$half" --name "half-$half" --memory 19M
+      "$LMFS" model export "half-$half" --output "$WORK/half-$half.lmfsmodel"
+    done
     (cd "$here/.." && cargo build --release --example trace)
-    for part in held trained; do
+    # Each with the prior that has not seen it.
+    for part in "held a" "b a" "a b"; do
+      read -r text prior <<<"$part"
+      mkdir -p "$WORK/traces/$text"
       for kind in prose docs zh code logs data; do
-        echo "$WORK/parts/$part/$kind" "$WORK/traces/$part-$kind"
+        echo "$WORK/half-$prior.lmfsmodel" "$WORK/parts/$text/$kind" "$WORK/traces/$text/$kind"
       done
-    done | nice -n 19 xargs -P "$(nproc)" -n 2 "${CARGO_TARGET_DIR:-$here/../target}/release/examples/trace" "$WORK/half.lmfsmodel"
+    done | nice -n 19 xargs -P "$(nproc)" -n 3 "${CARGO_TARGET_DIR:-$here/../target}/release/examples/trace"
     from=
     ;;
   continue)

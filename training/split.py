@@ -1,10 +1,11 @@
-"""Parts a corpus into what a prior is counted from, what a network is trained on, and what judges both.
+"""Parts a corpus into two halves, and a little that judges.
 
   split.py --corpus DIR [DIR...] --out WORK/parts
 
 A corpus is a folder with one folder per kind: prose docs zh code logs data. A network is trained on top of a prior that
-has not seen its text: else it would learn to trust the prior too much. So half of the files go to OUT/counted, the others
-to OUT/trained, but for a few that go to OUT/held. Which goes where is the hash of its name; files are linked, not copied.
+has not seen its text: else it would learn to trust the prior too much. So each of the halves, OUT/a and OUT/b, is traced
+with the prior that is counted from the other, and what is held out of b, OUT/held, with that of a. Which goes where is the
+hash of its name; files are linked, not copied.
 """
 
 import argparse
@@ -13,15 +14,15 @@ import os
 from pathlib import Path
 
 KINDS = ["prose", "docs", "zh", "code", "logs", "data"]
-# Of 256 files that are not counted, so many are held out.
+# Of 256 files of b, so many are held out.
 HELD = {"prose": 16, "docs": 10, "zh": 10, "code": 10, "logs": 16, "data": 16}
 
 
 def part_of(name, kind):
     hashed = hashlib.md5(name.encode()).digest()
     if hashed[0] & 1:
-        return "counted"
-    return "held" if hashed[1] < HELD[kind] else "trained"
+        return "a"
+    return "held" if hashed[1] < HELD[kind] else "b"
 
 
 def main():

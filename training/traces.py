@@ -1,4 +1,4 @@
-"""Tokens and what the experts foresaw of them: PART-KIND.tokens and PART-KIND.foreseen, as examples/trace.rs writes them."""
+"""Tokens and what the experts foresaw of them: KIND.tokens and KIND.foreseen in a folder, as examples/trace.rs writes them."""
 
 from pathlib import Path
 
@@ -6,22 +6,25 @@ import numpy as np
 import torch
 
 # Share of each kind in training.
-MIX = {"prose": 0.32, "docs": 0.17, "zh": 0.22, "code": 0.20, "logs": 0.06, "data": 0.03}
+MIX = {"prose": 0.38, "docs": 0.20, "zh": 0.18, "code": 0.17, "logs": 0.05, "data": 0.02}
 
 
 class Traces:
-    """One part, by kind. All decisions are in one array; each kind knows where its tokens' first ones are."""
+    """What lies in some folders, by kind. All decisions are in one array; each kind knows where its tokens' first ones are."""
 
-    def __init__(self, folder, part, tree, start):
+    def __init__(self, folders, tree, start):
         self.start, self.kinds, decisions, before = start, {}, [], 0
         for kind in MIX:
-            tokens = np.fromfile(Path(folder) / f"{part}-{kind}.tokens", "<u2")
-            foreseen = np.fromfile(Path(folder) / f"{part}-{kind}.foreseen", "<u2")
-            ends = np.cumsum(tree.depth[tokens])
-            assert ends[-1] == len(foreseen), f"{part}-{kind}: not made with this tree"
-            self.kinds[kind] = tokens, np.concatenate([[0], ends[:-1]]) + before
-            decisions.append(foreseen)
-            before += len(foreseen)
+            pieces = []
+            for name in [Path(folder) / kind for folder in folders]:
+                tokens = np.fromfile(name.with_suffix(".tokens"), "<u2")
+                foreseen = np.fromfile(name.with_suffix(".foreseen"), "<u2")
+                ends = np.cumsum(tree.depth[tokens])
+                assert ends[-1] == len(foreseen), f"{name}: not made with this tree"
+                pieces.append((tokens, np.concatenate([[0], ends[:-1]]) + before))
+                decisions.append(foreseen)
+                before += len(foreseen)
+            self.kinds[kind] = [np.concatenate(x) for x in zip(*pieces)]
         self.foreseen = np.concatenate(decisions)
 
     def crop(self, kind, at, length):

@@ -49,7 +49,7 @@ def optimisers(model, dtype):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--traces", type=Path, required=True, help="folder of what examples/trace.rs wrote")
+    p.add_argument("--traces", type=Path, required=True, help="folder of a, b and held, as examples/trace.rs wrote them")
     p.add_argument("--run", type=Path, required=True, help="folder for states and the log")
     p.add_argument("--minutes", type=float, required=True)
     p.add_argument("--decay-minutes", type=float, required=True)
@@ -66,8 +66,9 @@ def main():
     torch.manual_seed(a.seed)
     rng = np.random.default_rng(a.seed)
     model = gated.load(a.from_model) if a.from_model else gated.Model(gated.Config())
-    tree = Tree(a.traces / "trained-code.tree")
-    train, held = (Traces(a.traces, part, tree, model.c.start) for part in ("trained", "held"))
+    tree = Tree(a.traces / "held/code.tree")
+    train = Traces([a.traces / "a", a.traces / "b"], tree, model.c.start)
+    held = Traces([a.traces / "held"], tree, model.c.start)
     dtype = fast_dtype()
     opts = optimisers(model, dtype)
     done = {"step": 0, "tokens": 0, "decay": 1.0}
