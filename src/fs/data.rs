@@ -311,29 +311,39 @@ impl Fs {
 
     /// lseek(2) with `SEEK_DATA` (`data`) or `SEEK_HOLE`.
     pub fn seek(&self, ino: Ino, off: u64, data: bool) -> Result<u64> {
+        /// Extents looked at together; they end where a hole begins, mostly.
+        const PAGE: usize = 32;
         let node = self.hold(ino)?;
         let s = node.state();
         let size = s.attr.size;
         if off >= size {
             return Err(FsError::NoData);
         }
-        let mut runs: Vec<(u64, u64)> =
-            self.store.extents_in(ino, off, size - off)?.iter().map(|e| (e.off, e.end())).collect();
-        for d in [&s.dirty, &s.staging] {
-            runs.extend(d.ranges_from(off).map(|(at, b)| (at, at + b.len() as u64)));
+        let written_from = |at| s.dirty.ranges_from(at).chain(s.staging.ranges_from(at));
+        if data {
+            let written = written_from(off).map(|(at, _)| at);
+            let stored = self.store.extents_from(ino, off, 1)?.into_iter().map(|e| e.off);
+            let first = written.chain(stored).min().filter(|at| *at < size);
+            return first.map(|at| at.max(off)).ok_or(FsError::NoData);
         }
-        runs.sort_unstable();
         let mut hole = off;
-        for (start, end) in runs {
-            if data {
-                return Ok(start.max(off));
+        loop {
+            let before = hole;
+            // What is written may close the gaps of what is stored, and the other way round.
+            for (at, bytes) in written_from(before) {
+                if at <= hole {
+                    hole = hole.max(at + bytes.len() as u64);
+                }
             }
-            if start > hole {
-                break;
+            for e in self.store.extents_from(ino, hole, PAGE)? {
+                if e.off <= hole {
+                    hole = hole.max(e.end());
+                }
             }
-            hole = hole.max(end);
+            if hole == before || hole >= size {
+                return Ok(hole.min(size));
+            }
         }
-        if data { Err(FsError::NoData) } else { Ok(hole.min(size)) }
     }
 
     /// copy_file_range(2) by reading and writing; holes become zeros. Returns the bytes copied.

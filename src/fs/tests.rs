@@ -424,6 +424,34 @@ fn a_terabyte_of_hole_costs_nothing_and_seeks_skip_it() {
     }
 }
 
+/// Pieces that lie apart and some that adjoin, stored or not: what is found, and in a time that grows with their number
+/// alone.
+#[test]
+fn seeks_find_each_of_many_ranges() {
+    const PIECES: u64 = 30_000;
+    let dir = tempfile::tempdir().unwrap();
+    let fs = fresh(&dir);
+    let ino = create(&fs, b"sparse");
+    // Of three pieces, two adjoin.
+    let place = |n: u64| n / 3 * 1000 + [0, 100, 700][n as usize % 3];
+    for n in 0..PIECES {
+        fs.write(ino, place(n), &[7; 100], false).unwrap();
+        if n % 3 == 0 {
+            fs.flush(ino).unwrap();
+        }
+    }
+    let began = std::time::Instant::now();
+    let (mut at, mut found) = (0, Vec::new());
+    while let Ok(start) = fs.seek(ino, at, true) {
+        at = fs.seek(ino, start, false).unwrap();
+        found.push((start, at));
+    }
+    let wanted = (0..PIECES / 3)
+        .flat_map(|n| [(n * 1000, n * 1000 + 200), (n * 1000 + 700, n * 1000 + 800)]);
+    assert!(found.into_iter().eq(wanted));
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
 #[test]
 fn what_statfs_says_is_there_can_be_allocated() {
     let dir = tempfile::tempdir().unwrap();

@@ -205,7 +205,12 @@ impl Store {
 
     /// Extents that overlap `[off, off + len)`, whole (not cut to the range), in order.
     pub fn extents_in(&self, ino: Ino, off: u64, len: u64) -> Result<Vec<Extent>> {
-        self.look(ino, |s| s.extents_in(ino, off, len))
+        self.look(ino, |s| s.extents_in(ino, off..off.saturating_add(len), usize::MAX))
+    }
+
+    /// The first extents that end behind `off`, at most `max`, whole, in order.
+    pub fn extents_from(&self, ino: Ino, off: u64, max: usize) -> Result<Vec<Extent>> {
+        self.look(ino, |s| s.extents_in(ino, off..u64::MAX, max))
     }
 
     /// Bytes of an inode that are not holes.
@@ -214,7 +219,7 @@ impl Store {
         let (mut sum, mut from) = (0, 0);
         loop {
             // In pages, so that nobody waits for long.
-            let page = self.look(ino, |s| s.some_extents(ino, from..u64::MAX, PAGE))?;
+            let page = self.extents_from(ino, from, PAGE)?;
             sum += page.iter().map(|e| e.len).sum::<u64>();
             match page.last().filter(|_| page.len() == PAGE) {
                 Some(last) => from = last.end(),

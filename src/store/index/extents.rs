@@ -141,7 +141,7 @@ impl State {
     /// Removes all extents of a range.
     fn unmap(&mut self, ino: Ino, range: &Range<u64>) -> Result<()> {
         let (off, end) = (range.start, range.end);
-        for e in self.mapped_in(ino, range)? {
+        for e in self.mapped_in(ino, range, usize::MAX)? {
             // Pieces first, so that what both refer to lives on.
             let (head, tail) = (off.saturating_sub(e.off), e.end().saturating_sub(end));
             let mut pieces = Vec::new();
@@ -171,17 +171,24 @@ impl State {
         Ok(())
     }
 
-    /// Extents that overlap a range.
-    pub fn extents_in(&self, ino: Ino, off: u64, len: u64) -> Result<Vec<Extent>> {
+    /// At most `max` extents that overlap a range, in order.
+    pub fn extents_in(&self, ino: Ino, range: Range<u64>, max: usize) -> Result<Vec<Extent>> {
         let mut out = Vec::new();
-        for part in self.cuts.outside(ino, off..off.saturating_add(len)) {
-            out.append(&mut self.mapped_in(ino, &part)?);
+        for part in self.cuts.outside(ino, range) {
+            if out.len() < max {
+                out.append(&mut self.mapped_in(ino, &part, max - out.len())?);
+            }
         }
         Ok(out)
     }
 
-    /// Extents that overlap a range, those that were cut and have not gone yet among them.
-    pub(in crate::store) fn mapped_in(&self, ino: Ino, range: &Range<u64>) -> Result<Vec<Extent>> {
+    /// The same, with those that were cut and have not gone yet.
+    pub(in crate::store) fn mapped_in(
+        &self,
+        ino: Ino,
+        range: &Range<u64>,
+        max: usize,
+    ) -> Result<Vec<Extent>> {
         let extent = |v: &[u8]| In(v).extent().ok_or_else(|| bad("extent"));
         let mut out = Vec::new();
         if range.is_empty() {
@@ -194,22 +201,9 @@ impl State {
                 out.push(e);
             }
         }
-        for (_, v) in self.table.scan(&from, &hi, usize::MAX)? {
-            out.push(extent(&v)?);
-        }
-        Ok(out)
-    }
-
-    /// At most `max` extents of a file that begin in a range, in order.
-    pub fn some_extents(&self, ino: Ino, range: Range<u64>, max: usize) -> Result<Vec<Extent>> {
-        let mut out = Vec::new();
-        for part in self.cuts.outside(ino, range) {
-            let (lo, hi) = extent_keys(ino, &part);
-            for (_, v) in self.table.scan(&lo, &hi, max - out.len())? {
-                out.push(In(&v).extent().ok_or_else(|| bad("extent"))?);
-            }
-            if out.len() >= max {
-                break;
+        if out.len() < max {
+            for (_, v) in self.table.scan(&from, &hi, max - out.len())? {
+                out.push(extent(&v)?);
             }
         }
         Ok(out)

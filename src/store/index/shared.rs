@@ -54,7 +54,7 @@ impl State {
     /// Enters the new place of a frame in its extents.
     pub(super) fn relocate_shared(&mut self, l: &Live, from: FrameRef, to: FrameRef) -> Result<()> {
         for (ino, off) in self.owners(from)? {
-            for e in self.mapped_in(ino, &(off..off.saturating_add(1)))? {
+            for e in self.mapped_in(ino, &(off..off.saturating_add(1)), 1)? {
                 self.relocate_extent(ino, &e, from, to);
             }
         }
@@ -103,7 +103,7 @@ impl Store {
         let state = self.view();
         let Some((last, _)) = state.owners(frame)?.pop() else { return Ok(None) };
         for ino in (1..=NEXT).map(|n| Ino(last.0.saturating_add(n))) {
-            let first = state.mapped_in(ino, &(0..1))?;
+            let first = state.mapped_in(ino, &(0..1), 1)?;
             if let Some(e) = first.into_iter().find(|e| e.meta.shared && e.frame != frame) {
                 return Ok(Some(e));
             }

@@ -438,7 +438,9 @@ impl State {
         if l.shared {
             return self.relocate_shared(&l, from, to);
         }
-        for e in self.mapped_in(l.ino, &(l.off..l.off.saturating_add(l.plain_len.into())))? {
+        for e in
+            self.mapped_in(l.ino, &(l.off..l.off.saturating_add(l.plain_len.into())), usize::MAX)?
+        {
             self.relocate_extent(l.ino, &e, from, to);
         }
         Ok(())
