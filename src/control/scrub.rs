@@ -292,7 +292,8 @@ fn decode_files(
         let mut shared = BTreeSet::new();
         for (ino, done) in inodes.into_iter().zip(1..) {
             let mut own = BTreeSet::new();
-            for e in store.extents_in(ino, 0, u64::MAX)? {
+            for e in store.extents(ino) {
+                let e = e?;
                 let seen = if e.meta.shared { &mut shared } else { &mut own };
                 let here = !store.is_evicted(e.frame.segment);
                 let new = here && seen.insert((e.frame.segment, e.frame.offset));

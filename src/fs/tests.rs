@@ -449,6 +449,10 @@ fn seeks_find_each_of_many_ranges() {
     let wanted = (0..PIECES / 3)
         .flat_map(|n| [(n * 1000, n * 1000 + 200), (n * 1000 + 700, n * 1000 + 800)]);
     assert!(found.into_iter().eq(wanted));
+    fs.flush(ino).unwrap();
+    let all = fs.store().extents_in(ino, 0, u64::MAX).unwrap();
+    assert!(all.len() as u64 >= PIECES / 2);
+    assert!(fs.store().extents(ino).map(|e| e.unwrap()).eq(all));
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 

@@ -16,17 +16,20 @@ impl Fs {
     pub fn may_hold(&self, ino: Ino, words: &[Vec<u8>]) -> Result<Vec<Range<u64>>> {
         self.flush(ino)?;
         let size = self.getattr(ino)?.size;
-        let extents = self.store.extents_in(ino, 0, u64::MAX)?;
         let mut all: Vec<Stretch> = Vec::new();
         let mut before: Option<Frame> = None;
         let mut at = 0;
-        for e in extents.iter().take_while(|e| e.off < size) {
+        for e in self.store.extents(ino) {
+            let e = e?;
+            if e.off >= size {
+                break;
+            }
             if e.off > at {
                 all.push(Stretch { range: at..e.off, has: vec![true; words.len()] });
                 before = None;
             }
             at = e.end();
-            let frame = self.whole(e);
+            let frame = self.whole(&e);
             let filter = frame.as_ref().and_then(filter_of);
             let mut has: Vec<bool> =
                 words.iter().map(|w| filter.is_none_or(|f| f.may_hold(w))).collect();
@@ -51,7 +54,7 @@ impl Fs {
     fn whole(&self, e: &Extent) -> Option<Frame> {
         let whole = e.frame_off == 0 && e.len == u64::from(e.meta.plain_len) && !e.meta.staged;
         // Whoever reads the block says what is wrong with it.
-        if whole { self.store.read_frame(e.frame).ok().filter(|f| f.meta == e.meta) } else { None }
+        if whole { self.store.read_frame(e.frame).ok().filter(|f| e.is_of(f)) } else { None }
     }
 }
 

@@ -4,7 +4,7 @@ use super::acl::{self, Acl};
 use super::{Fs, FsError, Result};
 use crate::recode::{INDEX_WORDS, INDEX_XATTR};
 use crate::store::{Record, StoreError};
-use crate::types::{Attr, Encoding, Extent, Ino, MODEL_XATTR, OFF, Time};
+use crate::types::{Attr, Encoding, Ino, MODEL_XATTR, OFF, Time};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
@@ -249,7 +249,8 @@ impl Fs {
         let mut stats = Coding::default();
         let models = self.store.models()?;
         let (mut last, mut primer) = (None, 0);
-        for e in self.store.extents_in(ino, 0, u64::MAX)? {
+        for e in self.store.extents(ino) {
+            let e = e?;
             stats.mapped += e.len;
             // A file's blocks have one primer, but for a moment while they are coded anew.
             if e.meta.primer != 0 && std::mem::replace(&mut primer, e.meta.primer) != e.meta.primer
@@ -279,11 +280,14 @@ impl Fs {
 
     /// Ranges of a file whose frames do not pass their checks (their payloads are not decoded).
     pub fn damaged(&self, ino: Ino) -> Result<Vec<(u64, u64)>> {
-        let extents = self.store.extents_in(ino, 0, u64::MAX)?;
-        let bad = |e: &&Extent| {
-            !matches!(self.store.read_frame(e.frame), Ok(_) | Err(StoreError::Outdated(_)))
-        };
-        Ok(extents.iter().filter(bad).map(|e| (e.off, e.len)).collect())
+        let mut bad = Vec::new();
+        for e in self.store.extents(ino) {
+            let e = e?;
+            if !matches!(self.store.read_frame(e.frame), Ok(_) | Err(StoreError::Outdated(_))) {
+                bad.push((e.off, e.len));
+            }
+        }
+        Ok(bad)
     }
 
     fn virtual_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {

@@ -117,7 +117,10 @@ impl Command<'_> {
         let mut total = 0;
         for &ino in inos {
             self.recoder.go_on(&self.halt)?;
-            total += self.recoder.plan(ino, rested)?.map_or(0, |p| p.ready_bytes());
+            self.recoder.plan(ino, rested, |run| {
+                total += run.len;
+                Ok(())
+            })?;
         }
         Ok(total)
     }

@@ -16,7 +16,7 @@ use crate::priority::Idlers;
 use crate::store::{Store, StoreError};
 use crate::types::{Ino, MODEL_XATTR, OFF};
 use group::Group;
-use plan::{Plan, Rested, Run, Young};
+use plan::{Rested, Run, Young};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -306,14 +306,17 @@ impl Recoder {
             let how = How { threads: self.options.threads, idle: true, halt: &self.stop };
             let _ = self.code(&inos, rested, how, &mut SettleReport::default(), &mut |_| {});
             for ino in inos {
-                let Ok(Some(plan)) = self.plan(ino, rested) else { continue };
-                let wait = match plan.young {
-                    Young::None if plan.ready.is_empty() => continue,
+                let mut ready = false;
+                let all = |_| {
+                    ready = true;
+                    Ok(())
+                };
+                let Ok(young) = self.plan(ino, rested, all) else { continue };
+                let wait = match young {
+                    Young::None if !ready => continue,
                     // It has rested as long as a block already. Looking more often would cost much where
                     // there are very many small files.
-                    Young::Tail if plan.ready.is_empty() => {
-                        keep.saturating_sub(self.options.rest) + 2 * tick
-                    }
+                    Young::Tail if !ready => keep.saturating_sub(self.options.rest) + 2 * tick,
                     _ => self.options.rest.max(tick),
                 };
                 self.queue().put(ino, after(Instant::now(), wait));
@@ -348,16 +351,22 @@ impl Recoder {
         u64::from(self.store().superblock().block_size.max(4096))
     }
 
-    /// Plans an inode; `None` if there is nothing to code in it by kind or by wish.
-    fn plan(&self, ino: Ino, rested: Rested) -> Result<Option<Plan>, ReadError> {
+    /// Plans an inode: hands the runs to code now to `each`, and says what has to rest. There is nothing to do if it is
+    /// no file, or not to be coded.
+    fn plan(
+        &self,
+        ino: Ino,
+        rested: Rested,
+        each: impl FnMut(Run) -> Result<(), ReadError>,
+    ) -> Result<Young, ReadError> {
         let Some(attr) = self.store().inode(ino)?.filter(crate::types::Attr::is_file) else {
-            return Ok(None);
+            return Ok(Young::None);
         };
         if self.wish(ino)?.is_none() {
-            return Ok(None);
+            return Ok(Young::None);
         }
-        let extents = self.store().extents_in(ino, 0, u64::MAX)?;
-        Ok(Some(plan::plan(&extents, attr.size, self.block(), rested)))
+        let extents = self.store().extents(ino).map(|e| e.map_err(ReadError::from));
+        plan::plan(extents, attr.size, self.block(), rested, each)
     }
 
     /// How an inode's runs are coded; `again`: not as those that are coded already.
@@ -371,8 +380,14 @@ impl Recoder {
             let lm = lm.until(Arc::clone(how.halt));
             Arc::new(if how.idle { lm.in_background() } else { lm })
         });
-        let extents = self.store().extents_in(ino, 0, u64::MAX)?;
-        let primer = extents.iter().map(|e| e.meta.primer).find(|p| *p != 0 && !again).unwrap_or(0);
+        let mut primer = 0;
+        // A file's blocks have one primer.
+        for e in self.store().extents(ino).take_while(|_| !again) {
+            primer = e?.meta.primer;
+            if primer != 0 {
+                break;
+            }
+        }
         // A file of one block would only pay for its primer.
         let wanted = attr.size > self.block() && attr.size > Primer::LEN as u64;
         Ok(Some(Recipe::new(tier, model, primer, wanted)))
@@ -466,38 +481,41 @@ impl Recoder {
                 if self.go_on(halt).is_err() {
                     break;
                 }
-                let planned = self.plan(ino, rested).and_then(|plan| match plan {
-                    Some(p) if !p.ready.is_empty() => {
-                        Ok(self.recipe(ino, rested.again, how)?.map(|r| (p, Arc::new(r))))
+                // The first run waits for a second: a file's only one may share a frame.
+                let (mut first, mut recipe) = (None, None);
+                let mut send = |job: Job| {
+                    done_rx.try_iter().for_each(&mut take);
+                    // The workers have gone only after a panic.
+                    let _ = job_tx.send(job);
+                };
+                let planned = self.plan(ino, rested, |run| {
+                    self.go_on(halt)?;
+                    if idle && self.is_damaged(&run) {
+                        return Ok(());
                     }
-                    _ => Ok(None),
+                    let Some(recipe) = &recipe else {
+                        recipe = self.recipe(ino, rested.again, how)?.map(Arc::new);
+                        first = recipe.is_some().then_some(run);
+                        return Ok(());
+                    };
+                    for run in first.take().into_iter().chain([run]) {
+                        send(Job { runs: vec![(ino, run)], recipe: Arc::clone(recipe) });
+                    }
+                    Ok(())
                 });
-                match planned {
-                    Ok(Some((plan, recipe))) => {
-                        let only = plan.ready.len() == 1;
-                        for run in plan.ready {
-                            if self.go_on(halt).is_err() {
-                                break;
-                            }
-                            if idle && self.is_damaged(&run) {
-                                continue;
-                            }
-                            done_rx.try_iter().for_each(&mut take);
-                            let job = if only && group.admits(&run, &recipe) {
-                                group.add(ino, run, &recipe)
-                            } else {
-                                Some(Job { runs: vec![(ino, run)], recipe: Arc::clone(&recipe) })
-                            };
-                            if job.is_some_and(|job| job_tx.send(job).is_err()) {
-                                break;
-                            }
-                        }
-                    }
-                    Ok(None) => {}
-                    Err(e) => {
-                        log::error!("inode {ino}: not coded: {e}");
-                        take((0, (Coded::default(), Some(e))));
-                    }
+                if let (Some(run), Some(recipe)) = (first, &recipe) {
+                    let job = if group.admits(&run, recipe) {
+                        group.add(ino, run, recipe)
+                    } else {
+                        Some(Job { runs: vec![(ino, run)], recipe: Arc::clone(recipe) })
+                    };
+                    job.into_iter().for_each(send);
+                }
+                if let Err(e) = planned
+                    && self.go_on(halt).is_ok()
+                {
+                    log::error!("inode {ino}: not coded: {e}");
+                    take((0, (Coded::default(), Some(e))));
                 }
             }
             if let Some(job) = group.finish() {

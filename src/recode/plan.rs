@@ -46,15 +46,6 @@ impl Run {
     }
 }
 
-/// What there is to do for an inode.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// Runs to code now, in file order.
-    pub ready: Vec<Run>,
-    /// What has to rest before more can be coded.
-    pub young: Young,
-}
-
 /// Data that have not rested yet: what rests the shortest counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Young {
@@ -67,64 +58,57 @@ pub enum Young {
     Block,
 }
 
-impl Plan {
-    /// Bytes of the runs to code now.
-    pub fn ready_bytes(&self) -> u64 {
-        self.ready.iter().map(|r| r.len).sum()
-    }
-}
-
-/// Plans one inode: `extents` are all of its extents in order, `size` its size, `block` the unit.
-pub fn plan(extents: &[Extent], size: u64, block: u64, rested: Rested) -> Plan {
-    let mut plan = Plan::default();
-    let mut i = 0;
-    while i < extents.len() {
-        // A block's worth at a time: [start, end) is the run that begins in extents[i].
-        let mut start = extents[i].off;
-        let mut first = i;
-        loop {
+/// Plans one inode: `extents` are all of its extents in order, `size` its size, `block` the unit. Hands the runs to code
+/// now to `each`, in file order; says what has to rest before more can be coded.
+pub fn plan<E>(
+    extents: impl Iterator<Item = Result<Extent, E>>,
+    size: u64,
+    block: u64,
+    rested: Rested,
+    mut each: impl FnMut(Run) -> Result<(), E>,
+) -> Result<Young, E> {
+    let mut young = Young::None;
+    // The run at hand: it begins at `start`, in the first of these.
+    let (mut start, mut parts) = (0, Vec::<Extent>::new());
+    let mut consider = |parts: &[Extent], start: u64, end: u64| {
+        if !rested.again && !parts.iter().any(|e| e.meta.staged) {
+            return Ok(());
+        }
+        let is_tail = !end.is_multiple_of(block) && end >= size && parts.len() <= SHATTERED;
+        let bar = if is_tail { rested.tail } else { rested.block };
+        let staged = parts.iter().filter(|e| e.meta.staged);
+        if staged.map(|e| e.meta.generation).max().unwrap_or(0) <= bar {
+            return each(Run { off: start, len: end - start, extents: parts.to_vec() });
+        }
+        young = young.max(if is_tail { Young::Tail } else { Young::Block });
+        Ok(())
+    };
+    for e in extents {
+        let e = e?;
+        if let Some(last) = parts.last().filter(|last| last.end() != e.off) {
+            consider(&parts, start, last.end())?;
+            parts.clear();
+        }
+        if parts.is_empty() {
+            start = e.off;
+        }
+        parts.push(e);
+        // It may reach into the next block, and further.
+        while e.end() / block > start / block {
             let limit = (start / block + 1) * block;
-            let mut last = first;
-            while extents[last].end() < limit
-                && extents.get(last + 1).is_some_and(|n| n.off == extents[last].end())
-            {
-                last += 1;
-            }
-            let end = extents[last].end().min(limit);
-            consider(&mut plan, &extents[first..=last], start, end, limit, size, rested);
-            // The last extent may reach into the next block.
-            if extents[last].end() > limit {
-                (start, first) = (limit, last);
-            } else {
-                i = last + 1;
+            consider(&parts, start, limit)?;
+            parts.clear();
+            if e.end() == limit {
                 break;
             }
+            start = limit;
+            parts.push(e);
         }
     }
-    plan
-}
-
-fn consider(
-    plan: &mut Plan,
-    parts: &[Extent],
-    start: u64,
-    end: u64,
-    limit: u64,
-    size: u64,
-    rested: Rested,
-) {
-    if !rested.again && !parts.iter().any(|e| e.meta.staged) {
-        return;
+    if let Some(last) = parts.last() {
+        consider(&parts, start, last.end())?;
     }
-    let tail = end < limit && end >= size && parts.len() <= SHATTERED;
-    let bar = if tail { rested.tail } else { rested.block };
-    let newest =
-        parts.iter().filter(|e| e.meta.staged).map(|e| e.meta.generation).max().unwrap_or(0);
-    if newest <= bar {
-        plan.ready.push(Run { off: start, len: end - start, extents: parts.to_vec() });
-    } else {
-        plan.young = plan.young.max(if tail { Young::Tail } else { Young::Block });
-    }
+    Ok(young)
 }
 
 #[cfg(test)]
@@ -144,12 +128,18 @@ mod tests {
         }
     }
 
+    /// Offset, length and number of extents of the runs that are ready, and what has to rest.
+    fn planned(extents: &[Extent], size: u64, rested: Rested) -> (Vec<(u64, u64, usize)>, Young) {
+        let mut runs = Vec::new();
+        let young = plan(extents.iter().copied().map(Ok), size, BLOCK, rested, |r| {
+            runs.push((r.off, r.len, r.extents.len()));
+            Ok::<_, ()>(())
+        });
+        (runs, young.unwrap())
+    }
+
     fn runs(extents: &[Extent], size: u64, rested: Rested) -> Vec<(u64, u64, usize)> {
-        plan(extents, size, BLOCK, rested)
-            .ready
-            .iter()
-            .map(|r| (r.off, r.len, r.extents.len()))
-            .collect()
+        planned(extents, size, rested).0
     }
 
     #[test]
@@ -173,16 +163,14 @@ mod tests {
     #[test]
     fn young_data_waits_and_tails_wait_longer() {
         let e = [extent(0, 100, true, 5), extent(100, 50, true, 5)];
-        let p = plan(&e, 150, BLOCK, Rested { block: 4, tail: 4, again: false });
-        assert_eq!((p.ready.len(), p.young), (0, Young::Block));
-        let p = plan(&e, 150, BLOCK, Rested { block: 5, tail: 4, again: false });
-        assert_eq!((p.ready.len(), p.young), (1, Young::Tail));
+        let planned = |block| planned(&e, 150, Rested { block, tail: 4, again: false });
+        assert_eq!(planned(4), (vec![], Young::Block));
+        assert_eq!(planned(5), (vec![(0, 100, 1)], Young::Tail));
     }
 
     #[test]
     fn a_shattered_tail_rests_like_a_block() {
         let e: Vec<_> = (0..40).map(|i| extent(i, 1, true, i)).collect();
-        let p = plan(&e, 40, BLOCK, Rested { block: 50, tail: 0, again: false });
-        assert_eq!(p.ready.len(), 1);
+        assert_eq!(runs(&e, 40, Rested { block: 50, tail: 0, again: false }), [(0, 40, 40)]);
     }
 }

@@ -213,19 +213,31 @@ impl Store {
         self.look(ino, |s| s.extents_in(ino, off..u64::MAX, max))
     }
 
+    /// All extents of an inode in order, as they are when they are come to: nobody waits long for it, and a large file
+    /// takes no more memory than a small one.
+    pub fn extents(&self, ino: Ino) -> impl Iterator<Item = Result<Extent>> + '_ {
+        const PAGE: usize = 4096;
+        let (mut from, mut page) = (Some(0), Vec::new().into_iter());
+        std::iter::from_fn(move || {
+            if let Some(e) = page.next() {
+                return Some(Ok(e));
+            }
+            let all = match self.extents_from(ino, from?, PAGE) {
+                Ok(all) => all,
+                Err(e) => {
+                    from = None;
+                    return Some(Err(e));
+                }
+            };
+            from = all.last().filter(|_| all.len() == PAGE).map(Extent::end);
+            page = all.into_iter();
+            page.next().map(Ok)
+        })
+    }
+
     /// Bytes of an inode that are not holes.
     pub fn mapped_bytes(&self, ino: Ino) -> Result<u64> {
-        const PAGE: usize = 4096;
-        let (mut sum, mut from) = (0, 0);
-        loop {
-            // In pages, so that nobody waits for long.
-            let page = self.extents_from(ino, from, PAGE)?;
-            sum += page.iter().map(|e| e.len).sum::<u64>();
-            match page.last().filter(|_| page.len() == PAGE) {
-                Some(last) => from = last.end(),
-                None => return Ok(sum),
-            }
-        }
+        self.extents(ino).map(|e| Ok(e?.len)).sum()
     }
 
     /// Where the primer with this id lies.

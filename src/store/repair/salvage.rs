@@ -198,8 +198,11 @@ impl Store {
             let known = match newest.entry(f.ino) {
                 Entry::Occupied(known) => *known.get(),
                 Entry::Vacant(to_be) => {
-                    let there = self.extents_in(ino, 0, u64::MAX)?;
-                    *to_be.insert(there.iter().map(|e| e.meta.generation).max())
+                    let mut newest = None;
+                    for e in self.extents(ino) {
+                        newest = newest.max(Some(e?.meta.generation));
+                    }
+                    *to_be.insert(newest)
                 }
             };
             if known.is_none_or(|g| g < f.meta.generation) {
