@@ -12,6 +12,7 @@ pub mod blocks;
 pub mod cli;
 pub mod codec;
 pub mod control;
+mod cpu;
 pub mod fs;
 pub mod fuse;
 #[cfg(test)]

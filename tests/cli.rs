@@ -7,7 +7,7 @@ mod place;
 mod program;
 
 use place::Place;
-use program::{LMFS, has_fuse, lmfs, works};
+use program::{LMFS, has_fuse, lmfs, said, works};
 use std::path::Path;
 use std::process::Command;
 
@@ -314,6 +314,29 @@ fn containers_come_back_and_damage_is_3() {
     let (code, said) = fails(&["decompress", &p.text("bad.lmz"), "-o", &p.text("none")]);
     assert!(code == 3 && said.contains("bad.lmz"), "{said}");
     assert_eq!(names(&p), ["bad.lmz", "in", "in.lmz", "mnt", "out"]);
+}
+
+#[test]
+fn every_instruction_set_writes_the_same_and_reads_it() {
+    let p = Place::new();
+    let text: String =
+        (0..9000).map(|i| format!("{i}: {} items of {}\n", i % 7, i * i % 97)).collect();
+    std::fs::write(p.path("in"), &text).unwrap();
+    let with = |isa: &str, args: &[&str]| {
+        let out = Command::new(LMFS).args(args).env("LMFS_CPU", isa).output().unwrap();
+        assert!(out.status.success(), "{isa}: {}", said(&out));
+        let words = said(&out);
+        (out.stdout, words)
+    };
+    let (usual, _) = with("avx512-vnni", &["-q", "compress", &p.text("in"), "-o", "-"]);
+    std::fs::write(p.path("in.lmz"), &usual).unwrap();
+    for isa in ["scalar", "avx2"] {
+        assert!(with(isa, &["-q", "compress", &p.text("in"), "-o", "-"]).0 == usual, "{isa}");
+        let (back, _) = with(isa, &["-q", "decompress", &p.text("in.lmz"), "-o", "-"]);
+        assert!(back == text.as_bytes(), "{isa}");
+    }
+    let (_, words) = with("avx9", &["compress", &p.text("in"), "-o", "-"]);
+    assert!(words.contains("LMFS_CPU=avx9"), "{words}");
 }
 
 /// All that lies in a place.

@@ -50,15 +50,12 @@ macro_rules! multiversion {
         $(#[$doc])*
         $vis fn $name($($arg: $ty),*) -> $ret {
             #[cfg(target_arch = "x86_64")]
-            if is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("bmi1")
-                && is_x86_feature_detected!("bmi2")
-            {
+            if $crate::cpu::Isa::best() >= $crate::cpu::Isa::Avx2 {
                 #[target_feature(enable = "avx2,bmi1,bmi2")]
                 fn wide($($arg: $ty),*) -> $ret {
                     $body::<$crate::codec::vector::Avx2>($($arg),*)
                 }
-                // SAFETY: the processor has been asked for the features.
+                // SAFETY: the processor has the features.
                 return unsafe { wide($($arg),*) };
             }
             $body::<$crate::codec::vector::Plain>($($arg),*)

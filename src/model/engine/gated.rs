@@ -1,11 +1,11 @@
 //! Gated linear recurrences: see [`network::Gated`](crate::model::network::Gated) for what is computed.
 
 use super::batch::{Activations, Grid, Pile, Quantised, View, linear};
-use super::kernel::{Isa, Kernel, Packed, Scalar};
+use super::kernel::{Kernel, Packed, Scalar};
 use super::math::{GROUP, add, dequantise, exp, rms_norm, silu, truncate};
 use super::team::Barrier;
 use super::work::{Job, Span, Token, Want, Work};
-use super::{Engine, EngineError, stack};
+use super::{Engine, EngineError, Isa, stack};
 use crate::model::network::{self, Matrix, Sizes};
 
 /// One layer, ready to run.

@@ -1,7 +1,8 @@
 //! All kernels against the definition, on random and extreme inputs.
 
-use super::kernel::{Column, Isa, Kernel, MAX_COLUMNS, Outputs, Packed, Row, Scalar};
+use super::kernel::{Column, Kernel, MAX_COLUMNS, Outputs, Packed, Row, Scalar};
 use super::math::{GROUP, VALUE_MAX, WEIGHT_MAX};
+use crate::cpu::Isa;
 
 /// A small reproducible generator (xorshift64).
 struct Random(u64);

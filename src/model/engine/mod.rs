@@ -20,8 +20,8 @@ mod session;
 mod team;
 mod work;
 
+pub use crate::cpu::Isa;
 pub use gated::Gated;
-pub use kernel::Isa;
 pub use llama::{Llama, TOTAL_BITS};
 #[cfg(feature = "import")]
 pub(super) use math::exp;

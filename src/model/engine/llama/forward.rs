@@ -7,8 +7,9 @@
 use super::attention::{Cache, MAX_HEAD, Scratch, attend};
 use super::softmax::cumulate;
 use super::{Llama, RunHyper, State};
+use crate::cpu::Isa;
 use crate::model::engine::batch::{Activations, Grid, Pile, Quantised, View, linear};
-use crate::model::engine::kernel::{Isa, Kernel, MAX_COLUMNS, Scalar};
+use crate::model::engine::kernel::{Kernel, MAX_COLUMNS, Scalar};
 use crate::model::engine::math::{GROUP, add, dequantise, rms_norm, rotate, silu};
 use crate::model::engine::team::Barrier;
 use crate::model::engine::work::{Span, Token, Want, Work};

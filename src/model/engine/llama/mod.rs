@@ -6,8 +6,9 @@ mod softmax;
 
 pub use softmax::TOTAL_BITS;
 
-use super::kernel::{Isa, Packed};
+use super::kernel::Packed;
 use super::{Engine, EngineError, Job, Session, Work, row, stack};
+use crate::cpu::Isa;
 use crate::model::network::{self, Hyper, Rope};
 use crate::model::tree::Tree;
 use attention::{Cache, Reach};

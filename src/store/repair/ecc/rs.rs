@@ -5,6 +5,8 @@
 //! So neighbouring bytes belong to different words, and all words are computed side by side.
 
 use super::gf::{self, double, mul, power};
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::Isa;
 use std::sync::OnceLock;
 
 /// Symbols of a word.
@@ -153,7 +155,7 @@ fn products(code: Code) -> &'static [[u8; 256]] {
 fn syndromes(rows: usize, cols: usize, payload: &[u8], parity: &[u8]) -> Vec<u8> {
     let mut sums = vec![0; rows * cols];
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
+    if Isa::best() >= Isa::Avx2 {
         // SAFETY: the CPU has AVX2.
         unsafe { absorb_avx2(&mut sums, cols, payload, parity) };
         return sums;
