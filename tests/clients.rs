@@ -49,10 +49,11 @@ impl<'a> Meeting<'a> {
         Self { dir, next_claim: AtomicU64::new(0), claimed: AtomicU64::new(0) }
     }
 
-    /// A client does something, the `n`-th time.
-    fn act(&self, client: u64, n: u64, dice: &mut Dice) {
+    /// A client does something, the `n`-th time. True if it has appended a line.
+    fn act(&self, client: u64, n: u64, dice: &mut Dice) -> bool {
         let at = |name: String| self.dir.join(name);
-        match dice.below(5) {
+        let what = dice.below(5);
+        match what {
             0 => {
                 // All of them try the same few names.
                 let claim = self.next_claim.load(Ordering::Relaxed);
@@ -90,6 +91,7 @@ impl<'a> Meeting<'a> {
                 log.write_all(format!("{client} {n:06} of client {client}\n").as_bytes()).unwrap();
             }
         }
+        what == 4
     }
 
     /// What must hold when all are done: `appended` lines of each client, in its order.
@@ -136,12 +138,8 @@ fn client(c: u64, seed: u64, acts: u64, [here, there]: [&Path; 2], meeting: &Mee
         let answers = [here, there].map(|root| op.run(root).map_err(|e| e.raw_os_error()));
         let [ours, theirs] = &answers;
         assert!(ours == theirs, "client {c}, act {n}, {}: {}", short(&op), told(&answers));
-        if dice.below(2) == 0 {
-            let mut peek = Dice(dice.0);
-            if peek.below(5) == 4 {
-                appended.push(n);
-            }
-            meeting.act(c, n, &mut dice);
+        if dice.below(2) == 0 && meeting.act(c, n, &mut dice) {
+            appended.push(n);
         }
     }
     appended
