@@ -247,8 +247,11 @@ impl BlockReader {
 
     /// Reads, decodes and readies a primer.
     fn decode_primer(&self, id: u64, frame: FrameRef) -> Result<Primer, ReadError> {
-        let place = || -> Result<FrameRef, ReadError> {
-            self.store.primer(id)?.ok_or(ReadError::NoPrimer { frame, primer: id })
+        let place = || match self.store.primer(id)? {
+            Some(at) => Ok(at),
+            // It went with the last extent that named it.
+            None if !self.store.is_live(frame) => Err(StoreError::Outdated(frame).into()),
+            None => Err(ReadError::NoPrimer { frame, primer: id }),
         };
         let mut at = place()?;
         let f = loop {

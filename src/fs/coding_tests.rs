@@ -146,6 +146,33 @@ fn frames_that_move_meanwhile_are_coded_and_are_no_damage() {
     fs.shutdown().unwrap();
 }
 
+/// A file is cut to nothing once it is to be coded anew: its primer goes with its last block.
+#[test]
+fn files_that_go_meanwhile_are_no_trouble() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = &dir.path().join("s");
+    let first = staged(dir, 0, 3);
+    let fs = open(dir, false);
+    let new = NewInode::of(libc::S_IFREG | 0o644);
+    let ino = fs.make(Ino::ROOT, b"b", new).unwrap().ino;
+    fs.write(ino, 0, &text(24 * BLOCK), false).unwrap();
+    fs.flush_all().unwrap();
+    fs.recoder().settle(None, &mut |_, _| {}).unwrap();
+    let last = fs.store().extents(ino).last().unwrap().unwrap();
+    assert!(last.meta.primer != 0);
+    let said = Watch::anywhere(&format!("inode {ino} offset"));
+    // Its runs are under way, behind those of another file.
+    let mut cut = |done, _| {
+        if done == BLOCK {
+            fs.setattr(ino, SetAttr { size: Some(0), ..SetAttr::default() }).unwrap();
+            fs.flush_all().unwrap();
+        }
+    };
+    fs.recoder().command().recode(&[first, ino], &mut cut).unwrap();
+    assert_eq!((said.lines(), fs.store().primer(last.meta.primer).unwrap()), (0, None));
+    fs.shutdown().unwrap();
+}
+
 /// A full disk stays one that can be emptied, whatever is coded on it.
 #[test]
 fn coding_leaves_the_cleaner_its_room() {

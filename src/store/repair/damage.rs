@@ -106,7 +106,7 @@ impl Store {
     }
 
     /// True if something refers to a frame, or the index cannot tell.
-    pub(in crate::store) fn is_live(&self, f: FrameRef) -> bool {
+    pub fn is_live(&self, f: FrameRef) -> bool {
         let live = self.view().frames(f.segment, f.offset, 1);
         live.map_or(true, |l| l.first().is_some_and(|(at, _)| at.offset == f.offset))
     }
