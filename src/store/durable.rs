@@ -58,6 +58,7 @@ impl Store {
             w.usable()?;
             w.close_batch(self.durable.load(Ordering::Acquire))?;
             w.flush()?;
+            w.write_again()?;
             // Chosen here, while all that has happened is about to become durable: a segment that
             // only a later change empties must not go before that change is safe.
             let prune = self.prune.swap(false, Ordering::AcqRel);

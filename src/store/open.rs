@@ -189,7 +189,8 @@ struct Start {
     state: State,
     writer: Writer,
     index_dir: Option<PathBuf>,
-    seq: u64,
+    /// Batch and position up to which the log is known to be durable.
+    durable: (u64, u64),
     /// Segment and length of the last checkpoint.
     checkpoint: (u32, u64),
     /// What is missing of the history.
@@ -330,8 +331,8 @@ fn open_from(
         last_generation: AtomicU64::new(last_generation),
         superblock,
         segments,
-        durable: AtomicU64::new(start.seq),
-        synced: AtomicU64::new(start.writer.position()),
+        durable: AtomicU64::new(start.durable.0),
+        synced: AtomicU64::new(start.durable.1),
         live: Arc::new(Live::new(Arc::clone(&state))),
         state,
         writer: Mutex::new(start.writer),
@@ -415,7 +416,8 @@ fn left(path: &Path, superblock: &Superblock, segments: &Arc<Segments>) -> Left 
         let state = State::new(Table::new(base), totals, segments.settings).ok()?;
         let index_dir = Some(dir.clone());
         let loss = replay::Loss::default();
-        Some(Start { state, writer, index_dir, seq: batch.seq, checkpoint, loss })
+        let durable = (batch.seq, writer.position());
+        Some(Start { state, writer, index_dir, durable, checkpoint, loss })
     };
     let rooted = |s: &Start| !matches!(s.state.inode(Ino::ROOT), Ok(None));
     start().filter(rooted).map_or(Left::Nothing, |start| Left::Whole(Box::new(start)))
@@ -448,20 +450,24 @@ fn rebuilt(
         return Ok(None);
     };
     log::info!("replayed the log: {} inodes in {:?}", state.totals.inodes, began.elapsed());
-    if segments.write {
-        tail::cut(segments, &end)?;
-    }
+    let doubtful = if segments.write { tail::cut(segments, &end)? } else { None };
     let mut writer =
         Writer::resume(Arc::clone(segments), superblock.uuid, end.segment, end.len, end.lines)?;
     writer.seq = end.seq;
     writer.chain = end.chain;
     segments.flow.batches.store(end.since_checkpoint, Ordering::Relaxed);
     state.table.seq = end.seq + 1;
+    let mut durable = (end.seq, writer.position());
+    if let Some((number, offset)) = doubtful {
+        writer.doubt((number, offset));
+        // No batch is known to be.
+        durable = (0, u64::from(number) << 32 | offset);
+    }
     Ok(Some(Start {
         state,
         writer,
         index_dir,
-        seq: end.seq,
+        durable,
         checkpoint: (end.checkpoint, end.checkpoint_len),
         loss: end.loss,
     }))

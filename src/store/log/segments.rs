@@ -39,6 +39,16 @@ pub fn io_error(what: &str, number: u32, source: io::Error) -> StoreError {
     }
 }
 
+/// How many of a segment's first `len` bytes lie before a position of the log (number of a segment above,
+/// bytes in it below 2^32).
+pub fn len_before(position: u64, number: u32, len: u64) -> u64 {
+    match number.cmp(&((position >> 32) as u32)) {
+        std::cmp::Ordering::Less => len,
+        std::cmp::Ordering::Equal => len.min(position & 0xffff_ffff),
+        std::cmp::Ordering::Greater => 0,
+    }
+}
+
 /// A segment file and its length.
 #[derive(Debug, Clone)]
 pub struct Segment {
@@ -286,21 +296,45 @@ impl Segments {
         self.map.write().unwrap_or_else(PoisonError::into_inner).insert(number, segment);
     }
 
-    /// All segments up to a position (number above, bytes in it below 2^32) that `synced` tells, and how
-    /// much of them lies before it. None of them is deleted until [`Self::unpin`].
+    /// All segments that have something before a position, and how much of each that is.
+    pub fn lens_before(&self, position: u64) -> Vec<(u32, u64)> {
+        let lens = self.lens().into_iter().map(|(n, len)| (n, len_before(position, n, len)));
+        lens.filter(|(_, len)| *len > 0).collect()
+    }
+
+    /// The same of the position that `synced` tells. None of them is deleted until [`Self::unpin`].
     pub fn pin(&self, synced: impl Fn() -> u64) -> Vec<(u32, u64)> {
         let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
-        let position = synced();
-        let (last, end) = ((position >> 32) as u32, position & 0xffff_ffff);
-        let before = self.lens().into_iter().filter(|(n, _)| *n <= last);
-        let cut: Vec<_> = before.map(|(n, len)| (n, if n == last { end } else { len })).collect();
-        *pinned = cut.iter().map(|(n, _)| *n).collect();
-        cut
+        let before = self.lens_before(synced());
+        *pinned = before.iter().map(|(n, _)| *n).collect();
+        before
     }
 
     /// Lets go of what was pinned.
     pub fn unpin(&self) {
         self.pinned.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Writes what is in the files as it is, from a place on (segment, offset), and makes it durable.
+    pub fn write_again(&self, from: (u32, u64)) -> Result<()> {
+        const STEP: u64 = 1 << 20;
+        let lens = self.lens().into_iter().filter(|(n, _)| *n >= from.0);
+        for (number, len) in lens.filter(|(n, _)| !self.is_distant(*n)) {
+            let Some(s) = self.get(number) else { continue };
+            let end = self.in_file(number, len);
+            let mut at = if number == from.0 { from.1 } else { 0 };
+            while at < end {
+                let bytes = read_up_to(&*s.blob, at, STEP.min(end - at) as usize);
+                let bytes = bytes.map_err(|e| io_error("read", number, e))?;
+                if bytes.is_empty() {
+                    break;
+                }
+                s.blob.write_at(&bytes, at).map_err(|e| io_error("write", number, e))?;
+                at += bytes.len() as u64;
+            }
+            s.blob.sync().map_err(|e| io_error("fdatasync", number, e))?;
+        }
+        Ok(())
     }
 
     /// Knows nothing more of a segment; its file is somebody else's.

@@ -2,15 +2,15 @@
 
 use super::replay;
 use super::segments::{Segment, Segments, io_error};
-use crate::store::api::Result;
-use crate::store::io::{Blob, read_up_to};
-use std::io;
+use crate::store::api::{Result, StoreError};
+use crate::store::lock;
 use std::sync::Arc;
 
 /// Cuts off what a crash left behind the last good batch, and makes durable what is left: whoever
 /// ended without a sync may have left it in the system's memory only. After a sync that failed the
-/// system may take that for written although it is not, so it is written again.
-pub fn cut(segments: &Segments, end: &replay::End) -> Result<()> {
+/// system may take that for written although it is not, so it is written again. If there is no room for
+/// that, the place (segment, offset) from which on the log may not be durable.
+pub fn cut(segments: &Segments, end: &replay::End) -> Result<Option<(u32, u64)>> {
     for (number, len) in segments.lens() {
         // What was evicted is whole, and not to be written.
         if segments.is_distant(number) {
@@ -32,33 +32,29 @@ pub fn cut(segments: &Segments, end: &replay::End) -> Result<()> {
             s.blob.truncate(end.len).map_err(|e| io_error("truncate", number, e))?;
             segments.put(number, Segment { blob: Arc::clone(&s.blob), len: end.len });
         }
-        if number >= end.vouched.0 {
-            let from = if number == end.vouched.0 { end.vouched.1 } else { 0 };
-            let to = if number == end.segment { end.len } else { len };
-            write_again(&*s.blob, from, to).map_err(|e| io_error("write", number, e))?;
-        }
-        s.blob.sync().map_err(|e| io_error("fdatasync", number, e))?;
     }
-    segments.sync_names()
+    let from = vouched(segments, end);
+    let doubtful = match segments.write_again(from) {
+        Err(StoreError::NoSpace { detail, .. }) => {
+            log::warn!("no room to write the end of the log again: {detail}");
+            Some(from)
+        }
+        written => written.map(|()| None)?,
+    };
+    for (number, _) in segments.lens() {
+        if let Some(s) = segments.get(number).filter(|_| !segments.is_distant(number)) {
+            s.blob.sync().map_err(|e| io_error("fdatasync", number, e))?;
+        }
+    }
+    segments.sync_names()?;
+    Ok(doubtful)
 }
 
-/// Writes a part of a file as it is. Without room for that, it stays as it is.
-fn write_again(blob: &dyn Blob, from: u64, end: u64) -> io::Result<()> {
-    const STEP: u64 = 1 << 20;
-    let mut at = from;
-    while at < end {
-        let bytes = read_up_to(blob, at, STEP.min(end - at) as usize)?;
-        if bytes.is_empty() {
-            break;
-        }
-        match blob.write_at(&bytes, at) {
-            Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => {
-                log::warn!("the end of the log is not written again: {e}");
-                break;
-            }
-            written => written?,
-        }
-        at += bytes.len() as u64;
-    }
-    Ok(())
+/// Up to where (segment, offset) the log had been durable, by the word of a later batch or of a sidecar,
+/// which is only made of what is.
+fn vouched(segments: &Segments, end: &replay::End) -> (u32, u64) {
+    let sidecars = lock(&segments.sidecars);
+    let covered = sidecars.iter().map(|(n, side)| (*n, side.covered));
+    let real = covered.filter(|(n, len)| segments.get(*n).is_some_and(|s| *len <= s.len));
+    real.fold(end.vouched, Ord::max)
 }

@@ -54,6 +54,9 @@ pub struct Writer {
     lines: Vec<Line>,
     /// Segments before this one that are not durable yet.
     unsynced: Vec<(u32, Arc<dyn Blob>)>,
+    /// From this place on (segment, offset) the log may not be on the medium although the system says so. It is
+    /// written again before any more of it is called durable.
+    doubtful: Option<(u32, u64)>,
     /// Sequence number of the last closed batch.
     pub seq: u64,
     /// Chain hash after it.
@@ -86,11 +89,29 @@ impl Writer {
             reserve: 0,
             lines,
             unsynced: Vec::new(),
+            doubtful: None,
             seq: 0,
             chain: 0,
             changes: Out::default(),
             life: Life::Open,
         })
+    }
+
+    /// Takes it that the log may not be durable from a place on (segment, offset), whatever a sync says.
+    pub fn doubt(&mut self, from: (u32, u64)) {
+        self.doubtful = Some(from);
+    }
+
+    /// Makes durable what was doubtful. Without room for that it stays so, and nothing has changed.
+    pub fn write_again(&mut self) -> Result<()> {
+        if let Some(from) = self.doubtful {
+            match self.segments.write_again(from) {
+                Err(e @ StoreError::NoSpace { .. }) => return Err(e),
+                written => self.or_fail(written)?,
+            }
+            self.doubtful = None;
+        }
+        Ok(())
     }
 
     /// Creates a segment and writes its header; its name is durable on return. If there is no room
@@ -427,6 +448,7 @@ impl Writer {
 
     /// Makes everything in segments before this one durable, with the hold on the writer.
     pub fn sync_older(&mut self) -> Result<()> {
+        self.write_again()?;
         for (number, blob) in self.unsynced.clone() {
             let synced = blob.sync().map_err(|e| io_error("fdatasync", number, e));
             self.or_fail(synced)?;

@@ -201,10 +201,7 @@ impl Store {
 
     /// Numbers of segments that are here and how much of them is durable.
     fn durable_here(&self) -> Vec<(u32, u64)> {
-        let synced = self.synced.load(Ordering::Acquire);
-        let (last, end) = ((synced >> 32) as u32, synced & 0xffff_ffff);
-        let lens = self.here(self.segments.lens()).into_iter().filter(|(n, _)| *n <= last);
-        lens.map(|(n, len)| (n, if n == last { end } else { len })).collect()
+        self.here(self.segments.lens_before(self.synced.load(Ordering::Acquire)))
     }
 
     /// Evicts what finds no room, if there is a limit.

@@ -217,15 +217,8 @@ impl Segments {
 /// none are named in the log, each once; the error is that of the first, after all others were tried.
 pub fn protect_all(store: &Store) -> Result<()> {
     let segments = &store.segments;
-    let synced = store.synced.load(Ordering::Acquire);
-    let (last, end) = ((synced >> 32) as u32, synced & 0xffff_ffff);
     let (mut result, mut made) = (Ok(()), false);
-    for (number, len) in segments.lens() {
-        let len = match number.cmp(&last) {
-            std::cmp::Ordering::Less => len,
-            std::cmp::Ordering::Equal => end,
-            std::cmp::Ordering::Greater => break,
-        };
+    for (number, len) in segments.lens_before(store.synced.load(Ordering::Acquire)) {
         if !segments.is_protected(number, len) {
             made = true;
             let protected = segments.protect(number, len);

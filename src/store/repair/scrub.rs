@@ -6,6 +6,7 @@ use crate::store::api::{Ecc, Result, StoreError};
 use crate::store::io::write_file;
 use crate::store::log::record::Record;
 use crate::store::log::replay;
+use crate::store::log::segments::len_before;
 use crate::store::log::superblock::{self, FILES};
 use crate::store::{Store, lock};
 use std::collections::BTreeMap;
@@ -24,13 +25,8 @@ impl Store {
 
     /// Bytes of a segment that are durable.
     fn settled_len(&self, number: u32) -> u64 {
-        let synced = self.synced.load(Ordering::Acquire);
         let len = self.segments.get(number).map_or(0, |s| s.len);
-        match number.cmp(&((synced >> 32) as u32)) {
-            std::cmp::Ordering::Less => len,
-            std::cmp::Ordering::Equal => len.min(synced & 0xffff_ffff),
-            std::cmp::Ordering::Greater => 0,
-        }
+        len_before(self.synced.load(Ordering::Acquire), number, len)
     }
 
     /// Checks every frame and page of what is durable of a segment. With `repair`, what can be put

@@ -153,6 +153,33 @@ fn what_a_failed_sync_gave_up_is_written_again() {
     assert_eq!(names(&opened(&Arc::new(MemVolume::with(left)))), [b"a"]);
 }
 
+/// Where there is no room to write it again, nothing calls it durable until there is.
+#[test]
+fn what_a_failed_sync_gave_up_is_not_durable_for_want_of_room() {
+    let (dir, volume) = (tempfile::tempdir().unwrap(), Arc::new(MemVolume::default()));
+    open::create_in(&*volume, &options(), "memory").unwrap();
+    // What is allocated ahead would be given back, and be room enough.
+    lock(&volume.files).values().for_each(|b| b.no_allocate.store(true, Ordering::SeqCst));
+    let store = opened(dir.path(), volume.clone(), open::IndexFrom::Memory).unwrap();
+    create(&store, b"a").unwrap();
+    let fail = |how| {
+        lock(&volume.files).values().for_each(|b| b.fail_sync.store(how, Ordering::SeqCst));
+    };
+    fail(true);
+    assert!(store.sync().is_err());
+    fail(false);
+    drop(store);
+    volume.set_copies();
+    volume.set_full(true);
+    let store = opened(dir.path(), volume.clone(), open::IndexFrom::Memory).unwrap();
+    assert_eq!(names(&store), [b"a"]);
+    assert!(matches!(store.sync(), Err(StoreError::NoSpace { .. })));
+    volume.set_full(false);
+    store.sync().unwrap();
+    drop(store);
+    assert_eq!(reopened(after_power_loss(&volume)), [b"a"]);
+}
+
 /// A crash cuts an empty segment and the footer before it, and with that a sidecar. Its name must not
 /// come back by another crash, beside other bytes.
 #[test]

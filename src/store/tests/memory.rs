@@ -42,11 +42,14 @@ pub struct MemVolume {
 struct Room {
     used: AtomicU64,
     limit: AtomicU64,
+    /// What is written over something needs room of its own, until the old is free.
+    copies: AtomicBool,
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self { used: AtomicU64::new(0), limit: AtomicU64::new(1 << 40) }
+        let limit = AtomicU64::new(1 << 40);
+        Self { used: AtomicU64::new(0), limit, copies: AtomicBool::new(false) }
     }
 }
 
@@ -59,6 +62,15 @@ impl Room {
             return Err(Error::from_raw_os_error(libc::ENOSPC));
         }
         self.used.store(used + after - before, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Something is written over these many bytes.
+    fn replace(&self, bytes: usize) -> IoResult<()> {
+        if self.copies.load(Ordering::SeqCst) {
+            self.change(0, bytes)?;
+            self.change(bytes, 0)?;
+        }
         Ok(())
     }
 }
@@ -140,6 +152,11 @@ impl MemVolume {
     pub fn set_full(&self, full: bool) {
         let limit = if full { self.room.used.load(Ordering::SeqCst) } else { 1 << 40 };
         self.room.limit.store(limit, Ordering::SeqCst);
+    }
+
+    /// Copies on write, as some file systems do.
+    pub fn set_copies(&self) {
+        self.room.copies.store(true, Ordering::SeqCst);
     }
 
     /// Room for so many bytes in all.
@@ -239,6 +256,7 @@ impl Blob for MemBlob {
         let mut events = lock(&self.events);
         let mut inner = lock(&self.inner);
         let end = offset as usize + data.len();
+        self.room.replace(inner.bytes.len().min(end).saturating_sub(offset as usize))?;
         self.room.change(inner.takes(), inner.takes().max(end))?;
         put(&mut inner.bytes, offset as usize, data);
         events.push(Event::Write(self.number, offset, data.to_vec()));

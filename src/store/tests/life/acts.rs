@@ -107,12 +107,7 @@ pub fn is_quiet(act: Act) -> bool {
 
 /// Bytes of each segment that are durable.
 fn durable_lens(store: &Store) -> Vec<(u32, u64)> {
-    let synced = store.synced.load(Ordering::SeqCst);
-    let (last, end) = ((synced >> 32) as u32, synced & 0xffff_ffff);
-    let lens = store.segments.lens().into_iter();
-    lens.filter(|(n, _)| *n <= last)
-        .map(|(n, len)| (n, if n == last { len.min(end) } else { len }))
-        .collect()
+    store.segments.lens_before(store.synced.load(Ordering::SeqCst))
 }
 
 impl World {

@@ -103,8 +103,8 @@ impl Oracle {
         self.since = vec![(self.current, self.model.clone())];
     }
 
-    /// Another process found this.
-    pub fn found(&mut self, got: State) {
+    /// Another process found this; all of it is durable, or may be.
+    pub fn found(&mut self, got: State, durable: bool) {
         let may_be = self.since.iter().rev().find(|(_, s)| *s == got).map(|(n, _)| *n);
         let Some(number) = may_be else {
             let nearest = &self.since.last().unwrap().1;
@@ -116,7 +116,11 @@ impl Oracle {
         };
         self.current = number;
         self.model = got;
-        self.settle();
+        if durable {
+            self.settle();
+        } else {
+            self.since.retain(|(n, _)| *n <= number);
+        }
     }
 }
 
