@@ -44,8 +44,8 @@ impl Store {
         self.upload_synced()
     }
 
-    /// Makes durable what readers put right.
-    fn sync_corrected(&self) -> Result<()> {
+    /// Makes durable what was put right on the way.
+    pub(super) fn sync_corrected(&self) -> Result<()> {
         let corrected = lock(&self.segments.corrected).clone();
         let synced = corrected.into_iter().try_for_each(|n| self.segments.sync_corrected(n));
         synced.inspect_err(|e| self.writer().fail(&e.to_string()))

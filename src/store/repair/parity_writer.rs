@@ -200,8 +200,8 @@ impl Segments {
         Ok(true)
     }
 
-    /// Writes what was repaired of the bytes from `done` on. Should it get lost, the next reader
-    /// repairs it as well.
+    /// Writes what was repaired of the bytes from `done` on. Should it get lost before the next sync, the
+    /// next reader repairs it as well.
     fn restore(&self, number: u32, done: usize, bytes: &[u8], runs: &[Range<usize>]) {
         let Some(segment) = self.get(number).filter(|_| self.write) else { return };
         for run in runs {
@@ -214,7 +214,8 @@ impl Segments {
 }
 
 /// Gives every durable segment its sidecar, the last one as far as it is durable. Segments that get
-/// none are named in the log, each once; the error is that of the first, after all others were tried.
+/// none are named in the log, each once; the error is that of the first, after all others were tried. What
+/// was put right in them is durable on return: nobody else may look at it before the power fails.
 pub fn protect_all(store: &Store) -> Result<()> {
     let segments = &store.segments;
     let (mut result, mut made) = (Ok(()), false);
@@ -236,7 +237,7 @@ pub fn protect_all(store: &Store) -> Result<()> {
         log::warn!("{e}");
         return result.and(Err(e));
     }
-    result
+    result.and(store.sync_corrected())
 }
 
 /// Starts the thread, unless segments have no sidecars here.

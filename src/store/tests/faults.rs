@@ -338,6 +338,24 @@ fn what_a_read_put_right_is_durable_after_the_next_sync() {
     assert!(lock(&lock(&left.files)[&path].inner).bytes == whole);
 }
 
+/// So is what was put right for a segment's next sidecar, which may be the last thing a mount does.
+#[test]
+fn what_was_put_right_for_parity_is_durable() {
+    let (_dir, volume, store) = mem_store();
+    create(&store, b"a").unwrap();
+    store.sync().unwrap();
+    parity_writer::protect_all(&store).unwrap();
+    create(&store, b"b").unwrap();
+    lock(&store.writer).roll(false).unwrap();
+    store.sync().unwrap();
+    let path = segments::segment_path(1);
+    let whole = lock(&lock(&volume.files)[&path].inner).bytes.clone();
+    volume.lose(&path, 0, 8);
+    parity_writer::protect_all(&store).unwrap();
+    let left = after_power_loss(&volume);
+    assert!(lock(&lock(&left.files)[&path].inner).bytes == whole);
+}
+
 #[test]
 fn what_a_killed_mount_left_is_durable_after_the_next_one_syncs() {
     let (dir, volume, store) = mem_store();
