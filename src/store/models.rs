@@ -175,12 +175,21 @@ impl Store {
         if is_id(id, &plain) {
             return Ok(plain);
         }
-        let (_, plain) = self.repair_model(id, &bytes, !self.read_only)?;
+        let (_, plain, written) = self.repair_model(id, &bytes, !self.read_only)?;
+        if let Err(e) = written {
+            log::warn!("{at}: repaired in memory only: {e}");
+        }
         Ok(plain)
     }
 
-    /// Repairs a model file whose bytes these are; `write` puts it right on disk too.
-    fn repair_model(&self, id: &ModelId, before: &[u8], write: bool) -> Result<(Checked, Vec<u8>)> {
+    /// Repairs a model file whose bytes these are; `write` puts it right on disk too. What was found, what is
+    /// in the file, and whether what had to be written was.
+    fn repair_model(
+        &self,
+        id: &ModelId,
+        before: &[u8],
+        write: bool,
+    ) -> Result<(Checked, Vec<u8>, Result<()>)> {
         let (segments, at) = (&self.segments, path(id));
         // One that cannot be had now may be whole, and stays.
         let (blob, there) = match segments.volume.open(&sidecar_path(id), false) {
@@ -208,6 +217,7 @@ impl Store {
         let runs = differing(before, &now);
         let wants_sidecar = segments.ecc != Ecc::None;
         let sidecar_hurt = wants_sidecar && (side.is_none() || found.sidecar_hurt);
+        let mut written = Ok(());
         if !runs.is_empty() {
             log::warn!("{at}: {} frames corrected, {} pages rebuilt", found.frames, found.pages);
             if write {
@@ -217,13 +227,11 @@ impl Store {
                     write_back(&*blob, &now, &runs)?;
                     blob.sync()
                 };
-                if let Err(e) = fix() {
-                    log::warn!("{at}: not written back: {e}");
-                }
+                written = fix().map_err(io_error("write", &at));
             }
         }
         if sidecar_hurt && write && (side.is_some() || !there) {
-            self.write_model_sidecar(id, &now)?;
+            written = written.and(self.write_model_sidecar(id, &now));
         }
         let check = Checked {
             bytes: now.len() as u64,
@@ -233,7 +241,7 @@ impl Store {
             damaged_pages: found.pages,
             damaged: !runs.is_empty() || sidecar_hurt,
         };
-        Ok((check, plain))
+        Ok((check, plain, written))
     }
 
     /// Checks every byte of a model file and its sidecar.
@@ -242,7 +250,8 @@ impl Store {
         let blob = self.segments.volume.open(&at, false).map_err(io_error("open", &at))?;
         let len = measure(&*blob, &at)?;
         let bytes = read_model(&*blob, len, &at)?;
-        self.repair_model(id, &bytes, repair && !self.read_only).map(|(check, _)| check)
+        let (check, _, written) = self.repair_model(id, &bytes, repair && !self.read_only)?;
+        written.map(|()| check)
     }
 
     /// Names of all model files.

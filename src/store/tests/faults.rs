@@ -88,6 +88,25 @@ fn a_disk_that_is_full_at_mount_lets_files_go() {
     store.sync().unwrap();
 }
 
+/// A model is repaired in memory where there is no room to write what it lacks.
+#[test]
+fn a_damaged_model_is_read_from_a_full_disk() {
+    let (_dir, volume, store) = mem_store();
+    let bytes = vec![7; 20_000];
+    let id = *blake3::hash(&bytes).as_bytes();
+    store.put_model_file(&id, &bytes).unwrap();
+    let name = format!("models/{}", blake3::Hash::from(id));
+    volume.lose(&format!("{name}.lmm"), 100, 1);
+    volume.remove(&format!("{name}.par")).unwrap();
+    volume.set_full(true);
+    assert!(store.model_file(&id).unwrap() == bytes);
+    let checked = store.check_model_file(&id, true);
+    assert!(matches!(checked, Err(StoreError::NoSpace { .. })), "{checked:?}");
+    volume.set_full(false);
+    store.check_model_file(&id, true).unwrap();
+    assert!(!store.check_model_file(&id, false).unwrap().damaged);
+}
+
 /// Neither a checkpoint nor a segment that finds no room ends the store's life.
 #[test]
 fn a_full_disk_does_not_end_a_store_that_seals() {
