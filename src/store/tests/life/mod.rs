@@ -27,7 +27,7 @@ use super::memory::MemVolume;
 use super::power::{Dice, opened};
 use super::*;
 use acts::{Act, World, is_free, is_quiet};
-use oracle::{Oracle, look};
+use oracle::{Oracle, Thing, look};
 use stage::{Cue, Guest, Stage, Struck};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -343,6 +343,15 @@ impl Life {
         // A minute later, what could not be read is tried again.
         lock(&store.segments.hopeless).clear();
         let mut o = lock(&self.world.oracle);
+        if looks {
+            // A frame that the power left half written, and that nobody reads (a footer), is for a scrub.
+            let hurt = |n: &u32| {
+                let c = store.check_segment(*n, false).unwrap().checked;
+                c.damaged_frames > 0 && c.damaged_pages == 0
+            };
+            let segments = store.segment_numbers().into_iter().filter(hurt);
+            o.hurt.extend(segments.map(Thing::Segment));
+        }
         let sides = lock(&store.segments.sidecars).clone();
         o.protected = sides.iter().map(|(n, side)| (*n, side.covered)).collect();
         if looks {
