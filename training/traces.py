@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 # Share of each kind in training.
-MIX = {"prose": 0.38, "docs": 0.20, "zh": 0.18, "code": 0.17, "logs": 0.05, "data": 0.02}
+MIX = {"prose": 0.48, "docs": 0.24, "zh": 0.12, "code": 0.11, "logs": 0.03, "data": 0.02}
 
 
 class Traces:

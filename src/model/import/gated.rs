@@ -1,6 +1,6 @@
 //! Gated networks, as training/ writes them: config.json and model.safetensors.
 
-use super::{GOLDEN_TOKENS, ImportError, SAMPLE, quantise, safetensors, vector};
+use super::{GOLDEN_TOKENS, ImportError, LANES, SAMPLE, quantise, safetensors, vector};
 use crate::model::engine::{self, fingerprint};
 use crate::model::file::{Blocks, Manifest, Model};
 use crate::model::network::{Gated, GatedLayer, Golden, Matrix, Network, Sizes};
@@ -9,9 +9,6 @@ use std::sync::Arc;
 
 /// What config.json calls the architecture.
 const TYPE: &str = "lmfs-gated";
-
-/// Lanes of a block: fewer make smaller code (by 1% from four to one) and take longer to decode a block.
-const LANES: u32 = 4;
 
 /// True if a directory holds such a network.
 pub fn is(dir: &Path) -> bool {

@@ -27,7 +27,8 @@ pub const SAMPLE: &str = include_str!("sample.txt");
 /// Tokens of a model's check vector.
 const GOLDEN_TOKENS: usize = 48;
 
-/// Lanes of a default block.
+/// Lanes of a default block. Fewer make smaller code and take longer: with four of a gated network it is 0.5%
+/// smaller and takes a third longer to decode.
 const LANES: u32 = 8;
 
 /// What blocks a model of these sizes gets. Large models are for archives that are hardly read: they get
