@@ -48,6 +48,14 @@ pub trait Blob: Send + Sync + Debug {
     fn len(&self) -> io::Result<u64>;
     /// Makes sure that writes up to `end` find room, without changing the length.
     fn allocate(&self, end: u64) -> io::Result<()>;
+    /// Number of pages that are right in memory only: they could not be written when they were repaired.
+    fn patches(&self) -> u64 {
+        0
+    }
+    /// Writes those pages.
+    fn write_patches(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Reads exactly `len` bytes at `offset`, or as many as there are. A forged length takes no memory

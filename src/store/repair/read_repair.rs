@@ -118,6 +118,18 @@ impl Blob for Patched {
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.below.write_at(data, offset)
     }
+    fn patches(&self) -> u64 {
+        lock(&self.patch).pages.len() as u64 + self.below.patches()
+    }
+    fn write_patches(&self) -> io::Result<()> {
+        self.below.write_patches()?;
+        let mut patch = lock(&self.patch);
+        for (number, page) in &patch.pages {
+            self.below.write_at(page, number * PAGE as u64)?;
+        }
+        patch.pages.clear();
+        Ok(())
+    }
     fn sync(&self) -> io::Result<()> {
         self.below.sync()
     }
@@ -268,6 +280,15 @@ impl Segments {
     pub fn correct(&self, n: u32, segment: &Segment, bytes: &[u8], at: u64) -> io::Result<()> {
         lock(&self.corrected).insert(n);
         segment.blob.write_at(bytes, at)
+    }
+
+    /// Writes what could not be written when it was repaired. The next sync makes it durable.
+    pub fn write_patches(&self, number: u32) -> Result<()> {
+        let Some(segment) = self.get(number).filter(|s| s.blob.patches() > 0) else {
+            return Ok(());
+        };
+        lock(&self.corrected).insert(number);
+        segment.blob.write_patches().map_err(|e| io_error("write", number, e))
     }
 
     /// Makes durable what was put right in a segment.

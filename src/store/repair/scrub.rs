@@ -51,6 +51,7 @@ impl Store {
                 e => e?,
             };
             let changed = !differing(&e.before, &e.now).is_empty();
+            let patches = segments.get(number).map_or(0, |s| s.blob.patches());
             let protected = segments.is_protected(number, len);
             // Where the store is open for writing, a segment gets its sidecar in time.
             let sealed = number < (self.synced.load(Ordering::Acquire) >> 32) as u32;
@@ -58,6 +59,9 @@ impl Store {
             let side_hurt = e.found.sidecar_hurt || (missing && self.read_only);
             if repair {
                 segments.adopt(number, &e)?;
+                if !segments.is_distant(number) {
+                    segments.write_patches(number)?;
+                }
                 if let Err(e) = segments.sync_corrected(number) {
                     self.writer().fail(&e.to_string());
                     return Err(e);
@@ -87,8 +91,8 @@ impl Store {
                 frames: whole.len() as u64,
                 pages: e.pages,
                 damaged_frames: e.found.frames,
-                damaged_pages: e.found.pages,
-                damaged: changed || side_hurt || e.unreadable,
+                damaged_pages: e.found.pages + patches,
+                damaged: changed || patches > 0 || side_hurt || e.unreadable,
             };
         }
         let state = self.view();

@@ -290,6 +290,17 @@ fn a_repair_in_memory_is_not_in_the_way_of_what_follows() {
     store.sync().unwrap();
     let whole = [[1; 500], [2; 500]].concat();
     assert!(contents(&store, a, 1000).unwrap() == whole);
+    // It is not the last word: a scrub says what is wrong on the disk, and puts it right there.
+    let on_disk = || lock(&lock(&memory.files)[&segments::segment_path(1)].inner).bytes.clone();
+    let first = covered as usize;
+    assert!(on_disk()[..first].iter().all(|b| *b == 0));
+    assert!(store.check_segment(1, false).unwrap().checked.damaged);
+    plan.set(Some(Fault { call: Call::Write, nth: 0, errno: libc::ENOSPC, short: false }));
+    assert!(matches!(store.check_segment(1, true), Err(StoreError::NoSpace { .. })));
+    plan.set(None);
+    assert!(store.check_segment(1, true).unwrap().checked.damaged);
+    assert!(on_disk()[..first].iter().any(|b| *b != 0));
+    assert!(!store.check_segment(1, false).unwrap().checked.damaged);
     store.close().unwrap();
     drop(store);
     assert!(contents(&opened(), a, 1000).unwrap() == whole);

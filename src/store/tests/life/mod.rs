@@ -344,10 +344,12 @@ impl Life {
         lock(&store.segments.hopeless).clear();
         let mut o = lock(&self.world.oracle);
         if looks {
-            // A frame that the power left half written, and that nobody reads (a footer), is for a scrub.
+            // A frame that the power left half written is for a scrub where nobody reads it (a footer), or
+            // where it could not be written when it was put right.
             let hurt = |n: &u32| {
                 let c = store.check_segment(*n, false).unwrap().checked;
-                c.damaged_frames > 0 && c.damaged_pages == 0
+                let patched = store.segments.get(*n).is_some_and(|s| s.blob.patches() > 0);
+                patched || (c.damaged_frames > 0 && c.damaged_pages == 0)
             };
             let segments = store.segment_numbers().into_iter().filter(hurt);
             o.hurt.extend(segments.map(Thing::Segment));
