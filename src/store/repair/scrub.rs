@@ -128,6 +128,11 @@ impl Store {
                     .map_err(|source| StoreError::Io { what: format!("write {file}"), source })?;
             }
         }
+        if repair && !self.read_only {
+            // Whoever wrote one anew may have been killed before its name was durable.
+            let synced = volume.sync_dir(".");
+            synced.map_err(|source| StoreError::Io { what: "fsync the store".into(), source })?;
+        }
         Ok(wrong)
     }
 

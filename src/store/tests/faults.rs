@@ -386,6 +386,18 @@ fn what_was_put_right_for_parity_is_durable() {
     assert!(lock(&lock(&left.files)[&path].inner).bytes == whole);
 }
 
+/// A copy of the superblock that somebody wrote anew, and was killed: its name is not durable.
+#[test]
+fn a_superblock_that_a_scrub_finds_whole_is_durable() {
+    let (_dir, volume, store) = mem_store();
+    let (file, bytes) = ("superblock.2", crate::store::log::superblock::encode(&store.superblock));
+    volume.lose(file, 0, 8);
+    crate::store::io::put_file(&*volume, file, &bytes).unwrap();
+    assert_eq!(store.check_superblocks(true).unwrap(), 0);
+    let left = after_power_loss(&volume);
+    assert!(lock(&lock(&left.files)[file].inner).bytes == bytes);
+}
+
 #[test]
 fn what_a_killed_mount_left_is_durable_after_the_next_one_syncs() {
     let (dir, volume, store) = mem_store();
