@@ -34,6 +34,12 @@ pub fn cut(segments: &Segments, end: &replay::End) -> Result<Option<(u32, u64)>>
         }
     }
     let from = vouched(segments, end);
+    let older = segments.lens().into_iter().map(|(n, _)| n).filter(|n| *n < from.0);
+    for number in older.filter(|n| !segments.is_distant(*n)) {
+        if let Some(s) = segments.get(number) {
+            s.blob.sync().map_err(|e| io_error("fdatasync", number, e))?;
+        }
+    }
     let doubtful = match segments.write_again(from) {
         Err(StoreError::NoSpace { detail, .. }) => {
             log::warn!("no room to write the end of the log again: {detail}");
@@ -41,11 +47,6 @@ pub fn cut(segments: &Segments, end: &replay::End) -> Result<Option<(u32, u64)>>
         }
         written => written.map(|()| None)?,
     };
-    for (number, _) in segments.lens() {
-        if let Some(s) = segments.get(number).filter(|_| !segments.is_distant(number)) {
-            s.blob.sync().map_err(|e| io_error("fdatasync", number, e))?;
-        }
-    }
     segments.sync_names()?;
     Ok(doubtful)
 }

@@ -131,17 +131,18 @@ fn a_full_disk_does_not_end_a_store_that_seals() {
     assert!(contents(&store, a, 9000).unwrap() == [2; 9000]);
 }
 
+/// Has syncs of all files fail, or not any more.
+fn fail_syncs(volume: &MemVolume, how: bool) {
+    lock(&volume.files).values().for_each(|b| b.fail_sync.store(how, Ordering::SeqCst));
+}
+
 #[test]
 fn a_failed_sync_is_never_forgotten() {
     let (_dir, volume, store) = mem_store();
     let a = create(&store, b"a").unwrap();
-    for b in lock(&volume.files).values() {
-        b.fail_sync.store(true, Ordering::SeqCst);
-    }
+    fail_syncs(&volume, true);
     assert!(store.sync().is_err());
-    for b in lock(&volume.files).values() {
-        b.fail_sync.store(false, Ordering::SeqCst);
-    }
+    fail_syncs(&volume, false);
     assert!(store.sync().is_err());
     assert!(write(&store, a, 0, b"x").is_err());
     assert!(store.inode(a).unwrap().is_some());
@@ -157,12 +158,9 @@ fn what_a_failed_sync_gave_up_is_written_again() {
     };
     let store = opened(&volume);
     create(&store, b"a").unwrap();
-    let fail = |how| {
-        lock(&volume.files).values().for_each(|b| b.fail_sync.store(how, Ordering::SeqCst));
-    };
-    fail(true);
+    fail_syncs(&volume, true);
     assert!(store.sync().is_err());
-    fail(false);
+    fail_syncs(&volume, false);
     drop(store);
     let store = opened(&volume);
     assert_eq!(names(&store), [b"a"]);
@@ -181,12 +179,9 @@ fn what_a_failed_sync_gave_up_is_not_durable_for_want_of_room() {
     lock(&volume.files).values().for_each(|b| b.no_allocate.store(true, Ordering::SeqCst));
     let store = opened(dir.path(), volume.clone(), open::IndexFrom::Memory).unwrap();
     create(&store, b"a").unwrap();
-    let fail = |how| {
-        lock(&volume.files).values().for_each(|b| b.fail_sync.store(how, Ordering::SeqCst));
-    };
-    fail(true);
+    fail_syncs(&volume, true);
     assert!(store.sync().is_err());
-    fail(false);
+    fail_syncs(&volume, false);
     drop(store);
     volume.set_copies();
     volume.set_full(true);
