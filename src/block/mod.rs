@@ -2,7 +2,7 @@
 //!
 //! Chooses the smallest admissible encoding for a block, and proves it by decoding before it is used.
 
-use crate::codec::{self, Predictor};
+use crate::codec::{self, Predictor, Watch};
 use crate::model::EngineError;
 use crate::types::Encoding;
 use std::borrow::Cow;
@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 pub mod bench;
 pub mod container;
+pub mod heads;
 mod lanes;
 pub mod lm;
 #[cfg(test)]
@@ -20,14 +21,16 @@ pub mod trace;
 pub mod words;
 
 pub use crate::codec::{Cost, ENGINE};
+pub use heads::Show;
 pub use lm::{Lm, LmError, ModelId};
 pub use primer::Primer;
 pub use trace::trace;
 
+use heads::Heads;
 use pack::{pack, unpack};
 
 /// Bytes per block of the `fast` tier.
-pub const FAST_BLOCK: u32 = 128 << 10;
+pub const FAST_BLOCK: u32 = 256 << 10;
 
 /// What can go wrong with a payload.
 #[derive(Debug, thiserror::Error)]
@@ -200,6 +203,7 @@ fn uncode(
     plain_len: u32,
     predictor: &mut Predictor,
     lm: Option<&Lm>,
+    watch: Watch<'_>,
 ) -> Result<Vec<u8>, BlockError> {
     let len = plain_len as usize;
     let mut own;
@@ -213,14 +217,30 @@ fn uncode(
         payload = &own;
     }
     let bytes = match lm {
-        None => codec::decode(payload, len, predictor, None),
-        Some(lm) => lm.code(|model| codec::decode(payload, len, predictor, model))?,
+        None => codec::decode_watched(payload, len, predictor, None, watch),
+        Some(lm) => {
+            lm.code(|model| codec::decode_watched(payload, len, predictor, model, watch))?
+        }
     };
     bytes.ok_or_else(|| BlockError::Corrupt("the code does not end with the block".into()))
 }
 
-/// The arithmetic-coded form of a block, as its primer says or else the tier.
+/// True for a modelled payload, without its filter, of one lane.
+fn is_in_one_lane(payload: &[u8]) -> bool {
+    payload.first().is_some_and(|first| first & LANES <= 1)
+}
+
+/// The arithmetic-coded form of a block, with the checks of its heads.
 fn modelled(plain: &[u8], primer: Option<&Primer>, tier: &Tier) -> Result<Encoded, BlockError> {
+    let mut coded = arithmetic(plain, primer, tier)?;
+    if is_in_one_lane(&coded.payload) {
+        heads::append(&mut coded.payload, plain);
+    }
+    Ok(coded)
+}
+
+/// The code alone, as the block's primer says or else the tier.
+fn arithmetic(plain: &[u8], primer: Option<&Primer>, tier: &Tier) -> Result<Encoded, BlockError> {
     if let Some(primer) = primer {
         // What the primer holds is not coded again.
         let rest = plain.strip_prefix(primer.plain());
@@ -258,12 +278,20 @@ fn unmodelled(
     plain_len: u32,
     primer: Option<&Primer>,
     lm: Option<&Lm>,
+    show: Show<'_>,
 ) -> Result<Vec<u8>, BlockError> {
+    let (payload, checks) = if is_in_one_lane(payload) {
+        heads::split(payload, plain_len as usize)
+            .ok_or_else(|| BlockError::Corrupt("too short for its checks".into()))?
+    } else {
+        (payload, &[][..])
+    };
     let Some(primer) = primer else {
         let other = coder(payload, lm);
         let lm = other.as_deref().or(lm);
         let mut predictor = experts(lm, plain_len as usize);
-        return uncode(payload, plain_len, &mut predictor, lm);
+        let mut heads = Heads::new(checks, &[], show);
+        return uncode(payload, plain_len, &mut predictor, lm, &mut |text| heads.seen(text));
     };
     let own = match (primer.lm(), lm) {
         (Some(own), Some(lm)) => own.is(lm),
@@ -275,15 +303,19 @@ fn unmodelled(
     let lm = primer.lm().zip(lm).map(|(own, lm)| lm.as_of(own));
     let lm = lm.as_ref();
     if payload.first().is_none_or(|first| first & CONTINUES == 0) {
-        return uncode(payload, plain_len, &mut primer.ready(), lm);
+        let mut heads = Heads::new(checks, &[], show);
+        let mut watch = |text: &[u8]| heads.seen(text);
+        return uncode(payload, plain_len, &mut primer.ready(), lm, &mut watch);
     }
+    let mut heads = Heads::new(checks, primer.plain(), show);
     let mut bytes = primer.plain().to_vec();
     let left = plain_len
         .checked_sub(bytes.len() as u32)
         .ok_or_else(|| BlockError::Corrupt("shorter than its primer".into()))?;
     let mut code = payload.to_vec();
     code[0] &= !CONTINUES;
-    bytes.extend(uncode(&code, left, &mut primer.ready(), lm)?);
+    let mut watch = |text: &[u8]| heads.seen(text);
+    bytes.extend(uncode(&code, left, &mut primer.ready(), lm, &mut watch)?);
     Ok(bytes)
 }
 
@@ -355,14 +387,26 @@ pub fn decode(
     primer: Option<&Primer>,
     lm: Option<&Lm>,
 ) -> Result<Vec<u8>, BlockError> {
+    decode_showing(encoding, payload, plain_len, primer, lm, &mut |_| {})
+}
+
+/// The same; where that takes long, the block's heads are shown as soon as they are there.
+pub fn decode_showing(
+    encoding: Encoding,
+    payload: &[u8],
+    plain_len: u32,
+    primer: Option<&Primer>,
+    lm: Option<&Lm>,
+    show: Show<'_>,
+) -> Result<Vec<u8>, BlockError> {
     let len = plain_len as usize;
     let bytes = match encoding {
         Encoding::Raw => payload.to_vec(),
         Encoding::Zstd => unpack(payload, len).map_err(|e| BlockError::Corrupt(e.to_string()))?,
-        Encoding::Fast => unmodelled(&without_filter(payload)?, plain_len, primer, None)?,
+        Encoding::Fast => unmodelled(&without_filter(payload)?, plain_len, primer, None, show)?,
         Encoding::Lm => {
             let lm = lm.ok_or(BlockError::NoModel)?;
-            unmodelled(&without_filter(payload)?, plain_len, primer, Some(lm))?
+            unmodelled(&without_filter(payload)?, plain_len, primer, Some(lm), show)?
         }
     };
     if bytes.len() == len {

@@ -75,7 +75,8 @@ impl Primer {
         let other = coder(payload, lm.map(|lm| &**lm));
         let lm = other.as_ref().or(lm);
         let mut predictor = experts(lm.map(|lm| &**lm), plain_len as usize);
-        let plain = uncode(payload, plain_len, &mut predictor, lm.map(|lm| &**lm))?;
+        let coder = lm.map(|lm| &**lm);
+        let plain = uncode(payload, plain_len, &mut predictor, coder, &mut |_| usize::MAX)?;
         Ok(Self { plain: plain.into(), predictor: Arc::new(predictor), lm: lm.cloned() })
     }
 

@@ -1,5 +1,6 @@
 //! What was decoded: frames and primers, the least recently used go first, bounded in bytes. What is
-//! being decoded is known, too, so that nobody decodes it a second time meanwhile.
+//! being decoded is known, too, so that nobody decodes it a second time meanwhile; and of a long block its head is here
+//! before the rest.
 
 use crate::block::Primer;
 use crate::types::FrameRef;
@@ -34,13 +35,21 @@ pub enum Key {
 /// What it was decoded to.
 #[derive(Debug, Clone)]
 pub enum Value {
-    /// A block's plaintext.
+    /// A block's plaintext, or its first bytes.
     Plain(Arc<Vec<u8>>),
     /// A primer, ready.
     Primer(Primer),
 }
 
 impl Value {
+    /// True if it holds so many bytes; a primer is whole.
+    fn holds(&self, len: usize) -> bool {
+        match self {
+            Self::Plain(p) => p.len() >= len,
+            Self::Primer(_) => true,
+        }
+    }
+
     fn weight(&self) -> u64 {
         /// What an entry costs besides its bytes.
         const ENTRY: u64 = 128;
@@ -52,14 +61,14 @@ impl Value {
     }
 }
 
-/// Called when a flight is over.
+/// Called when a flight has brought what its owner needs, or is over.
 type Waiter = Box<dyn FnOnce() + Send>;
 
 struct State {
     entries: LruCache<Key, Value>,
     stats: CacheStats,
-    /// Being decoded by somebody, and who is to be told when that is over.
-    flights: HashMap<Key, Vec<Waiter>>,
+    /// Being decoded by somebody, and who is to be told of it: of so many bytes.
+    flights: HashMap<Key, Vec<(usize, Waiter)>>,
     /// Queued to be read ahead.
     announced: HashSet<FrameRef>,
 }
@@ -81,9 +90,9 @@ impl fmt::Debug for Cache {
 #[derive(Debug)]
 pub struct Flight<'a>(&'a Cache, Key);
 
-/// Somebody else's flight.
+/// Somebody else's flight, and how many bytes of what it brings are waited for.
 #[derive(Debug, Clone, Copy)]
-pub struct Landing(Key);
+pub struct Landing(Key, usize);
 
 /// What asking for something came to.
 #[derive(Debug)]
@@ -101,13 +110,27 @@ impl Flight<'_> {
     pub fn land(self, value: Value) {
         self.0.insert(self.1, value);
     }
+
+    /// Keeps a block's first bytes, the rest of which is still under way.
+    pub fn show(&self, head: &[u8]) {
+        let value = Value::Plain(Arc::new(head.to_vec()));
+        self.0.insert(self.1, value);
+        let served = match self.0.state().flights.get_mut(&self.1) {
+            Some(waiters) => waiters.extract_if(.., |(need, _)| *need <= head.len()).collect(),
+            None => Vec::new(),
+        };
+        self.0.landed.notify_all();
+        for (_, waiter) in served {
+            waiter();
+        }
+    }
 }
 
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
         let waiters = self.0.state().flights.remove(&self.1);
         self.0.landed.notify_all();
-        waiters.into_iter().flatten().for_each(|waiter| waiter());
+        waiters.into_iter().flatten().for_each(|(_, waiter)| waiter());
     }
 }
 
@@ -130,11 +153,11 @@ impl Cache {
         self.state().stats
     }
 
-    /// A frame's plaintext, if it is here already.
-    pub fn peek(&self, frame: FrameRef) -> Option<Arc<Vec<u8>>> {
+    /// A frame's plaintext, if its first `len` bytes are here already.
+    pub fn peek(&self, frame: FrameRef, len: usize) -> Option<Arc<Vec<u8>>> {
         let mut s = self.state();
         match s.entries.get(&Key::Frame(frame)) {
-            Some(Value::Plain(p)) => {
+            Some(Value::Plain(p)) if p.len() >= len => {
                 let p = Arc::clone(p);
                 s.stats.hits += 1;
                 Some(p)
@@ -143,36 +166,40 @@ impl Cache {
         }
     }
 
-    /// What is here; else the right to decode it, or whom to wait for.
-    pub fn look_up(&self, key: Key) -> Lookup<'_> {
+    /// What is here, at least `len` bytes; else the right to decode it, or whom to wait for.
+    pub fn look_up(&self, key: Key, len: usize) -> Lookup<'_> {
         let mut s = self.state();
-        if let Some(v) = s.entries.get(&key) {
+        if let Some(v) = s.entries.get(&key).filter(|v| v.holds(len)) {
             let v = v.clone();
             s.stats.hits += 1;
             return Lookup::Here(v);
         }
         if s.flights.contains_key(&key) {
-            return Lookup::UnderWay(Landing(key));
+            return Lookup::UnderWay(Landing(key, len));
         }
         s.flights.insert(key, Vec::new());
         s.stats.misses += 1;
         Lookup::Absent(Flight(self, key))
     }
 
-    /// Waits until a flight is over.
-    pub fn wait(&self, landing: Landing) {
+    /// Waits until a flight has brought what is needed, or is over.
+    pub fn wait(&self, Landing(key, len): Landing) {
         let mut s = self.state();
-        while s.flights.contains_key(&landing.0) {
+        while s.flights.contains_key(&key) && !s.entries.peek(&key).is_some_and(|v| v.holds(len)) {
             s = self.landed.wait(s).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Calls `waiter` when a flight is over, without a lock held; at once if it is.
-    pub fn when_landed(&self, landing: Landing, waiter: Waiter) {
-        if let Some(waiters) = self.state().flights.get_mut(&landing.0) {
-            waiters.push(waiter);
+    /// Calls `waiter` when [`Self::wait`] would end, without a lock held; at once if it would.
+    pub fn when_landed(&self, Landing(key, len): Landing, waiter: Waiter) {
+        let mut s = self.state();
+        if !s.entries.peek(&key).is_some_and(|v| v.holds(len))
+            && let Some(waiters) = s.flights.get_mut(&key)
+        {
+            waiters.push((len, waiter));
             return;
         }
+        drop(s);
         waiter();
     }
 
@@ -221,7 +248,7 @@ mod tests {
     /// Has `make` run unless the value is here or on its way.
     fn get(cache: &Cache, key: Key, make: impl Fn() -> Option<Value>) -> Option<Value> {
         loop {
-            match cache.look_up(key) {
+            match cache.look_up(key, 1) {
                 Lookup::Here(value) => return Some(value),
                 Lookup::Absent(flight) => {
                     let value = make()?;
@@ -240,7 +267,7 @@ mod tests {
             get(&cache, Key::Frame(frame(n)), || Some(value(900))).unwrap();
             assert!(cache.stats().used <= 4000);
         }
-        assert!(cache.peek(frame(9)).is_some() && cache.peek(frame(0)).is_none());
+        assert!(cache.peek(frame(9), 1).is_some() && cache.peek(frame(0), 1).is_none());
         assert_eq!(cache.stats().misses, 10);
     }
 
@@ -277,13 +304,51 @@ mod tests {
                 told.fetch_add(1, Ordering::SeqCst);
             })
         };
-        let Lookup::Absent(flight) = cache.look_up(Key::Primer(1)) else { panic!("here already") };
-        let Lookup::UnderWay(landing) = cache.look_up(Key::Primer(1)) else { panic!("not begun") };
+        let Lookup::Absent(flight) = cache.look_up(Key::Primer(1), 0) else {
+            panic!("here already")
+        };
+        let Lookup::UnderWay(landing) = cache.look_up(Key::Primer(1), 0) else {
+            panic!("not begun")
+        };
         cache.when_landed(landing, tell(&told));
         assert_eq!(told.load(Ordering::SeqCst), 0);
         drop(flight);
         assert_eq!(told.load(Ordering::SeqCst), 1);
         cache.when_landed(landing, tell(&told));
         assert_eq!(told.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn whoever_needs_a_head_only_is_told_when_it_is_there() {
+        let (cache, told) = (Cache::new(1 << 20), Arc::new(Mutex::new(Vec::new())));
+        let key = Key::Frame(frame(1));
+        let Lookup::Absent(flight) = cache.look_up(key, 4) else { panic!("here already") };
+        for need in [4, 5, 9] {
+            let Lookup::UnderWay(landing) = cache.look_up(key, need) else { panic!("not begun") };
+            let told = Arc::clone(&told);
+            cache.when_landed(landing, Box::new(move || told.lock().unwrap().push(need)));
+        }
+        assert!(cache.peek(frame(1), 1).is_none());
+        flight.show(&[7; 4]);
+        assert_eq!(*told.lock().unwrap(), [4]);
+        assert_eq!(*cache.peek(frame(1), 4).unwrap(), [7; 4]);
+        assert!(cache.peek(frame(1), 5).is_none());
+        assert!(matches!(cache.look_up(key, 4), Lookup::Here(_)));
+        let Lookup::UnderWay(landing) = cache.look_up(key, 5) else {
+            panic!("it is decoded again")
+        };
+        flight.show(&[7; 8]);
+        cache.wait(landing);
+        assert_eq!(*told.lock().unwrap(), [4, 5]);
+        flight.land(value(10));
+        assert_eq!(*told.lock().unwrap(), [4, 5, 9]);
+        assert!(cache.peek(frame(1), 10).is_some());
+        // One that comes to nothing leaves its head, and the rest to whoever needs it.
+        let key = Key::Frame(frame(2));
+        let Lookup::Absent(flight) = cache.look_up(key, 9) else { panic!("here already") };
+        flight.show(&[7; 4]);
+        drop(flight);
+        assert!(cache.peek(frame(2), 4).is_some());
+        assert!(matches!(cache.look_up(key, 9), Lookup::Absent(_)));
     }
 }

@@ -3,7 +3,7 @@
 use super::cache::{Cache, CacheStats, Key, Landing, Lookup, Value};
 use super::queue::{Urgency, WorkQueue};
 use super::{ReadError, StoreModels};
-use crate::block::{self, Lm, Primer};
+use crate::block::{self, Lm, Primer, Show};
 use crate::store::{Store, StoreError};
 use crate::types::{Encoding, Extent, Frame, FrameRef};
 use std::sync::{Arc, OnceLock};
@@ -115,9 +115,9 @@ impl BlockReader {
             || primer().is_some_and(|at| self.store.is_evicted(at.segment))
     }
 
-    /// A block's plaintext if it is in memory.
-    pub fn peek(&self, frame: FrameRef) -> Option<Arc<Vec<u8>>> {
-        self.cache.peek(frame)
+    /// A block's plaintext if it is in memory, at least its first `len` bytes.
+    pub fn peek(&self, frame: FrameRef, len: usize) -> Option<Arc<Vec<u8>>> {
+        self.cache.peek(frame, len)
     }
 
     /// True if decoding the block takes much longer than reading it: it needs a network, or a model
@@ -134,13 +134,13 @@ impl BlockReader {
     pub fn read(&self, extent: &Extent, policy: Policy<'_>) -> Result<Arc<Vec<u8>>, ReadError> {
         match policy {
             Policy::Keep => loop {
-                match self.attempt(extent)? {
+                match self.attempt(extent, extent.meta.plain_len as usize, &mut || {})? {
                     Attempt::Done(plain) => return Ok(plain),
                     Attempt::Pending(landing) => self.cache.wait(landing),
                 }
             },
             Policy::Once(last) => {
-                if let Some(plain) = self.peek(extent.frame) {
+                if let Some(plain) = self.peek(extent.frame, extent.meta.plain_len as usize) {
                     return Ok(plain);
                 }
                 let known = last.as_ref().is_some_and(|(id, _)| *id == extent.meta.primer);
@@ -149,14 +149,21 @@ impl BlockReader {
                     *last = Some((extent.meta.primer, primer));
                 }
                 let primer = last.as_ref().filter(|_| extent.meta.primer != 0).map(|(_, p)| p);
-                Ok(Arc::new(self.decode(extent, primer)?))
+                Ok(Arc::new(self.decode(extent, primer, &mut |_| {})?))
             }
         }
     }
 
-    /// As [`Self::read`] with [`Policy::Keep`], but does not wait for another thread.
-    pub fn attempt(&self, extent: &Extent) -> Result<Attempt<Arc<Vec<u8>>>, ReadError> {
-        let flight = match self.cache.look_up(Key::Frame(extent.frame)) {
+    /// As [`Self::read`] with [`Policy::Keep`], but does not wait for another thread, and is content with the block's
+    /// first `len` bytes if they are in memory. If it has to decode, it calls `early` whenever more of the
+    /// block can be had by [`Self::peek`], and returns when there is all.
+    pub fn attempt(
+        &self,
+        extent: &Extent,
+        len: usize,
+        early: &mut dyn FnMut(),
+    ) -> Result<Attempt<Arc<Vec<u8>>>, ReadError> {
+        let flight = match self.cache.look_up(Key::Frame(extent.frame), len) {
             Lookup::Here(Value::Plain(plain)) => return Ok(Attempt::Done(plain)),
             Lookup::Here(Value::Primer(_)) => return Err(ReadError::Other(extent.frame)),
             Lookup::Absent(flight) => flight,
@@ -169,12 +176,16 @@ impl BlockReader {
                 Attempt::Pending(landing) => return Ok(Attempt::Pending(landing)),
             },
         };
-        let plain = Arc::new(self.decode(extent, primer.as_ref())?);
+        let mut show = |head: &[u8]| {
+            flight.show(head);
+            early();
+        };
+        let plain = Arc::new(self.decode(extent, primer.as_ref(), &mut show)?);
         flight.land(Value::Plain(Arc::clone(&plain)));
         Ok(Attempt::Done(plain))
     }
 
-    /// Calls `then` once what an attempt was refused for has been decoded, or given up.
+    /// Calls `then` once what an attempt was refused for has been decoded, as far as it was asked for, or given up.
     pub fn when_landed(&self, landing: Landing, then: impl FnOnce() + Send + 'static) {
         self.cache.when_landed(landing, Box::new(then));
     }
@@ -190,7 +201,7 @@ impl BlockReader {
         self.workers_for(distant).run(Urgency::Ahead, slow, move || {
             reader.cache.announced(extent.frame);
             // A failure is reported by the read that needs the block.
-            let _ = reader.attempt(&extent);
+            let _ = reader.attempt(&extent, extent.meta.plain_len as usize, &mut || {});
         });
     }
 
@@ -208,7 +219,7 @@ impl BlockReader {
     }
 
     fn cached_primer(&self, id: u64, frame: FrameRef) -> Result<Attempt<Primer>, ReadError> {
-        match self.cache.look_up(Key::Primer(id)) {
+        match self.cache.look_up(Key::Primer(id), 0) {
             Lookup::Here(Value::Primer(primer)) => Ok(Attempt::Done(primer)),
             Lookup::Here(Value::Plain(_)) => Err(ReadError::NoPrimer { frame, primer: id }),
             Lookup::UnderWay(landing) => Ok(Attempt::Pending(landing)),
@@ -220,10 +231,16 @@ impl BlockReader {
         }
     }
 
-    /// Reads and decodes the whole frame of `extent`; `primer` is the extent's, if it has one.
-    fn decode(&self, extent: &Extent, primer: Option<&Primer>) -> Result<Vec<u8>, ReadError> {
+    /// Reads and decodes the whole frame of `extent`; `primer` is the extent's, if it has one. What there is of it
+    /// before is shown.
+    fn decode(
+        &self,
+        extent: &Extent,
+        primer: Option<&Primer>,
+        show: Show<'_>,
+    ) -> Result<Vec<u8>, ReadError> {
         let at = extent.frame;
-        let plain = self.plain(extent, primer);
+        let plain = self.plain(extent, primer, show);
         match &plain {
             Ok(_) => self.store.note_whole(at),
             Err(e) if e.is_damage() => self.store.note_damaged(at),
@@ -232,16 +249,21 @@ impl BlockReader {
         plain
     }
 
-    fn plain(&self, extent: &Extent, primer: Option<&Primer>) -> Result<Vec<u8>, ReadError> {
+    fn plain(
+        &self,
+        extent: &Extent,
+        primer: Option<&Primer>,
+        show: Show<'_>,
+    ) -> Result<Vec<u8>, ReadError> {
         let at = extent.frame;
         let f = self.store.read_frame(at)?;
         if !extent.is_of(&f) {
             return Err(ReadError::Other(at));
         }
         let lm = self.model(&f)?;
-        let bytes =
-            block::decode(f.meta.encoding, &f.payload, f.meta.plain_len, primer, lm.as_deref())
-                .map_err(|source| ReadError::Block { frame: at, source })?;
+        let (encoding, len) = (f.meta.encoding, f.meta.plain_len);
+        let decoded = block::decode_showing(encoding, &f.payload, len, primer, lm.as_deref(), show);
+        let bytes = decoded.map_err(|source| ReadError::Block { frame: at, source })?;
         if block::plain_hash(&bytes) == f.plain_hash { Ok(bytes) } else { Err(ReadError::Hash(at)) }
     }
 

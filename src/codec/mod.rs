@@ -76,8 +76,23 @@ multiversion! {
 
 multiversion! {
     /// Decodes `len` bytes of text; `None` if the code is not that of such a text.
-    pub fn decode(code: &[u8], len: usize, predictor: &mut Predictor, lm: Lm<'_>) -> Option<Vec<u8>>
+    pub fn decode_watched(
+        code: &[u8],
+        len: usize,
+        predictor: &mut Predictor,
+        lm: Lm<'_>,
+        watch: Watch<'_>
+    ) -> Option<Vec<u8>>
         = decode_any
+}
+
+/// Told of the text while it is decoded, if in one lane: once at first, and then whenever it has become as long as the
+/// answer was.
+pub type Watch<'a> = &'a mut dyn FnMut(&[u8]) -> usize;
+
+/// As [`decode_watched`], but nobody does.
+pub fn decode(code: &[u8], len: usize, predictor: &mut Predictor, lm: Lm<'_>) -> Option<Vec<u8>> {
+    decode_watched(code, len, predictor, lm, &mut |_| usize::MAX)
 }
 
 multiversion! {
@@ -315,8 +330,9 @@ fn decode_any<V: Vector>(
     len: usize,
     predictor: &mut Predictor,
     lm: Lm<'_>,
+    watch: Watch<'_>,
 ) -> Option<Vec<u8>> {
-    either!(predictor, experts => decode_with::<V, _, _, _>(code, len, experts, lm))
+    either!(predictor, experts => decode_with::<V, _, _, _>(code, len, experts, lm, watch))
 }
 
 #[inline(always)]
@@ -325,6 +341,7 @@ fn decode_with<V: Vector, const C: usize, const I: usize, const S: usize>(
     len: usize,
     experts: &mut Experts<C, I, S>,
     mut lm: Lm<'_>,
+    watch: Watch<'_>,
 ) -> Option<Vec<u8>> {
     let vocab = Arc::clone(experts.vocab());
     let vocab = &*vocab;
@@ -336,6 +353,7 @@ fn decode_with<V: Vector, const C: usize, const I: usize, const S: usize>(
     }
     let mut out: Vec<Vec<u8>> = rooms.iter().map(|n| Vec::with_capacity(*n)).collect();
     let mut step = vec![None; rooms.len()];
+    let mut told_at = if rooms.len() == 1 { watch(&[]) } else { usize::MAX };
     loop {
         let mut ended = true;
         for lane in 0..rooms.len() {
@@ -350,6 +368,9 @@ fn decode_with<V: Vector, const C: usize, const I: usize, const S: usize>(
         }
         if ended {
             break;
+        }
+        if out[0].len() >= told_at {
+            told_at = watch(&out[0]);
         }
         if let Some(lm) = &mut lm {
             lm.advance(&step);

@@ -162,8 +162,13 @@ fn wide_and_plain_loops_agree() {
             let plain = encode_any::<vector::Plain>(&text, 2, &mut fresh, lm(&mut other, beside));
             assert!(wide == plain);
             let mut fresh = predictor.clone();
-            let back =
-                decode_any::<vector::Plain>(&wide.bytes, len, &mut fresh, lm(&mut one, beside));
+            let back = decode_any::<vector::Plain>(
+                &wide.bytes,
+                len,
+                &mut fresh,
+                lm(&mut one, beside),
+                &mut |_| usize::MAX,
+            );
             assert!(back.unwrap() == text);
             let back = decode(&wide.bytes, len, &mut predictor.clone(), lm(&mut other, beside));
             assert!(back.unwrap() == text);

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Instant;
 
-const BLOCK: u64 = 128 << 10;
+const BLOCK: u64 = crate::block::FAST_BLOCK as u64;
 
 fn open(dir: &Path, enabled: bool) -> Arc<Fs> {
     let recode = RecodeOptions { rest: Duration::from_millis(20), threads: 1, enabled };
@@ -414,7 +414,7 @@ fn shared_frames_are_decoded_ahead_where_files_are_read_in_order() {
         fs.read(files[n].0, 0, 5000, move |bytes| done.send(bytes).unwrap());
         assert!(wait.recv().unwrap().unwrap() == files[n].1);
     };
-    let here = |n: usize| fs.blocks().peek(frame(n)).is_some();
+    let here = |n: usize| fs.blocks().peek(frame(n), 1).is_some();
     // One alone says nothing of the next.
     read(firsts[0]);
     read(firsts[0] + 3);
@@ -425,6 +425,37 @@ fn shared_frames_are_decoded_ahead_where_files_are_read_in_order() {
     // Nobody waits for that one, and yet the next one comes.
     read(firsts[2]);
     wait("the fourth", || here(firsts[3]));
+    fs.shutdown().unwrap();
+}
+
+/// Whoever reads a block's beginning does not wait for its end, be it the one for whom it is decoded or another.
+#[test]
+fn readers_are_answered_as_soon_as_there_is_enough_of_a_block() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = &dir.path().join("s");
+    let ino = staged(dir, 0, 3);
+    let fs = open(dir, false);
+    fs.recoder().settle(None, &mut |_, _| {}).unwrap();
+    fs.shutdown().unwrap();
+    drop(fs);
+    let fs = open(dir, false);
+    let (tell, told) = std::sync::mpsc::channel();
+    // All of the same block.
+    for off in [BLOCK, BLOCK + 5000, 2 * BLOCK - 5000, 2 * BLOCK - 4000] {
+        let (tell, again) = (tell.clone(), Arc::clone(&fs));
+        let frame = fs.store().extents_in(ino, BLOCK, 1).unwrap()[0].frame;
+        fs.read(ino, off, 4000, move |bytes| {
+            let whole = again.blocks().peek(frame, BLOCK as usize).is_some();
+            tell.send((off, bytes.unwrap(), whole)).unwrap();
+        });
+    }
+    let all = text(BLOCK).repeat(3);
+    for early in [true, true, false, false] {
+        let (off, bytes, whole) = told.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert!(bytes == all[off as usize..off as usize + 4000], "{off}");
+        assert_eq!((off < 2 * BLOCK - 5000, whole), (early, !early), "{off}");
+    }
+    assert_eq!(fs.blocks().cache_stats().misses, 2, "a primer and a block");
     fs.shutdown().unwrap();
 }
 

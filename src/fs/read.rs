@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// Reads in a row after which a file is decoded ahead.
 const SEQUENTIAL: u32 = 2;
 /// How far, in bytes per decoding thread.
-const AHEAD: u64 = 256 << 10;
+const AHEAD: u64 = 512 << 10;
 
 /// What a range consists of: extents below, written data on top.
 struct Picture {
@@ -41,6 +41,12 @@ struct Lacking {
 impl Picture {
     fn base(&self) -> Vec<u8> {
         vec![0; self.len as usize]
+    }
+
+    /// How many of the first bytes of an extent's block the range needs.
+    fn needs(&self, e: &Extent) -> usize {
+        let to = e.end().min(self.off + self.len);
+        e.frame_off as usize + to.saturating_sub(e.off) as usize
     }
 
     /// Copies the part of `plain`, the frame of `e`, that lies in the range.
@@ -87,7 +93,19 @@ impl Fs {
         let fs = Arc::clone(self);
         let workers = self.blocks.workers_for(lacking.distant);
         workers.run(Urgency::Wanted, lacking.slow, move || {
-            match fs.assemble(ino, off, len, |e| fs.blocks.attempt(e)) {
+            // Whoever waits is answered as soon as there is enough, even if a block's end is still to come.
+            let mut done = Some(done);
+            let mut early = || {
+                if let Ok(InMemory::Whole(bytes)) = fs.lay_what_is_here(ino, off, len)
+                    && let Some(done) = done.take()
+                {
+                    done(Ok(bytes));
+                }
+            };
+            let read = |e: &Extent, need: usize| fs.blocks.attempt(e, need, &mut early);
+            let read = fs.assemble(ino, off, len, read);
+            let Some(done) = done else { return };
+            match read {
                 Ok(Attempt::Done(bytes)) => done(Ok(bytes)),
                 // Not on this thread: others have use for it.
                 Ok(Attempt::Pending(landing)) => {
@@ -126,11 +144,17 @@ impl Fs {
         self.accessed(&mut s);
         s.streak = if s.read_end == off { s.streak.saturating_add(1) } else { 0 };
         s.read_end = off + len;
-        let picture = self.picture(ino, &s, off, len)?;
         drop(s);
+        self.lay_what_is_here(ino, off, len)
+    }
+
+    /// Puts a range together without decoding anything.
+    fn lay_what_is_here(&self, ino: Ino, off: u64, len: u64) -> Result<InMemory> {
+        let node = self.hold(ino)?;
+        let picture = self.picture(ino, &node.state(), off, len)?;
         let mut out = picture.base();
         for e in &picture.extents {
-            let plain = self.blocks.peek(e.frame);
+            let plain = self.blocks.peek(e.frame, picture.needs(e));
             if e.meta.shared {
                 self.decode_next_shared(e.frame, plain.is_some());
             }
@@ -148,21 +172,21 @@ impl Fs {
     /// Reads, decoding on the calling thread what must be.
     pub fn read_now(&self, ino: Ino, off: u64, len: u64) -> Result<Vec<u8>> {
         loop {
-            let read = |e: &Extent| self.blocks.read(e, Policy::Keep).map(Attempt::Done);
+            let read = |e: &Extent, _| self.blocks.read(e, Policy::Keep).map(Attempt::Done);
             if let Attempt::Done(bytes) = self.assemble(ino, off, len, read)? {
                 return Ok(bytes);
             }
         }
     }
 
-    /// Puts a range together from its blocks and what was written since; or says what one of the
-    /// blocks waits for.
+    /// Puts a range together from its blocks, which `block` reads as far as they are needed, and what was written
+    /// since; or says what one of the blocks waits for.
     fn assemble(
         &self,
         ino: Ino,
         off: u64,
         len: u64,
-        block: impl Fn(&Extent) -> std::result::Result<Attempt<Arc<Vec<u8>>>, ReadError>,
+        mut block: impl FnMut(&Extent, usize) -> std::result::Result<Attempt<Arc<Vec<u8>>>, ReadError>,
     ) -> Result<Attempt<Vec<u8>>> {
         let node = self.hold(ino)?;
         loop {
@@ -170,7 +194,7 @@ impl Fs {
             let mut out = picture.base();
             let mut failed = None;
             for e in &picture.extents {
-                let laid = match block(e) {
+                let laid = match block(e, picture.needs(e)) {
                     Ok(Attempt::Done(plain)) => picture.lay(&mut out, e, &plain),
                     Ok(Attempt::Pending(landing)) => return Ok(Attempt::Pending(landing)),
                     Err(why) => Err(why),

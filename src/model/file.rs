@@ -40,7 +40,7 @@ pub struct Blocks {
 
 impl Blocks {
     /// What suits a model without a network.
-    pub const ALONE: Self = Self { unit: 128 << 10, lanes: 1 };
+    pub const ALONE: Self = Self { unit: 256 << 10, lanes: 1 };
 
     /// Checks ranges: blocks that no container takes would be written and never read.
     pub fn check(self) -> Result<(), FileError> {

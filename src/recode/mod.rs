@@ -347,8 +347,20 @@ impl Recoder {
         Ok(Some(name).filter(|n| n.as_bytes() != OFF))
     }
 
+    /// Bytes of the store's blocks.
     fn block(&self) -> u64 {
         u64::from(self.store().superblock().block_size.max(4096))
+    }
+
+    /// The same of files with this model. One that is not the store's own may want smaller blocks: those of a
+    /// network are, since they take so much longer to decode.
+    fn block_of(&self, model: &str) -> u64 {
+        if model == self.store().superblock().model {
+            return self.block();
+        }
+        // Where there is no such model, nothing will be coded.
+        let own = self.blocks.models().tier(model).map(|(tier, _)| u64::from(tier.unit()));
+        own.map_or(self.block(), |own| own.min(self.block()))
     }
 
     /// Plans an inode: hands the runs to code now to `each`, and says what has to rest. There is nothing to do if it is
@@ -362,11 +374,9 @@ impl Recoder {
         let Some(attr) = self.store().inode(ino)?.filter(crate::types::Attr::is_file) else {
             return Ok(Young::None);
         };
-        if self.wish(ino)?.is_none() {
-            return Ok(Young::None);
-        }
+        let Some(model) = self.wish(ino)? else { return Ok(Young::None) };
         let extents = self.store().extents(ino).map(|e| e.map_err(ReadError::from));
-        plan::plan(extents, attr.size, self.block(), rested, each)
+        plan::plan(extents, attr.size, self.block_of(&model), rested, each)
     }
 
     /// How an inode's runs are coded; `again`: not as those that are coded already.
@@ -389,7 +399,7 @@ impl Recoder {
             }
         }
         // A file of one block would only pay for its primer.
-        let wanted = attr.size > self.block() && attr.size > Primer::LEN as u64;
+        let wanted = attr.size > self.block_of(&name) && attr.size > Primer::LEN as u64;
         Ok(Some(Recipe::new(tier, model, primer, wanted)))
     }
 

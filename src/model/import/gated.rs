@@ -1,6 +1,6 @@
 //! Gated networks, as training/ writes them: config.json and model.safetensors.
 
-use super::{GOLDEN_TOKENS, ImportError, LANES, SAMPLE, quantise, safetensors, vector};
+use super::{GOLDEN_TOKENS, ImportError, LANES, SAMPLE, UNIT, quantise, safetensors, vector};
 use crate::model::engine::{self, fingerprint};
 use crate::model::file::{Blocks, Manifest, Model};
 use crate::model::network::{Gated, GatedLayer, Golden, Matrix, Network, Sizes};
@@ -74,7 +74,7 @@ pub fn convert(dir: &Path, beside: &Model) -> Result<Model, ImportError> {
     let licence = config["license"].as_str().unwrap_or("unknown").into();
     Ok(Model {
         manifest: Manifest { source, name, version: "1".into(), licence },
-        blocks: Blocks { unit: beside.blocks.unit, lanes: LANES },
+        blocks: Blocks { unit: UNIT, lanes: LANES },
         network: Some(Network::Gated(network)),
         ..beside.clone()
     })

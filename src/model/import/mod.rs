@@ -30,6 +30,9 @@ const GOLDEN_TOKENS: usize = 48;
 /// Lanes of a default block. Fewer make smaller code and take longer: with four of a gated network it is 0.5%
 /// smaller and takes a third longer to decode.
 const LANES: u32 = 8;
+/// Bytes of such a block. Without a network they are [`Blocks::ALONE`]; with one they take many times as long to
+/// decode.
+const UNIT: u32 = 128 << 10;
 
 /// What blocks a model of these sizes gets. Large models are for archives that are hardly read: they get
 /// lanes twice as long, and each cold read takes twice as long.
@@ -39,7 +42,7 @@ fn blocks(h: &Hyper) -> Blocks {
     let [hidden, layers, vocab] = [h.hidden, h.layers, h.vocab].map(f64::from);
     let heads = 2.0 * f64::from(h.head_dim) * (f64::from(h.heads) + f64::from(h.kv_heads));
     let parameters = hidden * (vocab + layers * (heads + 3.0 * f64::from(h.feed_forward)));
-    Blocks { unit: if parameters < LARGE { 128 << 10 } else { 256 << 10 }, lanes: LANES }
+    Blocks { unit: if parameters < LARGE { UNIT } else { 2 * UNIT }, lanes: LANES }
 }
 
 /// Window and sinks of a model that was trained on texts of `context` tokens. A longer window is paid
