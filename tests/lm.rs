@@ -235,6 +235,32 @@ fn a_store_carries_its_model_and_refuses_a_wrong_one() {
     fs.shutdown().unwrap();
 }
 
+/// A model that wants smaller blocks than the store's own gets them.
+#[test]
+fn files_of_another_model_have_its_blocks_where_those_are_smaller() {
+    let dir = tempfile::tempdir().unwrap();
+    let (models, store) = (dir.path().join("models"), dir.path().join("store"));
+    let file = dir.path().join("tiny.file");
+    std::fs::write(&file, &*BYTES).unwrap();
+    ok(&lmfs(&models, &["model", "import", file.to_str().unwrap()]));
+    let s = store.to_str().unwrap();
+    ok(&lmfs(&models, &["mkfs", s, "--model", "fast"]));
+    let plain = text(60_000);
+    let fs = open(&store);
+    let ino = write_file(&fs, b"a", &plain);
+    fs.shutdown().unwrap();
+    drop(fs);
+    for (model, block) in [("tiny", 4096), ("fast", 60_000)] {
+        ok(&lmfs(&models, &["recode", s, "--model", model]));
+        let fs = open(&store);
+        let blocks: Vec<u32> = fs.store().extents(ino).map(|e| e.unwrap().meta.plain_len).collect();
+        assert_eq!(blocks.iter().max(), Some(&block), "{model}");
+        assert_eq!(blocks.len(), plain.len().div_ceil(block as usize), "{model}");
+        assert!(fs.read_now(ino, 0, 1 << 20).unwrap() == plain);
+        fs.shutdown().unwrap();
+    }
+}
+
 /// Frames of another version of the engine are not guessed at.
 #[test]
 fn a_model_serves_its_version_of_the_engine() {

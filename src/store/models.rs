@@ -144,14 +144,29 @@ impl Store {
             let text = format!("a model of {} bytes is too large", bytes.len());
             return Err(StoreError::Refused(text));
         }
-        if self.model_file(id).is_ok() {
-            return Ok(());
+        if self.model_file(id).is_err() {
+            let (segments, at) = (&self.segments, path(id));
+            let framed = frames(segments, id, bytes);
+            segments.volume.mkdir("models").map_err(io_error("create", "models"))?;
+            self.write_model_sidecar(id, &framed)?;
+            write_file(&*segments.volume, &at, &framed).map_err(io_error("write", &at))?;
         }
-        let (segments, at) = (&self.segments, path(id));
-        let framed = frames(segments, id, bytes);
-        segments.volume.mkdir("models").map_err(io_error("create", "models"))?;
-        self.write_model_sidecar(id, &framed)?;
-        write_file(&*segments.volume, &at, &framed).map_err(io_error("write", &at))
+        self.sync_model(id)
+    }
+
+    /// Makes durable what there is of a model: whoever wrote or repaired it may have been killed before it was.
+    fn sync_model(&self, id: &ModelId) -> Result<()> {
+        let volume = &self.segments.volume;
+        for at in [path(id), sidecar_path(id)] {
+            match volume.open(&at, false) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                blob => blob.and_then(|blob| blob.sync()).map_err(io_error("fsync", &at))?,
+            }
+        }
+        for dir in ["models", "."] {
+            volume.sync_dir(dir).map_err(io_error("fsync", dir))?;
+        }
+        Ok(())
     }
 
     fn write_model_sidecar(&self, id: &ModelId, framed: &[u8]) -> Result<()> {
@@ -244,14 +259,19 @@ impl Store {
         Ok((check, plain, written))
     }
 
-    /// Checks every byte of a model file and its sidecar.
+    /// Checks every byte of a model file and its sidecar. With `repair` it is durable on return.
     pub fn check_model_file(&self, id: &ModelId, repair: bool) -> Result<Checked> {
         let at = path(id);
         let blob = self.segments.volume.open(&at, false).map_err(io_error("open", &at))?;
         let len = measure(&*blob, &at)?;
         let bytes = read_model(&*blob, len, &at)?;
-        let (check, _, written) = self.repair_model(id, &bytes, repair && !self.read_only)?;
-        written.map(|()| check)
+        let write = repair && !self.read_only;
+        let (check, _, written) = self.repair_model(id, &bytes, write)?;
+        written?;
+        if write {
+            self.sync_model(id)?;
+        }
+        Ok(check)
     }
 
     /// Names of all model files.
@@ -287,8 +307,10 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::faults::mem_store;
+    use super::super::tests::faults::{after_power_loss, mem_store};
+    use super::super::tests::memory::MemVolume;
     use super::*;
+    use crate::store::io::{Volume, put_file};
     use crate::store::lock;
 
     fn model(n: usize) -> (ModelId, Vec<u8>) {
@@ -339,5 +361,43 @@ mod tests {
         assert!(store.model_file(&id).unwrap() == bytes);
         lock(&blob(path(&id)).inner).bytes[1000..400_000].fill(0);
         assert!(matches!(store.model_file(&id), Err(StoreError::DamagedModel { .. })));
+    }
+
+    /// What somebody put there or put right, and was killed before it was durable.
+    #[test]
+    fn a_model_that_is_found_whole_is_made_durable() {
+        let left = |volume: &MemVolume, path: &str| {
+            let left = after_power_loss(volume);
+            let bytes = lock(&left.files).get(path).map(|blob| lock(&blob.inner).bytes.clone());
+            bytes
+        };
+        for by_scrub in [true, false] {
+            let (_dir, volume, store) = mem_store();
+            let (id, bytes) = model(100_000);
+            let (framed, side) = model_file_of(&store.segments, &id, &bytes).unwrap();
+            let again = || {
+                if by_scrub {
+                    assert!(!store.check_model_file(&id, true).unwrap().damaged);
+                } else {
+                    store.put_model_file(&id, &bytes).unwrap();
+                }
+            };
+            let files = [(path(&id), &framed), (sidecar_path(&id), &side)];
+            volume.mkdir("models").unwrap();
+            for (path, bytes) in &files {
+                put_file(&*volume, path, bytes).unwrap();
+            }
+            assert!(files.iter().all(|(path, _)| left(&volume, path).is_none()));
+            again();
+            for (path, bytes) in &files {
+                assert!(left(&volume, path).as_ref() == Some(*bytes), "{path}");
+            }
+            // Repaired in place, in a file that was hurt on the disk.
+            let at = &path(&id);
+            volume.lose(at, 5000, 100);
+            volume.open(at, true).unwrap().write_at(&framed[5000..5100], 5000).unwrap();
+            again();
+            assert!(left(&volume, at).as_ref() == Some(&framed));
+        }
     }
 }

@@ -329,7 +329,7 @@ fn without_room_allocated_ahead_a_full_disk_may_be_tried_again() {
 }
 
 /// The state of a volume after a power loss that took all that was not synced.
-fn after_power_loss(volume: &MemVolume) -> Arc<MemVolume> {
+pub fn after_power_loss(volume: &MemVolume) -> Arc<MemVolume> {
     Arc::new(MemVolume::with(Disk::after(&BTreeMap::new(), &volume.events()).synced()))
 }
 
