@@ -99,7 +99,7 @@ fn written_rested_coded_unmounted_mounted_read_back() {
     works(&["up", &store, &mnt]);
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
     assert!(mounts.lines().any(|l| l.contains(&mnt) && l.contains(" fuse.lmfs ")), "{mounts}");
-    let text: String = (0..9000)
+    let text: String = (0..18_000)
         .map(|i| format!("2026-01-01 12:{:02} host job[{i}]: done in {} ms\n", i % 60, i * 7 % 100))
         .collect();
     std::fs::write(p.path("mnt/log"), &text).unwrap();
@@ -438,7 +438,7 @@ fn pipes_devices_and_links_are_written_into() {
 #[test]
 fn the_bench_prints_what_is_contracted() {
     let p = Place::new();
-    let text: String = (0..9000).map(|i| format!("{i} the quick brown fox\n")).collect();
+    let text: String = (0..18_000).map(|i| format!("{i} the quick brown fox\n")).collect();
     std::fs::write(p.path("t"), text).unwrap();
     let out: serde_json::Value =
         serde_json::from_str(&works(&["bench", "codec", "--json", &p.text("t")])).unwrap();

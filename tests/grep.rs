@@ -185,7 +185,7 @@ fn mounted() -> Option<(Place, String, String)> {
     }
     let p = Place::new();
     let (store, mnt) = (p.text("s"), p.text("mnt"));
-    works(&["mkfs", &store, "--model", "fast"]);
+    works(&["mkfs", &store, "--model", "fast", "--block-size", "128K"]);
     works(&["mount", &store, &mnt, "-o", "recode=off"]);
     Some((p, store, mnt))
 }
@@ -270,7 +270,7 @@ fn the_same_as_grep_mounted_and_not_staged_and_coded() {
 fn options_of_all_commands_stand_before_and_greps_own_behind() {
     let p = Place::new();
     let store = p.text("s");
-    works(&["mkfs", &store, "--model", "fast"]);
+    works(&["mkfs", &store, "--model", "fast", "--block-size", "128K"]);
     let pack = format!(
         "cd {} && printf 'a\\nb\\n' > f && tar cf - f | {LMFS} -q import {store}",
         p.text("")
@@ -414,7 +414,7 @@ fn store(p: &Place, files: &[(&str, &[u8])]) -> String {
             Command::new("touch").args(["-d", "2026-11-30"]).arg(from.join(name)).status();
         assert!(touched.unwrap().success());
     }
-    works(&["mkfs", &store, "--model", "fast", "--ecc", "none"]);
+    works(&["mkfs", &store, "--model", "fast", "--ecc", "none", "--block-size", "128K"]);
     let pack = format!("tar -C {} -cf - . | {LMFS} -q import {store}", from.display());
     assert!(Command::new("sh").args(["-c", &pack]).status().unwrap().success());
     works(&["settle", &store]);

@@ -144,14 +144,14 @@ impl Store {
             let text = format!("a model of {} bytes is too large", bytes.len());
             return Err(StoreError::Refused(text));
         }
-        if self.model_file(id).is_err() {
-            let (segments, at) = (&self.segments, path(id));
-            let framed = frames(segments, id, bytes);
-            segments.volume.mkdir("models").map_err(io_error("create", "models"))?;
-            self.write_model_sidecar(id, &framed)?;
-            write_file(&*segments.volume, &at, &framed).map_err(io_error("write", &at))?;
+        if self.model_file(id).is_ok() {
+            return self.sync_model(id);
         }
-        self.sync_model(id)
+        let (segments, at) = (&self.segments, path(id));
+        let framed = frames(segments, id, bytes);
+        segments.volume.mkdir("models").map_err(io_error("create", "models"))?;
+        self.write_model_sidecar(id, &framed)?;
+        write_file(&*segments.volume, &at, &framed).map_err(io_error("write", &at))
     }
 
     /// Makes durable what there is of a model: whoever wrote or repaired it may have been killed before it was.
