@@ -96,7 +96,12 @@ impl Fs {
             // Whoever waits is answered as soon as there is enough, even if a block's end is still to come.
             let mut done = Some(done);
             let mut early = || {
-                if let Ok(InMemory::Whole(bytes)) = fs.lay_what_is_here(ino, off, len)
+                let here = || {
+                    let picture = fs.picture(ino, &fs.hold(ino)?.state(), off, len)?;
+                    fs.lay_what_is_here(ino, &picture)
+                };
+                if done.is_some()
+                    && let Ok(InMemory::Whole(bytes)) = here()
                     && let Some(done) = done.take()
                 {
                     done(Ok(bytes));
@@ -144,14 +149,13 @@ impl Fs {
         self.accessed(&mut s);
         s.streak = if s.read_end == off { s.streak.saturating_add(1) } else { 0 };
         s.read_end = off + len;
+        let picture = self.picture(ino, &s, off, len)?;
         drop(s);
-        self.lay_what_is_here(ino, off, len)
+        self.lay_what_is_here(ino, &picture)
     }
 
     /// Puts a range together without decoding anything.
-    fn lay_what_is_here(&self, ino: Ino, off: u64, len: u64) -> Result<InMemory> {
-        let node = self.hold(ino)?;
-        let picture = self.picture(ino, &node.state(), off, len)?;
+    fn lay_what_is_here(&self, ino: Ino, picture: &Picture) -> Result<InMemory> {
         let mut out = picture.base();
         for e in &picture.extents {
             let plain = self.blocks.peek(e.frame, picture.needs(e));
@@ -163,9 +167,9 @@ impl Fs {
                 let distant = picture.extents.iter().any(|e| self.blocks.is_distant(e));
                 return Ok(InMemory::Not(Lacking { slow, distant }));
             };
-            picture.lay(&mut out, e, &plain).map_err(|s| damaged(ino, e, &picture, s))?;
+            picture.lay(&mut out, e, &plain).map_err(|s| damaged(ino, e, picture, s))?;
         }
-        picture.top.overlay(off, &mut out);
+        picture.top.overlay(picture.off, &mut out);
         Ok(InMemory::Whole(out))
     }
 

@@ -368,8 +368,7 @@ mod tests {
     fn a_model_that_is_found_whole_is_made_durable() {
         let left = |volume: &MemVolume, path: &str| {
             let left = after_power_loss(volume);
-            let bytes = lock(&left.files).get(path).map(|blob| lock(&blob.inner).bytes.clone());
-            bytes
+            lock(&left.files).get(path).map(|blob| lock(&blob.inner).bytes.clone())
         };
         for by_scrub in [true, false] {
             let (_dir, volume, store) = mem_store();
