@@ -452,7 +452,9 @@ fn gated_networks_are_imported_beside_a_prior() {
     gated_directory(dir.path(), 2, "");
     assert!(import::gated::is(dir.path()));
     let m = import::gated::convert(dir.path(), &base).unwrap();
-    assert_eq!((m.manifest.licence.as_str(), m.blocks.unit), ("CC0-1.0", base.blocks.unit));
+    // Blocks of what takes so much longer to decode are shorter.
+    assert_eq!(m.manifest.licence, "CC0-1.0");
+    assert!(m.blocks.unit < base.blocks.unit);
     let bytes = m.to_bytes();
     assert!(import::gated::convert(dir.path(), &base).unwrap().to_bytes() == bytes);
     // It codes, so what it computes here is what its file says.
