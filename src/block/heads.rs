@@ -73,13 +73,9 @@ impl<'a> Heads<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::primer::tests::text;
     use super::super::{Primer, Tier, decode_showing, encode};
     use super::*;
-
-    fn text(bytes: usize) -> Vec<u8> {
-        let line = |i: u32| format!("{i} user-{} logged in from 10.0.0.{}\n", i % 7, i * i % 251);
-        (0..).flat_map(|i| line(i).into_bytes()).take(bytes).collect()
-    }
 
     #[test]
     fn heads_are_shown_before_the_block_is_whole() {

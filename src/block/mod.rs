@@ -3,7 +3,7 @@
 //! Chooses the smallest admissible encoding for a block, and proves it by decoding before it is used.
 
 use crate::codec::{self, Predictor, Watch};
-use crate::model::EngineError;
+use crate::model::{Blocks, EngineError};
 use crate::types::Encoding;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use heads::Heads;
 use pack::{pack, unpack};
 
 /// Bytes per block of the `fast` tier.
-pub const FAST_BLOCK: u32 = 256 << 10;
+pub const FAST_BLOCK: u32 = Blocks::ALONE.unit;
 
 /// What can go wrong with a payload.
 #[derive(Debug, thiserror::Error)]
@@ -286,12 +286,14 @@ fn unmodelled(
     } else {
         (payload, &[][..])
     };
+    let continued = primer.filter(|_| payload.first().is_some_and(|first| first & CONTINUES != 0));
+    let mut heads = Heads::new(checks, continued.map_or(&[], Primer::plain), show);
+    let watch = &mut |text: &[u8]| heads.seen(text);
     let Some(primer) = primer else {
         let other = coder(payload, lm);
         let lm = other.as_deref().or(lm);
         let mut predictor = experts(lm, plain_len as usize);
-        let mut heads = Heads::new(checks, &[], show);
-        return uncode(payload, plain_len, &mut predictor, lm, &mut |text| heads.seen(text));
+        return uncode(payload, plain_len, &mut predictor, lm, watch);
     };
     let own = match (primer.lm(), lm) {
         (Some(own), Some(lm)) => own.is(lm),
@@ -302,20 +304,16 @@ fn unmodelled(
     }
     let lm = primer.lm().zip(lm).map(|(own, lm)| lm.as_of(own));
     let lm = lm.as_ref();
-    if payload.first().is_none_or(|first| first & CONTINUES == 0) {
-        let mut heads = Heads::new(checks, &[], show);
-        let mut watch = |text: &[u8]| heads.seen(text);
-        return uncode(payload, plain_len, &mut primer.ready(), lm, &mut watch);
+    if continued.is_none() {
+        return uncode(payload, plain_len, &mut primer.ready(), lm, watch);
     }
-    let mut heads = Heads::new(checks, primer.plain(), show);
     let mut bytes = primer.plain().to_vec();
     let left = plain_len
         .checked_sub(bytes.len() as u32)
         .ok_or_else(|| BlockError::Corrupt("shorter than its primer".into()))?;
     let mut code = payload.to_vec();
     code[0] &= !CONTINUES;
-    let mut watch = |text: &[u8]| heads.seen(text);
-    bytes.extend(uncode(&code, left, &mut primer.ready(), lm, &mut watch)?);
+    bytes.extend(uncode(&code, left, &mut primer.ready(), lm, watch)?);
     Ok(bytes)
 }
 

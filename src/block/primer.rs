@@ -74,9 +74,9 @@ impl Primer {
         }
         let other = coder(payload, lm.map(|lm| &**lm));
         let lm = other.as_ref().or(lm);
-        let mut predictor = experts(lm.map(|lm| &**lm), plain_len as usize);
-        let coder = lm.map(|lm| &**lm);
-        let plain = uncode(payload, plain_len, &mut predictor, coder, &mut |_| usize::MAX)?;
+        let used = lm.map(|lm| &**lm);
+        let mut predictor = experts(used, plain_len as usize);
+        let plain = uncode(payload, plain_len, &mut predictor, used, &mut |_| usize::MAX)?;
         Ok(Self { plain: plain.into(), predictor: Arc::new(predictor), lm: lm.cloned() })
     }
 
@@ -102,11 +102,11 @@ impl Primer {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::encode;
     use super::*;
 
-    fn text(bytes: usize) -> Vec<u8> {
+    pub fn text(bytes: usize) -> Vec<u8> {
         let line = |i: u32| format!("{i} user-{} logged in from 10.0.0.{}\n", i % 7, i * i % 251);
         (0..).flat_map(|i| line(i).into_bytes()).take(bytes).collect()
     }
