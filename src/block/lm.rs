@@ -118,6 +118,11 @@ impl Lm {
         self.core.network.is_some() && !self.prior_alone
     }
 
+    /// Its prior, if it has one.
+    pub fn prior(&self) -> Option<&Arc<Prior>> {
+        self.core.prior.as_ref()
+    }
+
     /// The same model coding with its prior only, if it has a network too: for what the network does
     /// not earn its time on.
     pub fn without_network(&self) -> Option<Arc<Self>> {

@@ -36,6 +36,13 @@ impl Estimation {
         2 * CELLS * self.curves.len()
     }
 
+    /// Shows all probabilities, of 65536, and takes what is answered.
+    pub fn each_cell(&mut self, visit: &mut impl FnMut(i32) -> i32) {
+        for cell in self.curves.iter_mut().flat_map(|curve| &mut curve.0) {
+            *cell = visit((*cell).into()).clamp(1, 65535) as u16;
+        }
+    }
+
     /// Chooses the context.
     #[inline(always)]
     pub fn choose(&mut self, context: usize) {

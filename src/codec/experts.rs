@@ -173,7 +173,7 @@ impl Narrow {
             twice: false,
             recovers: false,
         };
-        Self::starting(vocab, len, &ways, None)
+        Self::starting(vocab, len, &ways)
     }
 }
 
@@ -192,17 +192,21 @@ impl Wide {
             twice: false,
             recovers: false,
         };
-        Self::starting(vocab, len, &ways, None)
+        Self::starting(vocab, len, &ways)
     }
 }
 
 impl Informed {
-    /// The same beside a prior, which must be for this vocabulary, and maybe beside a network too.
-    pub fn new(vocab: &Arc<Vocab>, len: usize, prior: &Arc<Prior>, network: Company) -> Self {
+    /// Sets of weights that stand for the same in any text: those chosen by the node, by the token before, and by what
+    /// the prior knows.
+    const GENERAL: [usize; 3] = [0, 2, 3];
+
+    /// The same beside a prior, and maybe beside a network too. [`Self::for_text`] comes next.
+    pub fn untrained(vocab: &Arc<Vocab>, network: Company) -> Self {
         let alone = Ways {
             weights: [8, 20, 8, 0],
             prior: 12,
-            rates: Rates { first: 14, boost: 8, decay: 1 << 16, second: 20 },
+            rates: Rates { first: 14, boost: 4, decay: 1 << 17, second: 20 },
             haste: haste::MOST,
             guess_min: 65000,
             sure_min: 65000,
@@ -217,14 +221,29 @@ impl Informed {
             Company::Foretelling => Ways { weights: [6, 15, 8, 50], prior: 6, ..beside },
             Company::Correcting => Ways { weights: [8, 20, 8, 100], ..beside },
         };
-        Self::starting(vocab, len, &ways, Some(prior))
+        Self::starting(vocab, 0, &ways)
+    }
+
+    /// Ready for a text of `len` bytes, with a prior that must be for this vocabulary.
+    pub fn for_text(mut self, len: usize, prior: &Arc<Prior>) -> Self {
+        self.table = Table::new(len.saturating_mul(2), 17, haste::MOST);
+        self.prior = View::new(Some(Arc::clone(prior)));
+        self
+    }
+
+    /// Shows the parameters that other texts can teach, one after another, and takes what is answered, within bounds.
+    pub fn each_parameter(&mut self, visit: &mut impl FnMut(i32) -> i32) {
+        self.mixer.each_weight(&Self::GENERAL, visit);
+        for estimation in self.estimations.iter_mut().chain([&mut self.placed]) {
+            estimation.each_cell(visit);
+        }
     }
 }
 
 impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
     const SETS: [usize; S] = sets(I > C);
 
-    fn starting(vocab: &Arc<Vocab>, len: usize, ways: &Ways, prior: Option<&Arc<Prior>>) -> Self {
+    fn starting(vocab: &Arc<Vocab>, len: usize, ways: &Ways) -> Self {
         let weights = initial_weights(ways.weights, ways.prior, C);
         let finals = [CERTAIN, if ways.twice { DEPTHS * CLASSES } else { 0 }];
         Self {
@@ -233,7 +252,7 @@ impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
             direct: vec![Slot::NEW; vocab.size() + 1],
             worth: std::array::from_fn(|_| Worth::default()),
             mixer: Mixer::new(&weights, Self::SETS.map(|k| SIZES[k]), finals, ways.rates),
-            prior: View::new(prior.cloned()),
+            prior: View::new(None),
             guess_min: ways.guess_min,
             sure_min: ways.sure_min,
             foreseen: ways.foreseen,

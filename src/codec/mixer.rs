@@ -197,6 +197,24 @@ impl<const C: usize, const S: usize> Mixer<C, S> {
         }
     }
 
+    /// Shows the weights of some sets of the first layer, then those of the second, and takes what is answered, within
+    /// their bounds.
+    pub fn each_weight(&mut self, sets: &[usize], visit: &mut impl FnMut(i32) -> i32) {
+        for set in sets {
+            let end = self.starts.get(set + 1).copied().unwrap_or(self.first.len());
+            for row in &mut self.first[self.starts[*set]..end] {
+                for weight in row.counted.iter_mut().chain([&mut row.rest]).flat_map(|s| &mut s.0) {
+                    *weight = visit((*weight).into()).clamp(-32768, 32767) as i16;
+                }
+            }
+        }
+        for layer in [Some(&mut self.second), self.other.as_mut()].into_iter().flatten() {
+            for weight in layer.weights.iter_mut().flatten() {
+                *weight = visit(*weight).clamp(-WEIGHT_MAX, WEIGHT_MAX);
+            }
+        }
+    }
+
     /// Memory held, in bytes.
     pub fn weight(&self) -> usize {
         size_of::<Inputs<C>>() * self.first.len()

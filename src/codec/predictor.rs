@@ -2,6 +2,7 @@
 
 use super::experts::{Informed, Narrow, Wide};
 use super::prior::Prior;
+use super::start;
 use super::token_model::Company;
 use super::vocab::{VOCAB, Vocab};
 use std::sync::Arc;
@@ -57,7 +58,7 @@ impl Predictor {
 
     /// The same beside a prior, and maybe beside a network too.
     pub fn informed(vocab: &Arc<Vocab>, len: usize, prior: &Arc<Prior>, network: Company) -> Self {
-        Self::Informed(Box::new(Informed::new(vocab, len, prior, network)))
+        Self::Informed(Box::new(start::informed(vocab, len, prior, network)))
     }
 
     /// The vocabulary whose tokens it predicts.

@@ -8,7 +8,7 @@ use crate::store::io::{Volume, read_up_to};
 pub const FORMAT: u32 = 0;
 /// Which draft of format 0 it is. One more with each change, until 0.1.0: a store of another draft is refused by
 /// name, rather than taken for damaged.
-const DRAFT: u16 = 3;
+const DRAFT: u16 = 4;
 const MAGIC: &[u8; 8] = b"LMFS\r\n\x1a\n";
 const LEN: usize = 128;
 /// The superblock and its copies.
@@ -176,7 +176,7 @@ mod tests {
         let hex = hex(&b[..48]);
         assert_eq!(
             hex,
-            "4c4d46530d0a1a0a0000000000000200010003000707070707070707070707070707070704000000\
+            "4c4d46530d0a1a0a0000000000000200010004000707070707070707070707070707070704000000\
              6661737400000000"
         );
         assert_eq!(decode(&b, "x").unwrap(), s);
