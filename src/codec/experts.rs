@@ -606,6 +606,10 @@ impl<const C: usize, const I: usize, const S: usize> Experts<C, I, S> {
         let (lane, matches) = &mut self.lanes[self.lane];
         self.history.set(lane.here, token);
         lane.pass::<C>(token, bytes);
+        // Behind a token that was no sure guess the next one is none either, mostly.
+        if I > C && self.standing.is_none() {
+            self.prior.prefetch(&lane.prior_contexts());
+        }
         for (matcher, m) in self.matchers.iter_mut().zip(matches) {
             matcher.settle(m, token);
             matcher.end(m, lane, &self.history);
